@@ -1,0 +1,60 @@
+"""Group-of-pictures inference: every axial slice is judged from itself and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+
+def cpu_has_bf16() -> bool:
+    """True when this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX), where it is faster than float32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+class SliceGroupInferer(Inferer):
+    """Classify every slice of a study from its group of pictures (GOP).
+
+    MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
+    along, and a capable CPU computes in bfloat16. Differentiable.
+
+    Args:
+        gop: number of adjacent slices, odd; the network's input channels are ``C * gop``, channel by channel.
+        batch_size: groups per network call.
+        bf16: autocast on the CPU; None asks the CPU.
+    """
+
+    def __init__(self, gop: int, batch_size: int = 32, bf16: bool | None = None) -> None:
+        self.gop, self.batch_size = gop, batch_size
+        self.bf16 = cpu_has_bf16() if bf16 is None else bf16
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+        """Studies ``[B, C, X, Y, Z]`` to logits ``[B, Z]``, or groups ``[B, C * gop, X, Y]`` to ``[B, 1]``; float32."""
+        x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        if x.ndim == 4:
+            return self._forward(x, network, *args, **kwargs)
+        return torch.stack([self._study(study, network, *args, **kwargs) for study in x])
+
+    def _study(self, study: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+        slices = study.permute(3, 0, 1, 2).contiguous()
+        centres = torch.arange(len(slices), device=study.device).split(self.batch_size)
+        logits = [self._forward(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
+        return torch.cat(logits)[:, 0]
+
+    def _forward(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+        x = x.contiguous(memory_format=torch.channels_last)
+        if x.device.type != "cpu":  # the engine's amp flag decides
+            return network(x, *args, **kwargs).float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return network(x, *args, **kwargs).float()
+
+
+def slice_groups(slices: torch.Tensor, centres: torch.Tensor, gop: int) -> torch.Tensor:
+    """Slices ``[Z, C, X, Y]`` around the indices ``centres`` [N]: ``[N, C * gop, X, Y]``, end slices repeated."""
+    offsets = torch.arange(-(gop // 2), gop // 2 + 1, device=centres.device)
+    index = (centres[:, None] + offsets).clamp(0, len(slices) - 1)
+    return slices[index].transpose(1, 2).flatten(1, 2)

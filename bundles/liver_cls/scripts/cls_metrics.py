@@ -1,0 +1,90 @@
+"""Scores over the slices of all studies, and the table behind them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.handlers import ROCAUC
+
+
+class PooledSlices:
+    """Output transform for MONAI's metric handlers: all slices of a batch of studies, as ``(pred, label)`` [N, 1].
+
+    Stock handlers expect one value per image; here an image has as many as it has slices.
+
+    Args:
+        threshold: make the prediction 0 or 1 at this probability; None leaves it.
+    """
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+
+    def __call__(self, output: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        pred, label = (torch.cat([torch.as_tensor(o[k]).flatten() for o in output])[:, None] for k in ("pred", "label"))
+        return (pred if self.threshold is None else (pred >= self.threshold).float()), label
+
+
+class SliceAUC(ROCAUC):
+    """MONAI's ROCAUC over pooled slices, as a plain float; nan with a warning when all slices are of one class.
+
+    MONAI's is a NumPy scalar, which a checkpoint that remembers its score would not load again (weights only).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(output_transform=PooledSlices())
+
+    def compute(self) -> float:
+        """The area under the ROC curve, 0..1 or nan."""
+        return float(super().compute())
+
+
+class SaveSliceScores:
+    """Handler that writes ``case, slice, label, probability`` of every evaluated slice to one CSV file.
+
+    MONAI's MetricsSaver writes one row per image. Rank 0 writes the rows of all processes.
+
+    Args:
+        path: the file; replaced as a whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.rows: list[tuple] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect at every study, write at the end of the epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def collect(self, engine: Engine) -> None:
+        """Take the rows of the studies just evaluated."""
+        for item, out in zip(engine.state.batch, engine.state.output):
+            values = zip(item["slices"].tolist(), out["label"].tolist(), out["pred"].tolist())
+            self.rows += [(item["case"], s, int(label), f"{p:.6f}") for s, label, p in values]
+
+    def write(self, engine: Engine) -> None:
+        """Gather the rows of all processes and write them, through a temporary name."""
+        parts: list[list[tuple]] = [self.rows]
+        if dist.is_available() and dist.is_initialized():
+            parts = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, self.rows)
+            if dist.get_rank() > 0:
+                return
+        write_csv(self.path, ("case", "slice", "label", "probability"), [row for part in parts for row in part])
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table so that ``path`` is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    os.replace(part, path)

@@ -1,0 +1,210 @@
+"""CT to liver Prob-Mask to tumour probability: run the two bundles one after the other, in memory, study by study.
+
+python scripts/cascade.py --input CT_OR_FOLDER --output DIR
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import fire
+import torch
+from fire.decorators import SetParseFns
+from results import Item, SliceRow, headline, slice_rows, summary, write_rows
+from stages import Stage, pick_device
+from studies import (
+    LIVER_MASK,
+    OUTPUTS,
+    PICTURE,
+    PROB_MASK,
+    RESULT,
+    TABLE,
+    Study,
+    StudyError,
+    check_target,
+    find_studies,
+    fingerprint,
+    fresh_folder,
+    is_finished,
+    publish,
+)
+from tqdm import tqdm
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
+MASK_SOURCES = ("prob", "binary", "none")
+
+
+class Chain:
+    """Both bundles, loaded once for any number of studies."""
+
+    def __init__(self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path) -> None:
+        self.seg = Stage(seg.resolve(), device, output_dir=str(work))
+        self.cls = Stage(cls.resolve(), device, **({"mask_source": mask_source} if mask_source else {}))
+        self.threshold = float(self.cls["threshold"])
+        self.settings = {
+            "mask_source": self.cls["mask_source"],
+            "bundles": {"liver_seg": self.seg.identity, "liver_cls": self.cls.identity},
+        }
+
+    @torch.inference_mode()
+    def run(self, study: Study, work: Path, picture: bool) -> Item:
+        """Process one study and leave all its outputs in ``work``; returns what result.json holds."""
+        seconds: dict[str, float] = {}
+        result = {"case": study.case, **self.record(study)}
+        with timed(seconds, "load"):
+            ct = self.seg["load"]({"image": str(study.path)})["image"]
+        with timed(seconds, "segment"):
+            masks = self.seg["restore"](self.seg.infer(self.seg["transform"]({"image": ct})))
+        with timed(seconds, "classify"):
+            tumour = self.cls["score"](self.cls.infer(self.cls["transform"]({"image": ct, "prob": masks["prob"]})))
+        with timed(seconds, "save"):
+            self._save_masks(masks, study.case, work)
+            rows = slice_rows(masks["pred"][0].numpy(), ct.affine.numpy(), tumour)
+            write_rows(rows, work / TABLE)
+        result |= summary(rows, masks["pred"], float(tumour["study_probability"]), self.threshold)
+        if picture:
+            with timed(seconds, "picture"):
+                self._draw(work / PICTURE, ct, masks["prob"], rows, result)
+        result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+        (work / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+        return result
+
+    def record(self, study: Study) -> Item:
+        """What a study's result depends on; a finished study with the same record need not be done again."""
+        return {"input": study.path.name, "input_fingerprint": fingerprint(study.path), **self.settings}
+
+    def _save_masks(self, masks: Item, case: str, work: Path) -> None:
+        """The segmenter names files after its input; here they are named by what they hold."""
+        for key in ("prob", "pred"):
+            masks[key].meta["filename_or_obj"] = case
+        self.seg["save"](masks)
+        for name, postfix in ((PROB_MASK, "prob"), (LIVER_MASK, "seg")):
+            (work / f"{case}_{postfix}.nii.gz").rename(work / name)
+
+    def _draw(self, file: Path, ct: torch.Tensor, prob: torch.Tensor, rows: Sequence[SliceRow], result: Item) -> None:
+        from overview import draw_overview  # matplotlib takes a second to import, and not every run draws
+
+        title = f"{result['case']}    {headline(result)}"
+        draw_overview(file, title, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), rows, self.threshold)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Note in ``seconds[step]`` how long the block took."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - start, 3)
+
+
+def process(chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool) -> str:
+    """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
+    target, work = output / study.case, output / PARTIAL / study.case
+    if not overwrite and is_finished(target, chain.record(study), OUTPUTS if picture else OUTPUTS[:-1]):
+        return f"{study.case}: finished before, left as it is"
+    check_target(target)
+    try:
+        result = chain.run(study, fresh_folder(work), picture)
+        publish(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return f"{study.case}: {headline(result)}    -> {target}"
+
+
+def describe(error: BaseException, path: Path) -> str:
+    """What went wrong in one line, ``<file>: <cause>. <mend>``; MONAI wraps what its transforms raise."""
+    causes = [error]
+    while causes[-1].__cause__:
+        causes.append(causes[-1].__cause__)
+    own = next((e for e in causes if type(e).__name__ == "StudyError"), None)  # each bundle has a class of its own
+    system = next((e for e in causes if isinstance(e, OSError)), None)
+    if own:
+        line = str(own)
+    elif system:
+        line = f"{system.filename or path}: {system.strerror or system}. Free space or choose another --output."
+    elif isinstance(error, MemoryError) or "memory" in str(error):
+        line = f"{path}: not enough memory for this study. Close other programs or take another --device."
+    else:
+        line = f"{path}: {type(causes[-1]).__name__}: {str(causes[-1])[:200]}. This is unexpected; please report it."
+    return " ".join(line.split())
+
+
+def parse_flag(text: str) -> bool:
+    """Fire takes "false" for a text, which would count as true."""
+    if text.lower() not in ("true", "false"):
+        raise fire.core.FireError(f"{text!r}: use true or false")
+    return text.lower() == "true"
+
+
+@SetParseFns(
+    input=str,
+    output=str,
+    mask_source=str,
+    device=str,
+    overwrite=parse_flag,
+    seg_bundle=str,
+    cls_bundle=str,
+    picture=parse_flag,
+)
+def cascade(
+    input: str,
+    output: str,
+    mask_source: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    seg_bundle: str = str(BUNDLES / "liver_seg"),
+    cls_bundle: str = str(BUNDLES / "liver_cls"),
+    picture: bool = True,
+) -> None:
+    """Find the liver in CTs, and in which slices of it a tumour is likely.
+
+    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json and overview.png,
+    all or none. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end.
+
+    Args:
+        input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
+        output: folder for the results.
+        mask_source: how the classifier uses the Prob-Mask: prob, binary or none; default as its bundle is set.
+        device: cpu or cuda; default a GPU if there is one.
+        overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
+        seg_bundle: folder of the segmentation bundle.
+        cls_bundle: folder of the classification bundle.
+        picture: false leaves out overview.png, which takes a second per study.
+    """
+    warnings.simplefilter("ignore")  # readers warn about file contents, and say them
+    for reader in ("pydicom", "monai"):
+        logging.getLogger(reader).setLevel(logging.CRITICAL)
+    failed, out = 0, Path(output).resolve()
+    try:
+        studies = find_studies(Path(input))
+        if mask_source not in (None, *MASK_SOURCES):
+            raise StudyError(f"--mask_source {mask_source}: unknown. Use {', '.join(MASK_SOURCES)}.")
+        out.mkdir(parents=True, exist_ok=True)
+        chain = Chain(Path(seg_bundle), Path(cls_bundle), pick_device(device), mask_source, out / PARTIAL)
+    except Exception as e:
+        raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
+    for study in tqdm(studies, unit="study", disable=None):
+        try:
+            tqdm.write(process(chain, study, out, overwrite, picture))
+        except Exception as e:
+            failed += 1
+            tqdm.write(f"ERROR {describe(e, study.path)}", file=sys.stderr)
+    with suppress(OSError):
+        (out / PARTIAL).rmdir()
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(cascade)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on with what is left")

@@ -1,0 +1,114 @@
+"""Cross-validation of stage 2 by patient group, on out-of-fold Prob-Masks, and the training of its final weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+import torch
+from monai.metrics import compute_roc_auc
+from prob_masks import Entry, read_lists, run_bundle, unseen_by, write_json
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_cls"
+
+
+def run(
+    masks: str,
+    output: str,
+    epochs: int = 60,
+    only: Sequence[str] | str | None = None,
+    bundle: str = str(BUNDLE),
+    **overrides: Any,
+) -> None:
+    """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
+
+    Under ``output``: ``fold-K/model.pt`` and ``fold-K/metrics/slices.csv``, ``full/model.pt``, and ``results.json`` of
+    ``report``. A second call goes on where a killed one stopped.
+
+    Args:
+        masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
+        output: folder for all of the above.
+        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        only: parts to do now, of "0" .. and "full"; default all. Parts may run side by side.
+        bundle: a classification bundle with the ids of bundles/liver_cls.
+        overrides: further knobs of its train.json, such as ``--mask_source binary``.
+    """
+    root, source = Path(output).resolve(), Path(masks).resolve()
+    fold_of = json.loads((source / "folds.json").read_text())
+    cases = read_lists(source / "datalist_prob.json")["training"]
+    all_parts = [*map(str, sorted(set(fold_of[e["group"]] for e in cases))), "full"]
+    for part in [str(p) for p in ([only] if isinstance(only, (str, int)) else only or all_parts)]:
+        work = root / (part if part == "full" else f"fold-{part}")
+        train(Path(bundle), work, unseen_by(cases, part, fold_of), epochs, overrides)
+        held_out = [e for e in cases if str(fold_of[e["group"]]) == part]
+        if held_out and not (work / "metrics" / "slices.csv").exists():
+            configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
+            run_bundle(Path(bundle), config_file=configs, train_list=[], val_list=held_out,
+                       ckpt_path=work / "model.pt", output_dir=work / "metrics", **overrides)  # fmt: skip
+    if all((root / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
+        report(masks, output)
+
+
+def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrides: Mapping[str, Any]) -> None:
+    """Train to ``work/model.pt``, resuming at the last epoch; nothing to do when it is there."""
+    if (work / "model.pt").exists():
+        return
+    run_bundle(bundle, config_file=bundle / "configs" / "train.json", train_list=list(cases), val_list=[],
+               ckpt_dir=work / "runs", epochs=epochs, **overrides)  # fmt: skip
+    os.replace(work / "runs" / "model_final.pt", work / "model.pt")
+
+
+def report(masks: str, output: str, draws: int = 2000) -> dict[str, Any]:
+    """Pool the held-out slices of all folds and write and print ``output/results.json``.
+
+    AUC, accuracy, TPR and FPR at 0.5 over all slices, with 95 % intervals from a bootstrap that draws patients, not
+    slices; also each fold's AUC, since probabilities of different networks share no scale.
+    """
+    fold_of = json.loads((Path(masks) / "folds.json").read_text())
+    group = {e["case_id"]: e["group"] for e in read_lists(Path(masks) / "datalist_prob.json")["training"]}
+    tables = sorted(Path(output).glob("fold-*/metrics/slices.csv"))
+    rows = [(row, path.parts[-3]) for path in tables for row in csv.DictReader(path.open(newline=""))]
+    label = np.array([float(r["label"]) for r, _ in rows])
+    score = np.array([float(r["probability"]) for r, _ in rows])
+    person = np.array([group[r["case"]] for r, _ in rows])
+    fold = np.array([f for _, f in rows])
+    members = [np.flatnonzero(person == p) for p in np.unique(person)]
+    random = np.random.default_rng(0)
+    drawn = [np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(draws)]
+    spread = [metrics(label[i], score[i]) for i in drawn]
+    result = {
+        "slices": len(rows),
+        "tumour_slices": int(label.sum()),
+        "cases": len({r["case"] for r, _ in rows}),
+        "patient_groups": len(members),
+        "folds": len(set(fold_of.values())),
+        **{name: round(value, 4) for name, value in metrics(label, score).items()},
+        "interval_95": {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]},
+        "auc_per_fold": {f: round(metrics(label[fold == f], score[fold == f])["auc"], 4) for f in np.unique(fold)},
+    }
+    write_json(Path(output) / "results.json", result)
+    print(json.dumps(result, indent=1))
+    return result
+
+
+def metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    """AUC (nan for slices of one class), accuracy, TPR and FPR at 0.5 of labels 0 or 1 and scores, both [N]."""
+    both = 0 < label.sum() < len(label)
+    auc = compute_roc_auc(torch.as_tensor(score)[:, None], torch.as_tensor(label)[:, None]) if both else np.nan
+    found, tumour = score >= 0.5, label > 0
+    return {
+        "auc": float(auc),
+        "accuracy": float((found == tumour).mean()),
+        "tpr": float(found[tumour].mean()) if tumour.any() else float("nan"),
+        "fpr": float(found[~tumour].mean()) if not tumour.all() else float("nan"),
+    }
+
+
+if __name__ == "__main__":
+    fire.Fire({"run": run, "report": report})

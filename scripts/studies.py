@@ -1,0 +1,138 @@
+"""Where studies come from and go to: finding CTs under a path, naming them, and publishing finished results whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
+OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png")
+PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE = OUTPUTS
+
+
+class StudyError(ValueError):
+    """A study that cannot be processed; the message is ``<file>: <cause>. <mend>``."""
+
+
+class Study(NamedTuple):
+    """One CT: a file or a DICOM series folder, and the name of its results' folder."""
+
+    case: str
+    path: Path
+
+
+def find_studies(path: Path) -> list[Study]:
+    """The CTs under ``path`` (itself a file or a series folder, or a folder of such), sorted, with unique case names.
+
+    Hidden entries, LiTS label files and results of earlier runs are passed over.
+
+    Raises:
+        StudyError: there is no such path, or no study under it.
+    """
+    if not path.exists():
+        raise StudyError(f"{path}: no such file or folder. Check --input.")
+    root = Path(os.path.abspath(path))  # a link keeps its name
+    found = sorted(_walk(root)) if path.is_dir() else [root]
+    if not found:
+        raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series). Check --input.")
+    return name_cases(found, root if path.is_dir() else root.parent)
+
+
+def name_cases(paths: Iterable[Path], root: Path) -> list[Study]:
+    """Name each CT by its file or folder; by its path below ``root`` where two share a name (also but for case)."""
+    spellings = {path: _spellings(path, root) for path in paths}
+    uses = Counter(name.lower() for names in spellings.values() for name in set(names))
+    named = []
+    for number, (path, names) in enumerate(spellings.items()):
+        unique = next((name for name in names if uses[name.lower()] == 1), f"{names[-1]}-{number}")
+        named.append(Study(unique, path))
+    return named
+
+
+def fingerprint(path: Path) -> str:
+    """Checksum of the names, sizes and modification times of a study's files: changes when the study does."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    entries = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+def is_finished(target: Path, record: Mapping[str, Any], outputs: Iterable[str]) -> bool:
+    """Whether ``target`` holds all ``outputs`` and its result.json says all that ``record`` does."""
+    try:
+        result = json.loads((target / RESULT).read_text())
+    except (OSError, ValueError):
+        return False
+    same = all(result.get(key) == value for key, value in record.items())
+    return same and all((target / name).is_file() for name in outputs)
+
+
+def check_target(target: Path) -> None:
+    """Raise StudyError when ``target`` is anything but a folder of earlier results: nothing else is replaced."""
+    if not target.exists():
+        return
+    if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
+        raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Make ``folder`` anew; what a killed run left in it goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(work: Path, target: Path) -> None:
+    """Move the finished folder ``work`` to ``target``, in place of earlier results: whole or not at all."""
+    check_target(target)
+    if target.exists():
+        old = work.with_name(f"{work.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(work, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(work, target)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    visited = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        if os.path.realpath(folder) in visited or set(OUTPUTS[:-1]) <= set(files):  # a link's loop; our own results
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(folder))
+        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
+        files = [entry for entry in files if not entry.startswith((".", LABEL_PREFIX))]
+        yield from (folder / entry for entry in files if entry.lower().endswith(SUFFIXES))
+        if any(_is_dicom(folder / entry) for entry in sorted(files) if not entry.lower().endswith(SUFFIXES)):
+            yield folder
+
+
+def _is_dicom(path: Path) -> bool:
+    """By the suffix or by the mark in the file: series often have no suffix, damaged slices no mark."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in (".dcm", ".ima"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
+    """Names for a CT from short to long: its own, its path, its path with the suffix."""
+    parts = path.relative_to(root).parts or (path.name or "study",)
+    stem = parts[-1]
+    for suffix in SUFFIXES:
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) and stem != suffix else stem
+    return stem, "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")

@@ -1,0 +1,399 @@
+"""scripts/lits.py: what a user has downloaded becomes a checked datalist, split by patient."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import lits
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+
+
+class Result(NamedTuple):
+    """Exit code and what went to standard error."""
+
+    returncode: int
+    stderr: str
+
+
+def prepare(source: Path, output: Path, **arguments) -> Result:
+    """Run the command within this process."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            lits.prepare(str(source), str(output), **arguments)
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # as the interpreter does it
+                return Result(1, stderr.getvalue() + stop.code)
+            return Result(stop.code, stderr.getvalue())
+    return Result(0, stderr.getvalue())
+
+
+def datalist(output: Path) -> dict:
+    return json.loads((output / "datalist.json").read_text())
+
+
+def case_ids(output: Path) -> dict[str, set[str]]:
+    """Case names per list."""
+    return {key: {entry["case_id"] for entry in rows} for key, rows in datalist(output).items()}
+
+
+def ready(output: Path) -> set[str]:
+    """All cases of the datalist."""
+    return set().union(*case_ids(output).values())
+
+
+def rewrite(path: Path, change, affine=None) -> None:
+    """Replace a NIfTI's voxels by change(voxels), and its affine if one is given."""
+    image = nib.load(path)
+    array = change(np.asanyarray(image.dataobj))
+    nib.save(nib.Nifti1Image(array, image.affine if affine is None else affine), path)
+
+
+def errors(result: Result) -> list[str]:
+    """The lines that report a problem."""
+    return [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def test_files_on_disk_are_named_where_they_are(tmp_path, write_lits):
+    source = write_lits(tmp_path / "in" / "deep", [2, 3, 4])
+    result = prepare(tmp_path / "in", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    entries = datalist(tmp_path / "out")["training"] + datalist(tmp_path / "out")["validation"]
+    assert {Path(entry["image"]).parent for entry in entries} == {source}
+    assert not (tmp_path / "out" / "cases").exists()  # nothing copied
+
+
+def test_links_on_request(tmp_path, write_lits):
+    write_lits(tmp_path / "in", [2])
+    assert prepare(tmp_path / "in", tmp_path / "out", link=True).returncode == 0
+    (entry,) = datalist(tmp_path / "out")["training"]
+    assert entry["image"] == "cases/volume-2.nii.gz" and (tmp_path / "out" / entry["image"]).is_symlink()
+
+
+def test_zips_with_nested_folders_are_unpacked(tmp_path, write_lits):
+    loose = write_lits(tmp_path / "loose", [2, 3], suffix=".nii")
+    (tmp_path / "in").mkdir()
+    for number, name in ((2, "Training_Batch1.zip"), (3, "Training_Batch2.zip")):
+        with zipfile.ZipFile(tmp_path / "in" / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(loose.glob(f"*-{number}.nii")):
+                archive.write(path, f"media/nas/Training Batch/{path.name}")
+            archive.writestr("__MACOSX/._volume-9.nii", b"junk")
+            archive.writestr("test-volume-5.nii", b"the challenge's unlabelled test set")
+    result = prepare(tmp_path / "in", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert ready(tmp_path / "out") == {"volume-2", "volume-3"}
+    unpacked = tmp_path / "out" / "cases" / "volume-2.nii"
+    assert unpacked.read_bytes() == (loose / "volume-2.nii").read_bytes()  # not encoded again
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_msd_task03_becomes_volume_n(tmp_path, tiny, packed):
+    folder = tmp_path / "in" / "Task03_Liver"
+    for number in (5, 28):
+        phantom.write_msd(folder, number, **tiny)
+    if packed:
+        with tarfile.open(tmp_path / "Task03_Liver.tar", "w") as archive:
+            archive.add(folder, "Task03_Liver")
+        source = tmp_path / "tar"
+        source.mkdir()
+        (tmp_path / "Task03_Liver.tar").rename(source / "Task03_Liver.tar")
+    result = prepare(source if packed else tmp_path / "in", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert case_ids(tmp_path / "out") == {"training": {"volume-5"}, "validation": set(), "test": {"volume-28"}}
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "volume-3.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def other_grid(folder: Path) -> None:
+    rewrite(folder / "segmentation-3.nii.gz", lambda array: array[:-1])
+
+
+def no_segmentation(folder: Path) -> None:
+    (folder / "segmentation-3.nii.gz").unlink()
+
+
+def label_three(folder: Path) -> None:
+    rewrite(folder / "segmentation-3.nii.gz", lambda array: np.where(array == 2, 3, array).astype(np.uint8))
+
+
+def no_liver(folder: Path) -> None:
+    rewrite(folder / "segmentation-3.nii.gz", np.zeros_like)
+
+
+def not_ct(folder: Path) -> None:
+    rewrite(folder / "volume-3.nii.gz", lambda array: array + 1024)
+
+
+def mr_with_ringing(folder: Path) -> None:
+    """MR after interpolation: a few voxels a little below zero."""
+    rewrite(folder / "volume-3.nii.gz", lambda array: np.where(array > 1500, -47, np.clip(array, 0, 800)))
+
+
+def not_finite(folder: Path) -> None:
+    rewrite(folder / "volume-3.nii.gz", lambda array: np.where(array > 300, np.nan, array).astype(np.float32))
+
+
+def flipped(folder: Path) -> None:
+    rewrite(folder / "segmentation-3.nii.gz", lambda array: array[:, :, ::-1][::-1])
+
+
+def four_dimensions(folder: Path) -> None:
+    rewrite(folder / "volume-3.nii.gz", lambda array: np.stack([array, array], axis=-1))
+
+
+BREAKS = {
+    truncate: "volume-3.nii.gz: cannot be read",
+    other_grid: "segmentation-3.nii.gz: grid",
+    no_segmentation: "segmentation-3 is missing",
+    label_three: "segmentation-3.nii.gz: labels from 0 to 3",
+    no_liver: "segmentation-3.nii.gz: no voxel is labelled",
+    not_ct: "volume-3.nii.gz: values from",
+    mr_with_ringing: "volume-3.nii.gz: values from",
+    not_finite: "volume-3.nii.gz: holds NaN",
+    flipped: "segmentation-3.nii.gz: only",
+    four_dimensions: "volume-3.nii.gz: shape",
+}
+
+
+@pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
+def test_broken_pair_is_reported_in_one_line_and_the_rest_goes_on(tmp_path, write_lits, damage):
+    folder = write_lits(tmp_path / "in", [2, 3, 4])
+    damage(folder)
+    result = prepare(folder, tmp_path / "out")
+    assert result.returncode == 1 and len(errors(result)) == 1 and BREAKS[damage] in errors(result)[0]
+    assert ready(tmp_path / "out") == {"volume-2", "volume-4"}
+
+
+def test_command_line_exits_with_one_after_a_broken_pair(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2, 3])
+    truncate(folder)
+    command = [sys.executable, lits.__file__, "prepare", "--source", folder, "--output", tmp_path / "out"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 1 and len(errors(result)) == 1 and "Traceback" not in result.stderr
+    assert ready(tmp_path / "out") == {"volume-2"}
+
+
+def test_damaged_archive_is_reported_and_the_rest_goes_on(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2])
+    (folder / "Training_Batch1.zip").write_bytes(b"PK\x03\x04 half a download")
+    result = prepare(folder, tmp_path / "out")
+    assert result.returncode == 1 and "Training_Batch1.zip: not a readable archive" in errors(result)[0]
+    assert ready(tmp_path / "out") == {"volume-2"}
+
+
+def test_member_that_points_outside_its_zip_is_refused(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2])
+    with zipfile.ZipFile(folder / "evil.zip", "w") as archive:
+        archive.write(folder / "volume-2.nii.gz", "../../volume-7.nii.gz")
+        archive.write(folder / "segmentation-2.nii.gz", "/tmp/segmentation-7.nii.gz")
+    result = prepare(folder, tmp_path / "deep" / "out")
+    assert result.returncode == 1 and len(errors(result)) == 2 and "outside the archive" in result.stderr
+    assert ready(tmp_path / "deep" / "out") == {"volume-2"}
+    assert not list(tmp_path.rglob("*-7.nii.gz"))
+
+
+def test_nothing_to_prepare_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    for source in (tmp_path / "in", tmp_path / "missing"):
+        result = prepare(source, tmp_path / "out")
+        assert result.returncode == 1 and len(errors(result)) == 1
+
+
+# ---------------------------------------------------------------------------------------------- headers that differ
+
+
+def test_segmentation_with_a_wrong_header_gets_the_cts(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2])
+    before = np.asanyarray(nib.load(folder / "segmentation-2.nii.gz").dataobj)
+    rewrite(folder / "segmentation-2.nii.gz", lambda array: array, affine=np.diag([9.0, 9.0, 8.0, 1.0]))
+    assert prepare(folder, tmp_path / "out").returncode == 0
+    (entry,) = datalist(tmp_path / "out")["training"]
+    mended = nib.load(tmp_path / "out" / entry["label"])
+    assert (np.asanyarray(mended.dataobj) == before).all()
+    assert np.allclose(mended.affine, nib.load(entry["image"]).affine)
+
+
+def test_segmentation_stored_in_other_axes_is_turned_to_the_ct(tmp_path, write_lits, tiny):
+    folder = write_lits(tmp_path / "in", [2])
+    before = np.asanyarray(nib.load(folder / "segmentation-2.nii.gz").dataobj)
+    _, labels, affine = phantom.make_phantom(**tiny, seed=2, axcodes="SRA")
+    nib.save(nib.Nifti1Image(labels, affine), folder / "segmentation-2.nii.gz")
+    assert prepare(folder, tmp_path / "out").returncode == 0
+    (entry,) = datalist(tmp_path / "out")["training"]
+    assert (np.asanyarray(nib.load(tmp_path / "out" / entry["label"]).dataobj) == before).all()
+
+
+@pytest.mark.parametrize("window", [(-40, 160), (-160, 240)])
+def test_clipped_ct_is_accepted(tmp_path, write_lits, window):
+    folder = write_lits(tmp_path / "in", [2])
+    rewrite(folder / "volume-2.nii.gz", lambda array: np.clip(array, *window))
+    assert prepare(folder, tmp_path / "out").returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------- running again
+
+
+def test_second_run_reads_nothing_again(tmp_path, write_lits, monkeypatch):
+    folder = write_lits(tmp_path / "loose", [2, 3])
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "batch.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    lits.prepare(str(tmp_path / "in"), str(tmp_path / "out"))
+    first, stamp = datalist(tmp_path / "out"), (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns
+    for name in ("check_pair", "unpack"):
+        monkeypatch.setattr(lits, name, lambda *_: pytest.fail("done again"))
+    lits.prepare(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert datalist(tmp_path / "out") == first
+    assert (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns == stamp
+
+
+def test_broken_pair_is_checked_again_once_mended(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2, 3])
+    truncate(folder)
+    assert prepare(folder, tmp_path / "out").returncode == 1
+    write_lits(folder, [3])
+    assert prepare(folder, tmp_path / "out").returncode == 0
+    assert ready(tmp_path / "out") == {"volume-2", "volume-3"}
+
+
+def test_changed_file_is_checked_again(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2, 3])
+    assert prepare(folder, tmp_path / "out").returncode == 0
+    label_three(folder)
+    assert prepare(folder, tmp_path / "out").returncode == 1
+    assert ready(tmp_path / "out") == {"volume-2"}
+
+
+# ---------------------------------------------------------------------------------------------- splits and people
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Fourteen cases that share one pair of files: what is split here is the names."""
+    folder = tmp_path_factory.mktemp("many")
+    volume, segmentation = phantom.write_case(folder, 0, size=(40, 32, 20), spacing=(9, 9, 8))
+    for number in [1, 2, 3, 6, 7, 8, 9, 10, 11, 27, 28, 47, 48]:
+        os.link(volume, folder / f"volume-{number}.nii.gz")
+        os.link(segmentation, folder / f"segmentation-{number}.nii.gz")
+    return folder
+
+
+def groups_of(content: dict, key: str) -> set[str]:
+    return {entry["group"] for entry in content[key]}
+
+
+def test_reference_split_tests_on_28_to_47(tmp_path, many):
+    lits.prepare(str(many), str(tmp_path))
+    assert case_ids(tmp_path)["test"] == {"volume-28", "volume-47"}
+    assert len(ready(tmp_path)) == 14
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_known_people_stay_on_one_side(tmp_path, many, seed):
+    lits.prepare(str(many), str(tmp_path), val_fraction=0.4, seed=seed)
+    content = datalist(tmp_path)
+    assert not groups_of(content, "training") & groups_of(content, "validation")
+    groups = {e["case_id"]: e["group"] for e in content["training"] + content["validation"]}
+    assert groups["volume-0"] == groups["volume-1"]
+    assert len({groups[f"volume-{n}"] for n in (6, 7, 8, 9, 10)}) == 1
+    assert len(set(groups.values())) == 7
+    assert len(groups_of(content, "validation")) == 3  # 0.4 of 7 people
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_people_from_a_file(tmp_path, many, kind):
+    people = {"volume-2": "anna", "volume-3": "anna", "volume-11": "bert", "volume-28": "bert"}
+    path = tmp_path / f"people.{kind}"
+    rows = "case,person\n" + "".join(f"{case},{person}\n" for case, person in people.items())
+    path.write_text(json.dumps(people) if kind == "json" else rows)
+    lits.prepare(str(many), str(tmp_path / "out"), groups=str(path), val_fraction=0.3)
+    content = datalist(tmp_path / "out")
+    assert not groups_of(content, "training") & groups_of(content, "validation")
+    assert "volume-11" not in ready(tmp_path / "out")  # bert is tested on: nothing of him in training
+
+
+def test_split_from_a_file(tmp_path, many):
+    (tmp_path / "split.json").write_text(json.dumps({"test": ["volume-48", 27], "validation": [6]}))
+    lits.prepare(str(many), str(tmp_path / "out"), split=str(tmp_path / "split.json"))
+    ids = case_ids(tmp_path / "out")
+    assert ids["test"] == {"volume-27", "volume-48"}
+    assert ids["validation"] == {f"volume-{n}" for n in (6, 7, 8, 9, 10)}  # one person
+    assert "volume-28" in ids["training"]
+
+
+def test_split_that_divides_a_person_is_refused(tmp_path, many):
+    (tmp_path / "split.json").write_text(json.dumps({"training": [0], "validation": [1]}))
+    with pytest.raises(SystemExit, match="person-0"):
+        lits.prepare(str(many), str(tmp_path / "out"), split=str(tmp_path / "split.json"))
+
+
+# ---------------------------------------------------------------------------------------------- isolated slices
+
+
+@pytest.fixture
+def archive(tmp_path, many):
+    """Slices of volumes 0, 1 (one person), 3, 28 (test) and 99 (no volume), cut from the shared phantom."""
+    ct = np.asanyarray(nib.load(many / "volume-0.nii.gz").dataobj)
+    seg = np.asanyarray(nib.load(many / "segmentation-0.nii.gz").dataobj)
+    volumes = np.array([0, 1, 3, 28, 99])
+    image = np.stack([np.clip(ct[..., 10].T, 0, 255).astype(np.uint8)] * 5)
+    liver = np.stack([(seg[..., 10].T > 0).astype(np.uint8)] * 5)
+    path = tmp_path / "slices.npz"
+    spacing = np.full(5, 9, np.float32)
+    np.savez(path, image=image, liver=liver, lits_volume=volumes, slice=np.arange(5) + 10, spacing_mm=spacing)
+    return path
+
+
+def test_slices_join_the_datalist_with_their_person(tmp_path, many, archive):
+    out = tmp_path / "out"
+    (tmp_path / "split.json").write_text(json.dumps({"test": [28], "validation": [0]}))
+    lits.prepare(str(many), str(out), split=str(tmp_path / "split.json"))
+    for _ in range(2):  # again changes nothing
+        lits.slices(str(archive), str(out / "datalist.json"), str(out / "slices"))
+        content = datalist(out)
+        train = {entry["case_id"]: entry["group"] for entry in content["training_slices"]}
+        assert train == {"slice-3-12": "volume-3", "slice-99-14": "volume-99"}
+        assert {entry["case_id"] for entry in content["validation_slices"]} == {"slice-0-10", "slice-1-11"}
+    lits.prepare(str(many), str(out), split=str(tmp_path / "split.json"))
+    assert datalist(out) == content  # preparing again keeps them
+
+
+def test_slice_lies_as_in_its_volume(tmp_path, many, archive):
+    out = tmp_path / "out"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    lits.slices(str(archive), str(out / "datalist.json"), str(out / "slices"))
+    entry = datalist(out)["training_slices"][0]
+    image, label = (nib.load(out / entry[key]) for key in ("image", "label"))
+    volume = nib.load(many / "volume-0.nii.gz")
+    assert image.shape == label.shape == (40, 32, 1)
+    assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(volume.affine) == ("L", "P", "S")
+    expected = np.clip(np.asanyarray(volume.dataobj)[..., 10:11], 0, 255)
+    assert (np.asanyarray(image.dataobj) == expected).all()
+    assert np.argwhere(np.asanyarray(label.dataobj))[:, 0].mean() < 20  # the patient's right comes first
+
+
+def test_wrong_slice_archive_is_one_line(tmp_path, many):
+    lits.prepare(str(many), str(tmp_path / "out"))
+    np.savez(tmp_path / "bad.npz", image=np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(SystemExit, match="bad.npz: not a slice archive"):
+        lits.slices(str(tmp_path / "bad.npz"), str(tmp_path / "out" / "datalist.json"), str(tmp_path / "s"))

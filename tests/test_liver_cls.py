@@ -1,0 +1,502 @@
+"""Promises of bundles/liver_cls, kept through its configs and monai.bundle's own commands."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_net_in_out
+from monai.data import MetaTensor
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundles" / "liver_cls"
+CONFIGS = BUNDLE / "configs"
+SMALL = {"roi": [32, 32], "spacing": 8.0}
+QUICK = {
+    **SMALL,
+    "epochs": 1,
+    "val_interval": 1,
+    "studies_per_batch": 2,
+    "groups_per_study": 4,
+    "network_def#block_inplanes": [4, 4, 4, 4],
+}
+SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
+AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
+
+
+def save_prob(path: Path, prob: np.ndarray, affine: np.ndarray) -> None:
+    """Write a Prob-Mask as the first stage does: uint8, scaled by 1/255."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image((prob * 255).round().astype(np.uint8), affine)
+    image.header.set_slope_inter(1 / 255, 0)
+    nib.save(image, path)
+
+
+def save_case(folder: Path, name: str, **knobs) -> dict[str, str]:
+    """Write a phantom, its labels and a Prob-Mask; returns the datalist entry."""
+    ct, label, affine = phantom.make_phantom(SIZE, SPACING, **knobs)
+    entry = {key: f"{stem}-{name}.nii.gz" for key, stem in (("image", "volume"), ("label", "segmentation"))}
+    entry["prob"] = f"prob/volume-{name}/volume-{name}_prob.nii.gz"
+    nib.save(nib.Nifti1Image(ct, affine), folder / entry["image"])
+    nib.save(nib.Nifti1Image(label, affine), folder / entry["label"])
+    save_prob(folder / entry["prob"], np.where(label > 0, 0.9, 0.0), affine)
+    return {**entry, "case_id": f"volume-{name}"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with two phantoms to train on and two to validate on, and datalist_prob.json."""
+    folder = tmp_path_factory.mktemp("data")
+    cases = [save_case(folder, str(seed), seed=seed) for seed in range(4)]
+    (folder / "datalist_prob.json").write_text(json.dumps({"training": cases[:2], "validation": cases[2:]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Weights of the small network that QUICK asks for."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(parser(**QUICK).get_parsed_content("network_def").state_dict(), path)
+    return path
+
+
+def parser(**knobs) -> ConfigParser:
+    """inference.json, ready to give its parts."""
+    if str(BUNDLE) not in sys.path:
+        sys.path.append(str(BUNDLE))
+    config = ConfigParser()
+    config.read_config(CONFIGS / "inference.json")
+    config.update({"bundle_root": str(BUNDLE), **knobs})
+    return config
+
+
+def train(data: Path, output: Path, *overlays: str, **knobs):
+    """Run train.json with overlays in this process; returns the finished workflow."""
+    files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
+    places = {"bundle_root": str(BUNDLE), "dataset_dir": str(data), "ckpt_dir": str(output)}
+    workflow = create_workflow(
+        config_file=files, workflow_type="train", logging_file=False, **{**QUICK, **places, **knobs}
+    )
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def bundle_run(*words, cwd: Path = BUNDLE, launcher: tuple[str, ...] = (sys.executable, "-m")):
+    """``python -m monai.bundle run`` as a user types it."""
+    command = [*launcher, "monai.bundle", "run", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def study(axcodes: str = "RAS", **knobs) -> tuple[dict, np.ndarray]:
+    """A phantom as the first stage hands it over in memory, and its labels."""
+    ct, label, affine = phantom.make_phantom(SIZE, SPACING, axcodes=axcodes, **knobs)
+    prob = np.where(label > 0, 0.9, 0.0).astype(np.float32)
+    return {k: MetaTensor(v[None].astype(np.float32), affine=affine) for k, v in (("image", ct), ("prob", prob))}, label
+
+
+def slice_table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("gop", [1, 3, 5])
+@pytest.mark.parametrize("combine", ["multiply", "concat"])
+@pytest.mark.parametrize("mask_source", ["prob", "binary", "manual", "none"])
+def test_every_arm_of_the_experiment_trains(data, tmp_path, mask_source, combine, gop):
+    workflow = train(data, tmp_path, mask_source=mask_source, combine=combine, gop=gop, val_list=[])
+    assert workflow.trainer.state.iteration == 1
+    state = torch.load(tmp_path / "model_final.pt", weights_only=True)
+    assert state["conv1.weight"].shape[1] == gop * (2 if combine == "concat" else 1)
+
+
+def test_training_keeps_the_best_and_draws_its_curves(data, tmp_path):
+    workflow = train(data, tmp_path, epochs=2)
+    assert {p.name for p in tmp_path.glob("model*.pt")} == {"model.pt", "model_final.pt"}
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    metrics = workflow.evaluator.state.metrics
+    assert {"val_auc", "val_accuracy", "val_tpr", "val_fpr"} == set(metrics)
+    assert 0 <= metrics["val_auc"] <= 1
+
+
+def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
+    train(data, tmp_path)
+    (tmp_path / "last_checkpoint_epoch=2.pt").write_bytes(b"cut short by the kill")
+    resumed = train(data, tmp_path, epochs=3)
+    assert resumed.trainer.state.epoch == 3
+    assert resumed.trainer.state.iteration == 3  # one of them is the first run's
+
+
+def test_resumed_training_still_knows_its_best_score(data, tmp_path):
+    first = train(data, tmp_path)
+    path = tmp_path / "last_checkpoint_epoch=1.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["best"]["_saved"][0][0] == pytest.approx(first.evaluator.state.metrics["val_auc"], abs=1e-3)
+    state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
+    torch.save(state, path)
+    (tmp_path / "model.pt").write_bytes(b"the best")
+    train(data, tmp_path, epochs=2)
+    assert (tmp_path / "model.pt").read_bytes() == b"the best"
+
+
+def test_a_study_set_of_one_class_is_no_error(data, tmp_path):
+    folder = tmp_path / "healthy"
+    folder.mkdir()
+    cases = [save_case(folder, str(seed), seed=seed, tumours=0) for seed in range(2)]
+    (folder / "datalist_prob.json").write_text(json.dumps({"training": cases, "validation": cases}))
+    with pytest.warns(UserWarning, match="can not be all"):
+        workflow = train(folder, tmp_path / "run")
+    assert np.isnan(workflow.evaluator.state.metrics["val_auc"])
+    assert workflow.trainer.state.epoch == 1
+
+
+def test_training_without_studies_says_so(tmp_path):
+    with pytest.raises(SystemExit, match="ERROR .*datalist_prob.json: no study found"):
+        train(tmp_path, tmp_path / "run")
+
+
+def test_groups_are_drawn_balanced_and_labelled_right():
+    parser()
+    from scripts.cls_transforms import DrawGroupsd
+
+    z = torch.arange(20.0)
+    label = ((z >= 5) & (z < 8)).float()
+    draw = DrawGroupsd(num=12, gop=3, pos_fraction=0.5, reverse_prob=0.0).set_random_state(seed=0)
+    item = {"image": z.expand(1, 2, 2, 20), "mask": torch.ones(1, 2, 2, 20), "label": label}
+    groups = draw(item)
+    assert sum(g["label"].item() for g in groups) == 6
+    for group in groups:
+        below, centre, above = group["image"][:, 0, 0].tolist()
+        assert group["label"].item() == label[int(centre)]
+        assert below == max(0, centre - 1) and above == min(19, centre + 1)
+    turned = DrawGroupsd(num=4, gop=3, reverse_prob=1.0)(item)
+    assert all(g["image"][0, 0, 0] >= g["image"][2, 0, 0] for g in turned)
+
+
+@pytest.mark.parametrize("gop, positive", [(1, [5, 6]), (3, [4, 5, 6, 7]), (5, [3, 4, 5, 6, 7, 8])])
+def test_a_group_is_positive_when_any_of_its_slices_shows_tumour(gop, positive):
+    parser()
+    from scripts.cls_transforms import SliceLabelsd
+
+    label = torch.zeros(1, 8, 8, 12)
+    label[:, 2:6] = 1
+    label[0, 3, 3, 5:7] = 2
+    assert SliceLabelsd(gop)({"label": label})["label"].nonzero().flatten().tolist() == positive
+
+
+# ----------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_scores_agree_with_its_table(data, tmp_path, weights):
+    out = tmp_path / "eval"
+    workflow = train(data, tmp_path, "evaluate.json", ckpt_path=str(weights), output_dir=str(out))
+    rows = slice_table(out / "slices.csv")
+    assert {r["case"] for r in rows} == {"volume-2", "volume-3"}
+    label, p = (np.array([float(r[k]) for r in rows]) for k in ("label", "probability"))
+    pairs = p[label == 1][:, None] - p[label == 0]
+    metrics = workflow.evaluator.state.metrics
+    assert metrics["val_auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=2e-3)
+    assert metrics["val_accuracy"] == pytest.approx(((p >= 0.5) == label).mean())
+    assert metrics["val_tpr"] == pytest.approx((p >= 0.5)[label == 1].mean())
+    assert metrics["val_fpr"] == pytest.approx((p >= 0.5)[label == 0].mean())
+    assert (out / "metrics.csv").exists()
+
+
+def test_evaluation_considers_the_liver_and_five_slices_around_it(data, tmp_path, weights):
+    train(data, tmp_path, "evaluate.json", ckpt_path=str(weights), output_dir=str(tmp_path))
+    for case in ("2", "3"):
+        label = np.asarray(nib.load(data / f"segmentation-{case}.nii.gz").dataobj)
+        liver = np.flatnonzero((label > 0).any((0, 1)))
+        expected = range(max(0, liver[0] - 5), min(SIZE[2], liver[-1] + 6))
+        rows = [r for r in slice_table(tmp_path / "slices.csv") if r["case"] == f"volume-{case}"]
+        assert sorted(int(r["slice"]) for r in rows) == list(expected)
+
+
+@pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
+def test_two_processes(data, tmp_path, weights, overlays):
+    knobs = {**QUICK, "bundle_root": BUNDLE, "dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    knobs |= {"ckpt_path": weights, "studies_per_batch": 1}
+    words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
+    files = str([str(CONFIGS / name) for name in ("train.json", *overlays)])
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    done = bundle_run("--config_file", files, *words, launcher=launcher, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    if "evaluate.json" in overlays:
+        assert {r["case"] for r in slice_table(tmp_path / "eval" / "slices.csv")} == {"volume-2", "volume-3"}
+        return
+    assert {"model.pt", "model_final.pt"} == {p.name for p in tmp_path.glob("model*.pt")}
+    state = torch.load(tmp_path / "last_checkpoint_epoch=1.pt", weights_only=True)["model"]
+    assert not any(k.startswith("module.") for k in state)  # plain names, so that one process can go on with it
+
+
+# ------------------------------------------------------------------------------------------ inference
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_inference_from_the_command_line(data, tmp_path, elsewhere):
+    config, where = (CONFIGS / "inference.json", tmp_path) if elsewhere else ("configs/inference.json", BUNDLE)
+    words = ["--bundle_root", BUNDLE] if elsewhere else []
+    words += ["--dataset_dir", data, "--pattern", "volume-1.nii.gz", "--prob_dir", data / "prob"]
+    done = bundle_run("--config_file", config, *words, "--output_dir", tmp_path / "out", cwd=where)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "out" / "volume-1"
+    assert sorted(p.name for p in folder.iterdir()) == ["volume-1_slices.csv", "volume-1_tumour.json"]
+    rows = slice_table(folder / "volume-1_slices.csv")
+    summary = json.loads((folder / "volume-1_tumour.json").read_text())
+    p = [float(r["tumour_probability"]) for r in rows]
+    assert summary["tumour_probability"] == pytest.approx(max(p), abs=1e-6)
+    assert summary["flagged_slices"] == sorted(int(r["slice"]) for r in rows if float(r["tumour_probability"]) >= 0.5)
+
+
+@pytest.mark.parametrize("axcodes", AXCODES)
+def test_slices_are_named_by_their_index_in_the_file_in_every_orientation(axcodes):
+    """The network sees the same in every orientation, and each slice knows where it lies in file and world."""
+    config = parser(**SMALL)
+    reference, _ = study(noise=0.0)
+    item, label = study(axcodes, noise=0.0)
+    expected, found = (config.get_parsed_content("transform")(i) for i in (reference, item))
+    torch.testing.assert_close(found["image"], expected["image"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found["slice_z"], expected["slice_z"])
+    axis = next(i for i, code in enumerate(axcodes) if code in "IS")
+    n = label.shape[axis]
+    flipped = n - 1 - expected["slices"] if axcodes[axis] == "I" else expected["slices"]
+    assert found["slices"].tolist() == flipped.tolist()
+    middle = [(s - 1) / 2 for s in label.shape]
+    for index, z in zip(found["slices"].tolist(), found["slice_z"].tolist()):
+        middle[axis] = index
+        assert nib.affines.apply_affine(item["image"].affine.numpy(), middle)[2] == pytest.approx(z, abs=1e-3)
+
+
+@pytest.mark.parametrize("spacing", [(8.0, 8.0, 10.0), (4.0, 4.0, 10.0), (2.0, 3.0, 10.0)])
+def test_ct_of_any_resolution_looks_alike(spacing):
+    extent = [n * s for n, s in zip(SIZE, SPACING)]
+    size = tuple(round(e / s) for e, s in zip(extent, spacing))
+    config = parser(**SMALL)
+    images = []
+    for n, s in ((SIZE, SPACING), (size, spacing)):
+        ct, label, affine = phantom.make_phantom(n, s, noise=0.0, tumours=0)
+        prob = (label > 0).astype(np.float32)
+        item = {k: MetaTensor(v[None].astype(np.float32), affine=affine) for k, v in (("image", ct), ("prob", prob))}
+        images.append(config.get_parsed_content("transform")(item)["image"])
+    depth = min(i.shape[-1] for i in images)
+    assert (images[0][..., 3:depth] - images[1][..., 3:depth]).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("combine", ["multiply", "concat"])
+def test_the_tumour_logit_is_differentiable_with_respect_to_the_prob_mask(combine):
+    config = parser(**QUICK, combine=combine)
+    item, label = study()
+    prob = item["prob"].as_tensor().clone().requires_grad_()
+    item["prob"] = MetaTensor(prob, affine=item["image"].affine)
+    image = config.get_parsed_content("transform")(item)["image"]
+    network = config.get_parsed_content("network").eval()
+    config.get_parsed_content("inferer")(image[None], network).sum().backward()
+    assert prob.grad.abs()[0][label > 0].mean() > 0
+    assert torch.isfinite(prob.grad).all()
+
+
+def test_the_liver_lies_at_zero_and_a_tumour_below_it():
+    item, label = study(seed=1)
+    image = parser(**SMALL).get_parsed_content("transform")({**item})["image"]
+    brighter = parser(**SMALL).get_parsed_content("transform")({**item, "image": item["image"] + 20})["image"]
+    assert image.median().abs() < 0.1 and image.min() < -0.8
+    assert (image - brighter).abs().mean() < 0.05  # the study's own level is taken away
+
+
+def test_islands_of_the_prob_mask_do_not_widen_what_is_considered():
+    item, _ = study()
+    plain = parser(**SMALL).get_parsed_content("transform")({k: v.clone() for k, v in item.items()})
+    item["prob"][0, 2:4, 2:4, 0] = 0.9
+    assert torch.equal(parser(**SMALL).get_parsed_content("transform")(item)["slices"], plain["slices"])
+
+
+def test_without_any_mask_the_whole_volume_is_considered():
+    item, _ = study()
+    out = parser(**SMALL, mask_source="none").get_parsed_content("transform")({"image": item["image"]})
+    assert out["slices"].tolist() == list(range(SIZE[2]))
+    assert out["image"].max() == pytest.approx(2.0)  # (160 - 100) / 30: there is no liver to take the level from
+
+
+def test_bf16_agrees_with_float32():
+    item, _ = study()
+    probabilities = []
+    for bf16 in (False, True):
+        config = parser(**SMALL, bf16=bf16, device="$torch.device('cpu')")
+        network = config.get_parsed_content("network").eval()
+        network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+        image = config.get_parsed_content("transform")({k: v.clone() for k, v in item.items()})["image"]
+        with torch.inference_mode():
+            probabilities.append(config.get_parsed_content("inferer")(image[None], network).sigmoid())
+    assert probabilities[0].shape == (1, image.shape[-1])
+    assert (probabilities[0] - probabilities[1]).abs().max() <= 0.02
+
+
+@pytest.mark.parametrize("combine", ["multiply", "concat"])
+def test_a_slice_is_judged_from_its_neighbours_in_the_same_order_as_in_training(combine):
+    config = parser(**QUICK, combine=combine, bf16=False)
+    network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
+    channels = 2 if combine == "concat" else 1
+    volume = torch.rand(1, channels, 32, 32, 9)
+    group = torch.cat([volume[0, c, ..., 3:6].permute(2, 0, 1) for c in range(channels)])
+    with torch.inference_mode():
+        whole, alone = inferer(volume, network), inferer(group[None], network)
+        volume[..., 5] = 0
+        moved = (inferer(volume, network) - whole).abs()[0] > 0
+    torch.testing.assert_close(whole[0, 4], alone[0, 0], atol=1e-4, rtol=1e-4)
+    assert moved[4:7].all() and not moved[:4].any() and not moved[7:].any()
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
+    """Every kind of bad study: its entry, the key of the file to blame, and a word its error line must hold."""
+    ct, label, affine = phantom.make_phantom(SIZE, SPACING)
+    ct, prob = ct.astype(np.float32), (label > 0).astype(np.float32)
+    nan, broken, moved = affine.copy(), affine.copy(), affine.copy()
+    nan[0, 3], broken[0], moved[2, 3] = np.nan, 0, affine[2, 3] + 10
+    cts = {
+        "mr": (np.abs(ct), affine, "not the HU of a CT"),
+        "flat": (ct[:, :, 10], affine, "2D"),
+        "phases": (np.stack([ct, ct], -1), affine, "4D"),
+        "nan": (np.where(ct > 100, np.nan, ct), affine, "NaN or infinite"),
+        "inf": (np.where(ct > 100, np.inf, ct), affine, "NaN or infinite"),
+        "nan_affine": (ct, nan, "affine holds NaN"),
+        "singular": (ct, broken, "singular"),
+    }
+    probs = {
+        "other_shape": (prob[:, :, 2:], affine, "differ in shape"),
+        "other_place": (prob, moved, "mm apart"),
+        "percent": (prob * 100, affine, "not probabilities"),
+        "no_liver": (prob * 0.2, affine, "no liver found"),
+    }
+    for name, (values, matrix, _) in {"good_ct": (ct, affine, ""), "good": (prob, affine, ""), **cts, **probs}.items():
+        image = nib.Nifti1Image(values.astype(np.float32), None)
+        image.header.set_sform(matrix, code=1)
+        nib.save(image, folder / f"{name}.nii.gz")
+    whole = (folder / "good_ct.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.nii.gz").write_bytes(b"")
+    cts |= {"cut": (None, None, "not a readable"), "empty": (None, None, "empty"), "gone": (None, None, "no such file")}
+    probs |= {"gone": (None, None, "no such file")}
+    blamed = [(name, "good", "image", cause) for name, (_, _, cause) in cts.items()]
+    blamed += [("good_ct", name, "prob", cause) for name, (_, _, cause) in probs.items()]
+    paths = [({"image": f"{folder / i}.nii.gz", "prob": f"{folder / p}.nii.gz"}, key, c) for i, p, key, c in blamed]
+    return paths + [({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
+
+
+def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):
+    bad = bad_studies(tmp_path)
+    good = {"image": str(data / "volume-0.nii.gz"), "prob": str(data / "prob/volume-0/volume-0_prob.nii.gz")}
+    studies = json.dumps([*(entry for entry, _, _ in bad), good])
+    done = bundle_run(
+        "--config_file", "configs/inference.json", "--datalist", studies, "--output_dir", tmp_path / "out"
+    )
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    assert len(lines) == len(bad) and "Traceback" not in done.stdout + done.stderr
+    for line, (entry, key, cause) in zip(lines, bad):
+        assert line.startswith(f"ERROR {entry[key]}") and cause in line
+    made = [p.name for p in sorted((tmp_path / "out").rglob("*.*"))]
+    assert made == ["volume-0_slices.csv", "volume-0_tumour.json"]
+
+
+def test_unwritable_output_is_named(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    entry = {"image": str(data / "volume-0.nii.gz"), "prob": str(data / "prob/volume-0/volume-0_prob.nii.gz")}
+    knobs = {"bundle_root": str(BUNDLE), "datalist": [entry], "output_dir": str(tmp_path / "out")}
+    workflow = create_workflow(
+        config_file=str(CONFIGS / "inference.json"), workflow_type="inference", logging_file=False, **knobs
+    )
+    with pytest.raises(SystemExit):
+        workflow.run()
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("ERROR") and "cannot be written" in line]) == 1
+
+
+# ------------------------------------------------------------------------------------------ Model Zoo
+
+
+def test_zoo_metadata_matches_the_schema_and_the_network():
+    from jsonschema import validate
+
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    validate(metadata, json.loads(Path(__file__).with_name("meta_schema_20240725.json").read_text()))
+    assert metadata["version"] in metadata["changelog"]
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu")
+
+
+def test_zoo_exports_equal_the_network(tmp_path):
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+    files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
+    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
+    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, **files)
+    network = load("liver_cls", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
+    channels = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    x = torch.rand(1, channels["num_channels"], 192, 192)
+    with torch.inference_mode():
+        expected = network.eval()(x)
+        exported = torch.jit.load(tmp_path / "model.ts").eval()(x)
+    assert expected.shape == (1, 1)
+    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-3)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    onnx_out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(onnx_out, expected.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_zoo_properties(kind, with_data, data, tmp_path):
+    knobs = {"dataset_dir": str(data if with_data else tmp_path)} | (
+        {"ckpt_dir": str(tmp_path)} if kind == "train" else {}
+    )
+    workflow = create_workflow(
+        config_file=str(CONFIGS / f"{kind}.json"),
+        workflow_type=kind,
+        bundle_root=str(BUNDLE),
+        logging_file=False,
+        **{**SMALL, **knobs},
+    )
+    assert not workflow.check_properties()
+
+
+def test_shipped_weights_are_a_plain_state_dict_within_the_limit():
+    path = BUNDLE / "models" / "model.pt"
+    assert path.stat().st_size < 25 * 2**20
+    assert all(isinstance(v, torch.Tensor) for v in torch.load(path, weights_only=True).values())
+
+
+def test_training_and_inference_prepare_a_study_alike():
+    """The shared knobs and the network of both configs must not drift apart."""
+    inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
+    knobs = ("mask_source", "combine", "gop", "spacing", "roi", "margin", "normalise", "hu_window", "threshold")
+    for key in (*knobs, "network_def", "network", "bf16"):
+        assert inference[key] == training[key], key
+
+
+def test_both_bundles_work_in_one_process(data):
+    if str(ROOT / "bundles" / "liver_seg") not in sys.path:
+        sys.path.append(str(ROOT / "bundles" / "liver_seg"))
+    seg, cls = ConfigParser(), parser(**SMALL)
+    seg.read_config(ROOT / "bundles" / "liver_seg" / "configs" / "inference.json")
+    ct = seg.get_parsed_content("load")({"image": str(data / "volume-0.nii.gz")})["image"]
+    prob = nib.load(data / "prob/volume-0/volume-0_prob.nii.gz").get_fdata(dtype=np.float32)
+    out = cls.get_parsed_content("transform")({"image": ct, "prob": MetaTensor(prob[None], affine=ct.affine)})
+    assert out["image"].shape[:3] == (1, 32, 32) and out["case"] == "volume-0"

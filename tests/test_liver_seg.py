@@ -1,0 +1,324 @@
+"""Promises of bundles/liver_seg, kept through its configs and monai.bundle's own commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_net_in_out
+from monai.data import MetaTensor
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
+CONFIGS = BUNDLE / "configs"
+QUICK = {
+    "epochs": 1,
+    "val_interval": 1,
+    "batch_size": 2,
+    "volume_repeats": 2,
+    "patch": [64, 64],
+    "network_def#filters": [4, 4, 4, 4, 4, 4],
+}
+
+
+def save_case(folder: Path, name: str, size=(48, 40, 20), spacing=(8.0, 8.0, 10.0), **knobs) -> dict[str, str]:
+    """Write a phantom and its labels; returns the datalist entry."""
+    ct, label, affine = phantom.make_phantom(size, spacing, **knobs)
+    entry = {"image": str(folder / f"volume-{name}.nii.gz"), "label": str(folder / f"segmentation-{name}.nii.gz")}
+    nib.save(nib.Nifti1Image(ct, affine), entry["image"])
+    nib.save(nib.Nifti1Image(label, affine), entry["label"])
+    return entry
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A datalist of two phantoms, one isolated slice and two phantoms to validate on."""
+    folder = tmp_path_factory.mktemp("data")
+    cases = [save_case(folder, str(seed), seed=seed) for seed in range(4)]
+    middle = {}
+    for key, path in cases[0].items():
+        image = nib.load(path)
+        middle[key] = str(folder / f"slice-{key}.nii.gz")
+        nib.save(image.slicer[:, :, 12:13], middle[key])
+    lists = {"training": cases[:2], "training_slices": [middle], "validation": cases[2:]}
+    (folder / "datalist.json").write_text(json.dumps(lists))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def abdomen(tmp_path_factory) -> Path:
+    """A phantom large enough for the shipped weights to find its liver."""
+    folder = tmp_path_factory.mktemp("abdomen")
+    return Path(save_case(folder, "0", size=(128, 128, 50), spacing=(3.0, 3.0, 6.0))["image"])
+
+
+def train(data: Path, output: Path, *overlays: str, **knobs):
+    """Run train.json with overlays in this process; returns the finished workflow."""
+    files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
+    workflow = create_workflow(
+        config_file=files,
+        workflow_type="train",
+        bundle_root=str(BUNDLE),
+        datalist_file=str(data / "datalist.json"),
+        ckpt_dir=str(output),
+        logging_file=False,
+        **{**QUICK, **knobs},
+    )
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def bundle_run(*words: str, cwd: Path = BUNDLE, launcher: tuple[str, ...] = (sys.executable, "-m")):
+    """``python -m monai.bundle run`` as a user types it."""
+    command = [*launcher, "monai.bundle", "run", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def parser(**knobs) -> ConfigParser:
+    """inference.json, ready to give its parts."""
+    if str(BUNDLE) not in sys.path:
+        sys.path.append(str(BUNDLE))
+    config = ConfigParser()
+    config.read_config(CONFIGS / "inference.json")
+    config.update({"bundle_root": str(BUNDLE), **knobs})
+    return config
+
+
+def test_training_learns_from_volumes_and_slices_and_keeps_the_best(data, tmp_path):
+    workflow = train(data, tmp_path)
+    assert workflow.trainer.state.iteration == 2  # (2 volumes x 2 + 1 slice) // batch of 2
+    assert {p.name for p in tmp_path.glob("*.pt")} == {"last_checkpoint_epoch=1.pt", "model.pt"}
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
+    train(data, tmp_path)
+    resumed = train(data, tmp_path, epochs=2)
+    assert resumed.trainer.state.epoch == 2
+    assert resumed.trainer.state.iteration == 4  # two of them are the first run's
+    assert (tmp_path / "last_checkpoint_epoch=2.pt").exists()
+
+
+@pytest.mark.parametrize("dice_weight", [0.0, 1.0])
+def test_dice_weight_chooses_between_bce_and_dice(data, tmp_path, dice_weight):
+    loss = train(data, tmp_path, dice_weight=dice_weight).parser.get_parsed_content("loss")
+    logits, target = torch.randn(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+    assert torch.isclose(loss(logits, target), bce) == (dice_weight == 0.0)
+
+
+def test_evaluation_writes_every_metric_per_case(data, tmp_path):
+    train(data, tmp_path)
+    train(data, tmp_path, "evaluate.json", ckpt_path=str(tmp_path / "model.pt"), output_dir=str(tmp_path / "eval"))
+    for metric in ("val_mean_dice", "slice_dice", "surface_dice_2mm", "hd95_mm"):
+        rows = (tmp_path / "eval" / f"{metric}_raw.csv").read_text().splitlines()
+        assert len(rows) == 3 and "volume-2" in rows[1] and "volume-3" in rows[2]
+
+
+def test_evaluation_measures_are_right_on_known_masks():
+    parser()
+    from scripts.seg_metrics import HausdorffDistanceMm, SliceDice, SurfaceDiceMm
+
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    true, found = (MetaTensor(torch.zeros(1, 20, 20, 10), affine=affine) for _ in range(2))
+    true[:, 4:12, 4:12, 2:8] = 1
+    found[:, 6:14, 4:12, 2:8] = 1  # two voxels, 4 mm, to the side
+    assert float(SliceDice()([found], [true])) == pytest.approx(2 * 48 / 128)
+    assert float(HausdorffDistanceMm(include_background=True)([found], [true])) == pytest.approx(4.0)
+    assert float(SurfaceDiceMm([4.0], include_background=True)([found], [true])) == pytest.approx(1.0)
+    assert float(SurfaceDiceMm([2.0], include_background=True)([found], [true])) < 0.9
+
+
+@pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
+def test_two_processes(data, tmp_path, overlays):
+    torch.save(parser(**{"network_def#filters": [4] * 6}).get_parsed_content("network_def").state_dict(), tmp_path / "w.pt")
+    knobs = {**QUICK, "datalist_file": data / "datalist.json", "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    knobs |= {"ckpt_path": tmp_path / "w.pt"} if "evaluate.json" in overlays else {}
+    words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
+    files = str([f"configs/{name}" for name in ("train.json", *overlays)])
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    done = bundle_run("--config_file", files, *words, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = tmp_path / ("eval/slice_dice_raw.csv" if "evaluate.json" in overlays else "last_checkpoint_epoch=1.pt")
+    assert made.exists()
+    if made.suffix == ".pt":  # plain names, so that one process can go on with it
+        assert not any(k.startswith("module.") for k in torch.load(made, weights_only=True)["model"])
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_inference_from_the_command_line(abdomen, tmp_path, elsewhere):
+    config, where = (CONFIGS / "inference.json", tmp_path) if elsewhere else ("configs/inference.json", BUNDLE)
+    words = ["--bundle_root", BUNDLE] if elsewhere else []
+    words += ["--dataset_dir", abdomen.parent, "--pattern", "volume-*", "--output_dir", tmp_path / "out"]
+    done = bundle_run("--config_file", config, *words, cwd=where)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ct = nib.load(abdomen)
+    prob, mask = (nib.load(tmp_path / "out" / "volume-0" / f"volume-0_{kind}.nii.gz") for kind in ("prob", "seg"))
+    for image in (prob, mask):
+        assert image.shape == ct.shape and image.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(image.affine, ct.affine, atol=1e-4)
+    assert prob.dataobj.slope == pytest.approx(1 / 255) and 0 <= prob.get_fdata().min() < prob.get_fdata().max() <= 1
+    assert set(np.unique(mask.dataobj)) == {0, 1}
+    true = np.asarray(nib.load(str(abdomen).replace("volume", "segmentation")).dataobj) > 0
+    found = np.asarray(mask.dataobj) > 0
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
+
+
+def test_bad_studies_get_one_line_each_and_stop_no_other(abdomen, tmp_path):
+    bad = bad_studies(tmp_path)
+    studies = [*({"image": str(p)} for p in bad), {"image": str(abdomen)}]  # right after "no liver", which fails late
+    done = bundle_run("--config_file", "configs/inference.json", "--datalist", json.dumps(studies),
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    assert len(lines) == len(bad) and "Traceback" not in done.stdout + done.stderr
+    for line, (path, cause) in zip(lines, bad.items()):
+        assert line.startswith(f"ERROR {path}") and cause in line
+    assert [p.name for p in sorted((tmp_path / "out").rglob("*.*"))] == ["volume-0_prob.nii.gz", "volume-0_seg.nii.gz"]
+
+
+def bad_studies(folder: Path) -> dict[Path, str]:
+    """Every kind of bad input, with a word its error line must hold."""
+    ct, _, affine = phantom.make_phantom((48, 40, 20), (8.0, 8.0, 10.0))
+    ct = ct.astype(np.float32)
+    nan, broken = affine.copy(), affine.copy()
+    nan[0, 3], broken[0] = np.nan, 0
+    images = {
+        "mr": (np.abs(ct), affine, "not the HU of a CT"),
+        "flat": (ct[:, :, 10], affine, "2D"),
+        "phases": (np.stack([ct, ct], -1), affine, "4D"),
+        "nan": (np.where(ct > 100, np.nan, ct), affine, "NaN or infinite"),
+        "inf": (np.where(ct > 100, np.inf, ct), affine, "NaN or infinite"),
+        "nan_affine": (ct, nan, "affine holds NaN"),
+        "singular": (ct, broken, "singular"),
+    }
+    bad = {}
+    for name, (values, matrix, cause) in images.items():
+        image = nib.Nifti1Image(values.astype(np.float32), None)
+        image.header.set_sform(matrix, code=1)
+        nib.save(image, folder / f"{name}.nii.gz")
+        bad[folder / f"{name}.nii.gz"] = cause
+    whole = (folder / "nan.nii.gz").read_bytes()
+    for name, content, cause in (("cut", whole[: len(whole) // 2], "not a readable"), ("empty", b"", "empty")):
+        (folder / f"{name}.nii.gz").write_bytes(content)
+        bad[folder / f"{name}.nii.gz"] = cause
+    specks = np.where(np.random.default_rng(0).random((40, 40, 20)) < 0.02, 100, -1000)  # gone on the working grid
+    nib.save(nib.Nifti1Image(specks.astype(np.int16), affine), folder / "specks.nii.gz")
+    return {**bad, folder / "missing.nii.gz": "no such file", folder / "specks.nii.gz": "no liver"}
+
+
+def test_unwritable_output_is_named(abdomen, tmp_path):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    done = bundle_run("--config_file", "configs/inference.json", "--datalist", json.dumps([{"image": str(abdomen)}]),
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "cannot be written" in line]
+
+
+AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
+
+
+@pytest.mark.parametrize("axcodes", AXCODES)
+def test_round_trip_keeps_geometry_in_every_orientation(axcodes, tmp_path):
+    """A block marked in the CT comes back where it was, on the CT's own grid."""
+    spacing = {"L": 1.7, "P": 2.9, "I": 5.3}
+    codes = ["L" if c in "LR" else "P" if c in "PA" else "I" for c in axcodes]
+    shape = tuple({"L": 37, "P": 30, "I": 21}[c] for c in codes)
+    transform = nib.orientations.axcodes2ornt(axcodes)
+    affine = np.zeros((4, 4))
+    for axis, (world, flip) in enumerate(transform):
+        affine[int(world), axis] = flip * spacing[codes[axis]]
+    affine[:, 3] = (-31.5, 12.25, 700, 1)
+    ct = np.full(shape, -100, np.float32)
+    block = tuple(slice(n // 4, n // 4 + n // 3) for n in shape)
+    ct[block] = 160
+    nib.save(nib.Nifti1Image(ct, affine), tmp_path / "ct.nii")
+
+    config = parser()
+    item = config.get_parsed_content("preprocessing")({"image": str(tmp_path / "ct.nii")})
+    item["pred"] = MetaTensor(item["image"].as_tensor() * 8 - 4)  # logits: the network that finds what is bright
+    item = config.get_parsed_content("restore")(item)
+
+    assert item["prob"].shape[1:] == shape
+    np.testing.assert_allclose(item["prob"].affine.numpy(), affine, atol=1e-5)
+    found = item["pred"][0].numpy().astype(bool)
+    overlap = 2 * found[block].sum() / (found.sum() + np.prod([s.stop - s.start for s in block]))
+    assert overlap > 0.85
+    centre = np.argwhere(found).mean(0)
+    np.testing.assert_allclose(centre, [(s.start + s.stop - 1) / 2 for s in block], atol=0.4)
+
+
+def test_bf16_agrees_with_float32(abdomen):
+    probs = []
+    for bf16 in (False, True):
+        config = parser(bf16=bf16, device="$torch.device('cpu')")
+        network = config.get_parsed_content("network").eval()
+        network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+        image = config.get_parsed_content("preprocessing")({"image": str(abdomen)})["image"]
+        with torch.inference_mode():
+            probs.append(config.get_parsed_content("inferer")(image[None], network).sigmoid())
+    assert probs[0].max() > 0.9
+    assert (probs[0] - probs[1]).abs().max() <= 0.02
+
+
+def test_a_slice_depends_on_its_neighbours():
+    config = parser()
+    network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
+    volume = torch.rand(1, 1, 64, 64, 9)
+    changed = volume.clone()
+    changed[..., 5] = 0
+    with torch.inference_mode():
+        moved = (inferer(volume, network) - inferer(changed, network)).abs().amax((0, 1, 2, 3))
+    assert (moved[3:8] > 0).all() and (moved[:3] == 0).all() and (moved[8:] == 0).all()
+
+
+def test_zoo_metadata_matches_the_schema_and_the_network(tmp_path):
+    from jsonschema import validate
+
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    validate(metadata, json.loads(Path(__file__).with_name("meta_schema_20240725.json").read_text()))
+    assert metadata["version"] in metadata["changelog"]
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu")
+
+
+def test_zoo_exports_equal_the_network(tmp_path):
+    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
+    files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
+    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
+    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, input_shape=[1, 5, 64, 64], **files)
+    network = load("liver_seg", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
+    x = torch.rand(1, 5, 64, 64)
+    with torch.inference_mode():
+        expected = network.eval()(x)
+        exported = torch.jit.load(tmp_path / "model.ts").eval()(x)
+    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-3)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    onnx_out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(onnx_out, expected.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_zoo_properties(kind, data):
+    knobs = {"datalist_file": str(data / "datalist.json"), **QUICK} if kind == "train" else {"datalist": []}
+    workflow = create_workflow(
+        config_file=str(CONFIGS / f"{kind}.json"), workflow_type=kind, bundle_root=str(BUNDLE), logging_file=False, **knobs
+    )
+    assert not workflow.check_properties()
+
+
+def test_shipped_weights_are_a_plain_state_dict_within_the_limit():
+    path = BUNDLE / "models" / "model.pt"
+    assert path.stat().st_size < 25 * 2**20
+    assert all(isinstance(v, torch.Tensor) for v in torch.load(path, weights_only=True).values())
