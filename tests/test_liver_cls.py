@@ -169,6 +169,20 @@ def test_training_without_studies_says_so(tmp_path):
         train(tmp_path, tmp_path / "run")
 
 
+@pytest.mark.parametrize("overlays", [(), ("evaluate.json",)])
+def test_files_that_do_not_fit_are_named_before_training(data, tmp_path, overlays):
+    cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(3)]
+    ct, _, affine = phantom.make_phantom(SIZE, SPACING)
+    save_prob(tmp_path / cases[1]["prob"], np.zeros((SIZE[0], SIZE[1], SIZE[2] - 1)), affine)
+    (tmp_path / cases[2]["label"]).write_bytes(b"")
+    (tmp_path / "datalist_prob.json").write_text(json.dumps({"training": cases, "validation": cases}))
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, tmp_path / "run", *overlays)
+    first, second = str(stop.value).splitlines()
+    assert first.startswith(f"ERROR {tmp_path / cases[1]['prob']}: lies on another grid")
+    assert second.startswith(f"ERROR {tmp_path / cases[2]['label']}: not a readable image")
+
+
 def test_groups_are_drawn_balanced_and_labelled_right():
     parser()
     from scripts.cls_transforms import DrawGroupsd

@@ -108,6 +108,38 @@ def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
     assert (tmp_path / "last_checkpoint_epoch=2.pt").exists()
 
 
+def test_resumed_training_still_knows_its_best_score(data, tmp_path):
+    train(data, tmp_path)
+    path = tmp_path / "last_checkpoint_epoch=1.pt"
+    state = torch.load(path, weights_only=True)
+    state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
+    torch.save(state, path)
+    (tmp_path / "model.pt").write_bytes(b"the best")
+    train(data, tmp_path, epochs=2)
+    assert (tmp_path / "model.pt").read_bytes() == b"the best"
+
+
+@pytest.mark.parametrize("overlays", [(), ("evaluate.json",)])
+def test_pairs_that_do_not_fit_are_named_before_training(data, tmp_path, overlays):
+    cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(3)]
+    label = nib.load(cases[1]["label"])
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:, :, 1:], label.affine), cases[1]["label"])
+    Path(cases[2]["label"]).unlink()
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": cases, "validation": cases}))
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, tmp_path / "run", *overlays)
+    lines = str(stop.value).splitlines()
+    assert [line.split(": ")[1].split(".")[0] for line in lines] == [
+        "lies on another grid than its CT", "no such label"
+    ]  # fmt: skip
+    assert all(line.startswith(f"ERROR {case['label']}") for line, case in zip(lines, cases[1:]))
+
+
+def test_training_without_studies_says_so(tmp_path):
+    with pytest.raises(SystemExit, match="ERROR .*datalist.json: no study found"):
+        train(tmp_path, tmp_path / "run")
+
+
 @pytest.mark.parametrize("dice_weight", [0.0, 1.0])
 def test_dice_weight_chooses_between_bce_and_dice(data, tmp_path, dice_weight):
     loss = train(data, tmp_path, dice_weight=dice_weight).parser.get_parsed_content("loss")
@@ -166,7 +198,8 @@ def test_inference_from_the_command_line(abdomen, tmp_path, elsewhere):
     for image in (prob, mask):
         assert image.shape == ct.shape and image.get_data_dtype() == np.uint8
         np.testing.assert_allclose(image.affine, ct.affine, atol=1e-4)
-    assert prob.dataobj.slope == pytest.approx(1 / 255) and 0 <= prob.get_fdata().min() < prob.get_fdata().max() <= 1
+    assert prob.dataobj.slope == pytest.approx(1 / 255, rel=1e-6)
+    assert 0 <= prob.get_fdata().min() < prob.get_fdata().max() <= 1
     assert set(np.unique(mask.dataobj)) == {0, 1}
     true = np.asarray(nib.load(str(abdomen).replace("volume", "segmentation")).dataobj) > 0
     found = np.asarray(mask.dataobj) > 0

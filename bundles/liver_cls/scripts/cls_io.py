@@ -218,10 +218,43 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
     return [{k: str(path.parent / v) if k in paths else v for k, v in e.items()} for e in entries]
 
 
-def require_studies(studies: Sequence[Any], source: str) -> None:
-    """Raise SystemExit with one line when there is nothing to work on; MONAI's engines would end in silence."""
+def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
+    """Stop before any work when there is none, or when files cannot go together; MONAI would end late or in silence.
+
+    Args:
+        studies: entries of a datalist.
+        source: where they were looked for, for the message.
+        keys: the entries' files, ``image`` first, whose headers are read and must tell of one grid.
+
+    Raises:
+        SystemExit: no study, or a file that is missing, unreadable or on another grid; a line each.
+    """
+    once = {str(study): study for study in studies}.values()  # a list may hold a volume once per patch drawn
+    problems = [problem for study in once if keys and (problem := header_problem(study, keys))]
     if not studies:
-        raise SystemExit(f"ERROR {source}: no study found. Check the path (--dataset_dir, --datalist_file).")
+        problems = [f"{source}: no study found. Check the path (--dataset_dir, --datalist_file)."]
+    if problems:
+        raise SystemExit("\n".join(f"ERROR {problem}" for problem in problems))
+
+
+def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """What the headers of a study's files say against it, or None."""
+    grids = []
+    for key in keys:
+        if not study.get(key) or not Path(study[key]).exists():
+            return f"{study.get(key) or study.get('image')}: no such {key}. Check the datalist."
+        try:
+            grids += [nib.load(study[key])] if ".nii" in Path(study[key]).suffixes else []
+        except Exception:
+            return f"{study[key]}: not a readable image (damaged, cut short or of another format). {REEXPORT}"
+        if grids[-1:] and not same_grid(grids[0], grids[-1]):
+            return f"{study[key]}: lies on another grid than its CT. Make it from {Path(study['image']).name}."
+    return None
+
+
+def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+    """Whether two images share shape and affine."""
+    return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=0.01)
 
 
 def run_studies(evaluator: Evaluator, studies: Sequence[Mapping[str, Any]], preprocessing: Any, source: str) -> None:

@@ -17,6 +17,17 @@ def cpu_has_bf16() -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
+    """Make ``network.input_block`` (a DynUNet's first) compute in float32 where the CPU otherwise takes bfloat16.
+
+    With 8 bits HU 0 to 160 come in steps of half a HU; this halves the largest error of the probability (0.020 to
+    0.011). MONAI has no switch for a part of a network.
+    """
+    block = network.input_block
+    block.forward = torch.autocast("cpu", enabled=False)(block.forward)
+    return network
+
+
 class AdjacentSliceInferer(Inferer):
     """Run a 2D network whose channels are ``gop`` adjacent slices over a whole volume.
 

@@ -177,7 +177,8 @@ def case_name(path: str) -> str:
 def write_mask(mask: MetaTensor, path: Path) -> None:
     """Write ``[1, X, Y, Z]`` as uint8 NIfTI, through a temporary name; see SaveMaskd."""
     values = mask.as_tensor()[0].cpu()
-    slope = 1 / 255 if values.is_floating_point() else 1
+    # the float32 below 1/255: the one above it would give every reader 1.00000006 for a 1
+    slope = float(np.nextafter(np.float32(1 / 255), np.float32(0))) if values.is_floating_point() else 1
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(values.shape)
@@ -209,14 +210,13 @@ class RequireLiverd(MapTransform):
         return dict(data)
 
 
-def run_studies(evaluator: Evaluator, studies: Sequence[Mapping[str, Any]], preprocessing: Any) -> None:
+def run_studies(evaluator: Evaluator, studies: Sequence[Mapping[str, Any]], preprocessing: Any, source: str) -> None:
     """Run the evaluator study by study, so that a bad study stops no other one.
 
     Raises:
         SystemExit: when a study failed (each has its line on stderr by then), or there is none.
     """
-    if not studies:
-        raise SystemExit("ERROR no study found: dataset_dir or datalist names no image. Check --dataset_dir.")
+    require_studies(studies, source)
     evaluator.logger.setLevel(logging.CRITICAL)  # ignite would add its own lines to ours
     evaluator.state.epoch_length = 1
     raised: list[Exception] = []  # an exception that leaves run() would make ignite's next run() a silent no-op
@@ -247,11 +247,51 @@ def describe(error: BaseException, path: str) -> str:
     return f"{path}: {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}. Report this with the file's header."
 
 
+def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
+    """Stop before any work when there is none, or when files cannot go together; MONAI would end late or in silence.
+
+    Args:
+        studies: entries of a datalist.
+        source: where they were looked for, for the message.
+        keys: the entries' files, ``image`` first, whose headers are read and must tell of one grid.
+
+    Raises:
+        SystemExit: no study, or a file that is missing, unreadable or on another grid; a line each.
+    """
+    once = {str(study): study for study in studies}.values()  # a list may hold a volume once per patch drawn
+    problems = [problem for study in once if keys and (problem := header_problem(study, keys))]
+    if not studies:
+        problems = [f"{source}: no study found. Check the path (--dataset_dir, --datalist_file)."]
+    if problems:
+        raise SystemExit("\n".join(f"ERROR {problem}" for problem in problems))
+
+
+def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """What the headers of a study's files say against it, or None."""
+    grids = []
+    for key in keys:
+        if not study.get(key) or not Path(study[key]).exists():
+            return f"{study.get(key) or study.get('image')}: no such {key}. Check the datalist."
+        try:
+            grids += [nib.load(study[key])] if ".nii" in Path(study[key]).suffixes else []
+        except Exception:
+            return f"{study[key]}: not a readable image (damaged, cut short or of another format). {REEXPORT}"
+        if grids[-1:] and not same_grid(grids[0], grids[-1]):
+            return f"{study[key]}: lies on another grid than its CT. Make it from {Path(study['image']).name}."
+    return None
+
+
+def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+    """Whether two images share shape and affine."""
+    return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=0.01)
+
+
 def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
     """The entries of one section of a datalist file, their relative paths taken from the file's folder.
 
-    Returns an empty list for a section that is not there.
+    MONAI's load_decathlon_datalist refuses a section that is not there. Returns an empty list when the file or the
+    section is not there.
     """
-    root = Path(datalist_file).resolve().parent
-    entries = json.loads(Path(datalist_file).read_text()).get(section, [])
-    return [{k: str(root / v) if k in ("image", "label", "prob") else v for k, v in e.items()} for e in entries]
+    path = Path(datalist_file).resolve()
+    entries = json.loads(path.read_text(encoding="utf-8")).get(section, []) if path.is_file() else []
+    return [{k: str(path.parent / v) if k in ("image", "label") else v for k, v in e.items()} for e in entries]
