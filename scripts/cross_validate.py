@@ -12,8 +12,9 @@ from typing import Any
 import fire
 import numpy as np
 import torch
+from intervals import patient_intervals
 from monai.metrics import compute_roc_auc
-from prob_masks import Entry, read_lists, run_bundle, unseen_by, write_json
+from prob_masks import Entry, parts_to_do, read_lists, run_bundle, unseen_by, write_json
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_cls"
 
@@ -43,7 +44,7 @@ def run(
     fold_of = json.loads((source / "folds.json").read_text())
     cases = read_lists(source / "datalist_prob.json")["training"]
     all_parts = [*map(str, sorted(set(fold_of[e["group"]] for e in cases))), "full"]
-    for part in [str(p) for p in ([only] if isinstance(only, (str, int)) else only or all_parts)]:
+    for part in parts_to_do(only, all_parts):
         work = root / (part if part == "full" else f"fold-{part}")
         train(Path(bundle), work, unseen_by(cases, part, fold_of), epochs, overrides)
         held_out = [e for e in cases if str(fold_of[e["group"]]) == part]
@@ -64,7 +65,7 @@ def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrid
     os.replace(work / "runs" / "model_final.pt", work / "model.pt")
 
 
-def report(masks: str, output: str, draws: int = 2000) -> dict[str, Any]:
+def report(masks: str, output: str) -> dict[str, Any]:
     """Pool the held-out slices of all folds and write and print ``output/results.json``.
 
     AUC, accuracy, TPR and FPR at 0.5 over all slices, with 95 % intervals from a bootstrap that draws patients, not
@@ -78,18 +79,14 @@ def report(masks: str, output: str, draws: int = 2000) -> dict[str, Any]:
     score = np.array([float(r["probability"]) for r, _ in rows])
     person = np.array([group[r["case"]] for r, _ in rows])
     fold = np.array([f for _, f in rows])
-    members = [np.flatnonzero(person == p) for p in np.unique(person)]
-    random = np.random.default_rng(0)
-    drawn = [np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(draws)]
-    spread = [metrics(label[i], score[i]) for i in drawn]
     result = {
         "slices": len(rows),
         "tumour_slices": int(label.sum()),
         "cases": len({r["case"] for r, _ in rows}),
-        "patient_groups": len(members),
+        "patient_groups": len(np.unique(person)),
         "folds": len(set(fold_of.values())),
         **{name: round(value, 4) for name, value in metrics(label, score).items()},
-        "interval_95": {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]},
+        "interval_95": patient_intervals(person, lambda rows: metrics(label[rows], score[rows])),
         "auc_per_fold": {f: round(metrics(label[fold == f], score[fold == f])["auc"], 4) for f in np.unique(fold)},
     }
     write_json(Path(output) / "results.json", result)

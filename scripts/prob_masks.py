@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fire
+import numpy as np
 import torch
+from intervals import patient_intervals
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
+METRICS = {"dice": "val_mean_dice", "slice_dice": "slice_dice", "surface_dice_2mm": "surface_dice_2mm", "hd95_mm": "hd95_mm"}
 Entry = dict[str, Any]
 
 
@@ -45,27 +50,66 @@ def make(
     root.mkdir(parents=True, exist_ok=True)
     lists = read_lists(source)
     fold_of = assign_folds(lists, folds, root / "folds.json")
-    parts = [str(p) for p in ([only] if isinstance(only, (str, int)) else only or [*range(folds), "full"])]
-    for part in parts:
+    failed = 0
+    for part in parts_to_do(only, [*range(folds), "full"]):
         work = root / ("full" if part == "full" else f"fold-{part}")
         train(Path(bundle), work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
         held_out = [e for e in lists["training"] if str(fold_of[e["group"]]) == part]
-        infer(Path(bundle), work / "model.pt", lists["test"] if part == "full" else held_out, root / "prob")
+        entries = lists["test"] if part == "full" else held_out
+        failed += infer(Path(bundle), work / "model.pt", entries, root / "prob")
     write_json(root / "datalist_prob.json", with_prob(lists, root / "prob"))
+    if failed:
+        raise SystemExit(f"{failed} Prob-Masks are missing, for the reasons above")
 
 
-def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
-    """Metrics of every fold's model on its held-out cases, ``output/fold-K/metrics/*.csv``, by evaluate.json."""
+def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> dict[str, Any]:
+    """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
+
+    Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
+    bootstrap that draws patient groups. Folds that were evaluated before are not done again.
+    """
     root = Path(output).resolve()
-    lists = read_lists(Path(datalist).resolve())
+    cases = read_lists(Path(datalist).resolve())["training"]
     fold_of = json.loads((root / "folds.json").read_text())
     for fold in sorted(set(fold_of.values())):
         work = root / f"fold-{fold}"
-        held_out = [e for e in lists["training"] if fold_of[e["group"]] == fold]
-        write_json(work / "held_out.json", {"validation": held_out})
-        configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
-        run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
-                   ckpt_path=work / "model.pt", output_dir=work / "metrics")
+        write_json(work / "held_out.json", {"validation": [e for e in cases if fold_of[e["group"]] == fold]})
+        if not (work / "metrics" / "metrics.csv").exists():
+            configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
+            run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
+                       ckpt_path=work / "model.pt", output_dir=work / "metrics")  # fmt: skip
+    return report(cases, root)
+
+
+def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
+    """Pool the metrics of all folds, print them and write ``root/results.json``."""
+    group = {str(Path(e["image"])): e["group"] for e in cases}
+    tables = {name: read_metric(root, metric) for name, metric in METRICS.items()}
+    images = sorted(tables["dice"])
+    values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
+    person = [group[image] for image in images]
+    mean = lambda rows: {name: float(value[rows].mean()) for name, value in values.items()}  # noqa: E731
+    result = {
+        "cases": len(images),
+        "patient_groups": len(set(person)),
+        **{name: round(value, 4) for name, value in mean(slice(None)).items()},
+        "interval_95": patient_intervals(person, mean),
+        "dice_per_case": {Path(i).name: round(float(d), 4) for i, d in zip(images, values["dice"])},
+    }
+    write_json(root / "results.json", result)
+    print(json.dumps(result, indent=1))
+    return result
+
+
+def read_metric(root: Path, metric: str) -> dict[str, float]:
+    """Image path to value, from the tables of all folds."""
+    tables = sorted(root.glob(f"fold-*/metrics/{metric}_raw.csv"))
+    return {row["filename"]: float(row["mean"]) for path in tables for row in csv.DictReader(path.open(newline=""))}
+
+
+def parts_to_do(only: Sequence[str | int] | str | int | None, everything: Sequence[str | int]) -> list[str]:
+    """The parts named by ``only`` (one or several), or all of them."""
+    return [str(part) for part in ([only] if isinstance(only, (str, int)) else only or everything)]
 
 
 def read_lists(datalist: Path) -> dict[str, list[Entry]]:
@@ -121,12 +165,14 @@ def train(bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: in
     os.replace(work / "model.part", work / "model.pt")
 
 
-def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path) -> None:
-    """Write the Prob-Masks that are still missing."""
+def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path) -> int:
+    """Write the Prob-Masks that are still missing; returns how many could not be made."""
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
-        run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
-                   output_dir=output)
+        with suppress(SystemExit):  # the bundle has named the studies that failed, and finished the others
+            run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
+                       output_dir=output)  # fmt: skip
+    return sum(not prob_path(e, output).exists() for e in entries)
 
 
 def prob_path(entry: Entry, folder: Path) -> Path:

@@ -1,0 +1,147 @@
+"""scripts/prob_masks.py and scripts/cross_validate.py: nobody is judged by a network that has seen them, and a killed
+run goes on where it stopped. Small networks on phantoms, each run through the scripts' commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cross_validate
+import nibabel as nib
+import numpy as np
+import phantom
+import prob_masks
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = {0: "person-0", 1: "person-0", 2: "volume-2", 3: "volume-3", 28: "volume-28"}
+SMALL = {
+    "liver_seg": {"network_def": {"filters": [4] * 6}, "patch": [64, 64], "batch_size": 2, "volume_repeats": 2,
+                  "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
+    "liver_cls": {"network_def": {"block_inplanes": [4] * 4}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> Path:
+    """Both bundles with small networks in all their configs."""
+    root = tmp_path_factory.mktemp("bundles")
+    for name, knobs in SMALL.items():
+        shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
+        for file in ("train.json", "inference.json"):
+            path = root / name / "configs" / file
+            config = json.loads(path.read_text())
+            for key, value in knobs.items():
+                if key in config:
+                    config[key] = {**config[key], **value} if isinstance(value, dict) else value
+            path.write_text(json.dumps(config))
+    return root
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory) -> Path:
+    """datalist.json of four training phantoms of three people, an isolated slice and a test phantom."""
+    folder = tmp_path_factory.mktemp("lits")
+    entries = {}
+    for number, person in PEOPLE.items():
+        image, label = phantom.write_case(folder, number, size=(48, 40, 20), spacing=(8.0, 8.0, 10.0))
+        entries[number] = {"image": image.name, "label": label.name, "case_id": f"volume-{number}", "group": person}
+    lone = {**entries[3], "case_id": "slice-3-12"}
+    for key in ("image", "label"):
+        image = nib.load(folder / lone[key])
+        lone[key] = f"slice-{key}.nii.gz"
+        nib.save(image.slicer[:, :, 12:13], folder / lone[key])
+    test = entries.pop(28)
+    content = {"training": list(entries.values()), "training_slices": [lone], "test": [test]}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder / "datalist.json"
+
+
+@pytest.fixture(scope="module")
+def masks(bundles, lists, tmp_path_factory) -> Path:
+    """Output folder of prob_masks, which was killed once on the way."""
+    output = tmp_path_factory.mktemp("masks")
+    make = {"datalist": str(lists), "output": str(output), "folds": 2, "epochs": 1, "bundle": str(bundles / "liver_seg")}
+    prob_masks.make(**make, only=[0])
+    first = output / "fold-0" / "model.pt"
+    stamp, lost = first.stat().st_mtime_ns, next((output / "prob").rglob("*_prob.nii.gz"))
+    lost.unlink()
+    prob_masks.make(**make)
+    assert first.stat().st_mtime_ns == stamp and lost.exists()  # the fold stays, the missing case is made
+    return output
+
+
+def groups(path: Path, *sections: str) -> set[str]:
+    content = json.loads(path.read_text())
+    return {entry["group"] for section in sections for entry in content[section]}
+
+
+def test_every_case_gets_a_mask_from_a_network_that_has_not_seen_its_person(masks):
+    fold_of = json.loads((masks / "folds.json").read_text())
+    assert set(fold_of) == {"person-0", "volume-2", "volume-3"} and set(fold_of.values()) == {0, 1}
+    for fold in (0, 1):
+        trained = groups(masks / f"fold-{fold}" / "datalist.json", "training", "training_slices")
+        assert trained == {group for group, own in fold_of.items() if own != fold}
+    assert groups(masks / "full" / "datalist.json", "training") == set(fold_of)  # and nobody of the test
+
+
+def test_masks_lie_on_the_cts_and_the_datalist_names_them(masks, lists):
+    content = json.loads((masks / "datalist_prob.json").read_text())
+    assert [e["case_id"] for e in content["training"]] == ["volume-0", "volume-1", "volume-2", "volume-3"]
+    assert [e["case_id"] for e in content["test"]] == ["volume-28"]
+    for entry in content["training"] + content["test"]:
+        ct, prob = nib.load(entry["image"]), nib.load(entry["prob"])
+        assert prob.shape == ct.shape and prob.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(prob.affine, ct.affine, atol=1e-4)
+
+
+def test_another_number_of_folds_is_refused(masks, lists):
+    with pytest.raises(SystemExit, match="folds.json: made for other data or folds"):
+        prob_masks.make(str(lists), str(masks), folds=3)
+
+
+def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, masks, tmp_path):
+    output = tmp_path / "masks"
+    shutil.copytree(masks, output)
+    shutil.rmtree(output / "prob")
+    broken = json.loads(lists.read_text())
+    folder = tmp_path / "lits"
+    shutil.copytree(lists.parent, folder)
+    (folder / broken["training"][0]["image"]).write_bytes(b"")
+    with pytest.raises(SystemExit, match="1 Prob-Masks are missing"):
+        prob_masks.make(str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg"))
+    assert len(list((output / "prob").rglob("*_prob.nii.gz"))) == 4
+
+
+@pytest.mark.slow
+def test_fold_metrics_are_of_the_held_out_cases(bundles, lists, masks):
+    prob_masks.evaluate(str(lists), str(masks), bundle=str(bundles / "liver_seg"))
+    fold_of = json.loads((masks / "folds.json").read_text())
+    result = json.loads((masks / "results.json").read_text())
+    assert result["cases"] == 4 and result["patient_groups"] == 3 and 0 <= result["dice"] <= 1
+    for fold in (0, 1):
+        rows = (masks / f"fold-{fold}" / "metrics" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
+        held_out = {f"volume-{n}" for n, person in PEOPLE.items() if fold_of.get(person) == fold}
+        assert {Path(row.split(",")[0]).name.removesuffix(".nii.gz") for row in rows} == held_out
+
+
+@pytest.mark.slow
+def test_stage_two_is_cross_validated_on_the_same_folds(bundles, masks, tmp_path):
+    cross_validate.run(str(masks), str(tmp_path), epochs=1, bundle=str(bundles / "liver_cls"))
+    fold_of = json.loads((masks / "folds.json").read_text())
+    tables = {fold: tmp_path / f"fold-{fold}" / "metrics" / "slices.csv" for fold in (0, 1)}
+    for fold, table in tables.items():
+        cases = {line.split(",")[0] for line in table.read_text().splitlines()[1:]}
+        assert cases == {f"volume-{n}" for n, person in PEOPLE.items() if fold_of.get(person) == fold}
+    assert (tmp_path / "full" / "model.pt").exists()
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["cases"] == 4 and result["patient_groups"] == 3 and 0 <= result["auc"] <= 1
+    stamps = [path.stat().st_mtime_ns for path in tables.values()]
+    cross_validate.run(str(masks), str(tmp_path), epochs=1, bundle=str(bundles / "liver_cls"))
+    assert stamps == [path.stat().st_mtime_ns for path in tables.values()]  # nothing is done twice
+
+
+def test_pooled_figures_are_right_on_known_scores():
+    label, score = np.array([0, 0, 1, 1.0]), np.array([0.1, 0.6, 0.4, 0.9])
+    assert cross_validate.metrics(label, score) == {"auc": 0.75, "accuracy": 0.5, "tpr": 0.5, "fpr": 0.5}
