@@ -17,7 +17,7 @@ def cpu_has_bf16() -> bool:
 
 
 class SliceGroupInferer(Inferer):
-    """Classify every slice of a study from its group of pictures (GOP).
+    """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of the network's lesion map.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
     along, and a capable CPU computes in bfloat16. Differentiable.
@@ -33,7 +33,8 @@ class SliceGroupInferer(Inferer):
         self.bf16 = cpu_has_bf16() if bf16 is None else bf16
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
-        """Studies ``[B, C, X, Y, Z]`` to logits ``[B, Z]``, or groups ``[B, C * gop, X, Y]`` to ``[B, 1]``; float32."""
+        """Studies ``[B, C, X, Y, Z]`` to one logit per slice ``[B, Z]``, or groups ``[B, C * gop, X, Y]``, as in
+        training, to lesion maps ``[B, 1, X, Y]`` of logits; float32."""
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
             return self._forward(x, network, *args, **kwargs)
@@ -43,7 +44,7 @@ class SliceGroupInferer(Inferer):
         slices = study.permute(3, 0, 1, 2).contiguous()
         centres = torch.arange(len(slices), device=study.device).split(self.batch_size)
         logits = [self._forward(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
-        return torch.cat(logits)[:, 0]
+        return torch.cat([part.flatten(1).amax(1) for part in logits])
 
     def _forward(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
         x = x.contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable, Transform
+from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from scipy import ndimage
 
 from scripts.cls_inferer import slice_groups
@@ -254,8 +254,8 @@ def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
 class DrawGroupsd(Randomizable, Transform):
     """Draw groups of slices of a study, tumour and no tumour in a set proportion; the answer to class imbalance.
 
-    ``image`` and ``mask`` [1, X, Y, Z] with ``label`` [Z] become a list of items with ``image`` and ``mask``
-    [gop, X, Y] and ``label`` [1].
+    ``image``, ``mask``, ``liver`` and ``tumour`` [1, X, Y, Z] with ``label`` [Z] become a list of items with ``image``,
+    ``mask`` and ``liver`` [gop, X, Y] and ``label`` [1, X, Y]: where any slice of the group shows tumour.
 
     Args:
         num: groups per study and epoch.
@@ -281,6 +281,46 @@ class DrawGroupsd(Randomizable, Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         self.randomize(data["label"])
         centres = torch.as_tensor(self.centres)
-        groups = {k: slice_groups(data[k].permute(3, 0, 1, 2), centres, self.gop) for k in ("image", "mask")}
-        groups["label"] = data["label"][centres][:, None]
+        volumes = {k: data[k].permute(3, 0, 1, 2) for k in ("image", "mask", "liver", "tumour")}
+        groups = {k: slice_groups(volume, centres, self.gop) for k, volume in volumes.items()}
+        groups["label"] = groups.pop("tumour").amax(1, keepdim=True)
         return [{k: g[i].flip(0) if self.reverse[i] else g[i] for k, g in groups.items()} for i in range(len(centres))]
+
+
+class RandTumourd(RandomizableTransform, Transform):
+    """Draw a lesion of random shape into the liver of a group, and into its label.
+
+    The training cases are few, and so are the tumours that tell how a tumour looks. MONAI's RandCoarseDropout blanks
+    boxes anywhere; this shades irregular blobs of 0.4 to 30 % of the liver's cross-section.
+
+    ``image`` and ``liver`` [gop, X, Y], ``label`` [1, X, Y].
+
+    Args:
+        prob: probability of a lesion.
+        contrast: smallest and largest change of the normalised image; downwards in nine of ten lesions.
+        min_pixels: groups that show less liver are left alone.
+    """
+
+    def __init__(self, prob: float, contrast: Sequence[float] = (0.5, 2.0), min_pixels: int = 200) -> None:
+        RandomizableTransform.__init__(self, prob)
+        self.contrast, self.min_pixels = tuple(contrast), min_pixels
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the coarse noise whose highest parts become the lesion, its share of the liver, edge and contrast."""
+        super().randomize(None)
+        coarse = self.R.randint(4, 20)
+        self.noise = torch.as_tensor(self.R.normal(size=(1, 1, coarse, coarse)), dtype=torch.float32)
+        self.share = np.exp(self.R.uniform(np.log(0.004), np.log(0.3)))
+        self.edge = self.R.uniform(0.05, 0.3)
+        self.change = self.R.uniform(*self.contrast) * (1 if self.R.uniform() < 0.1 else -1)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        self.randomize()
+        liver = data["liver"][len(data["liver"]) // 2] > 0.5
+        if not self._do_transform or liver.sum() < self.min_pixels:
+            return dict(data)
+        field = F.interpolate(self.noise, size=liver.shape, mode="bicubic")[0, 0]
+        level = torch.quantile(field[liver], 1 - self.share)
+        blob = torch.sigmoid((field - level) / self.edge) * liver
+        label = torch.maximum(data["label"], (blob > 0.5).to(data["label"])[None])
+        return {**data, "image": data["image"] + self.change * blob, "label": label}
