@@ -70,7 +70,7 @@ def random_classifier(config: dict) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = ConfigParser(config).get_parsed_content("network_def")
     with torch.no_grad():
-        network.fc.weight.mul_(20)
+        network.output_block.conv.conv.weight.mul_(20)
     return network.state_dict()
 
 

@@ -28,7 +28,7 @@ QUICK = {
     "val_interval": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
-    "network_def#block_inplanes": [4, 4, 4, 4],
+    "network_def#filters": [4, 4, 4, 4, 4],
 }
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
@@ -121,7 +121,7 @@ def test_every_arm_of_the_experiment_trains(data, tmp_path, mask_source, combine
     workflow = train(data, tmp_path, mask_source=mask_source, combine=combine, gop=gop, val_list=[])
     assert workflow.trainer.state.iteration == 1
     state = torch.load(tmp_path / "model_final.pt", weights_only=True)
-    assert state["conv1.weight"].shape[1] == gop * (2 if combine == "concat" else 1)
+    assert state["input_block.conv1.conv.weight"].shape[1] == gop * (2 if combine == "concat" else 1)
 
 
 def test_training_keeps_the_best_and_draws_its_curves(data, tmp_path):
@@ -185,20 +185,65 @@ def test_files_that_do_not_fit_are_named_before_training(data, tmp_path, overlay
 
 def test_groups_are_drawn_balanced_and_labelled_right():
     parser()
-    from scripts.cls_transforms import DrawGroupsd
+    from scripts.cls_transforms import DrawGroupsd, group_labels
 
     z = torch.arange(20.0)
     label = ((z >= 5) & (z < 8)).float()
     draw = DrawGroupsd(num=12, gop=3, pos_fraction=0.5, reverse_prob=0.0).set_random_state(seed=0)
-    item = {"image": z.expand(1, 2, 2, 20), "mask": torch.ones(1, 2, 2, 20), "label": label}
+    item = {"image": z.expand(1, 2, 2, 20), "label": group_labels(label > 0, 3)}
+    item |= {key: torch.ones(1, 2, 2, 20) for key in ("mask", "liver")} | {"tumour": label.expand(1, 2, 2, 20)}
     groups = draw(item)
-    assert sum(g["label"].item() for g in groups) == 6
+    assert sum(g["label"].amax().item() for g in groups) == 6
     for group in groups:
         below, centre, above = group["image"][:, 0, 0].tolist()
-        assert group["label"].item() == label[int(centre)]
+        assert group["label"].shape == (1, 2, 2)
+        assert group["label"].amax() == max(label[int(i)] for i in (below, centre, above))
         assert below == max(0, centre - 1) and above == min(19, centre + 1)
     turned = DrawGroupsd(num=4, gop=3, reverse_prob=1.0)(item)
     assert all(g["image"][0, 0, 0] >= g["image"][2, 0, 0] for g in turned)
+
+
+def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
+    parser()
+    from scripts.cls_transforms import RandTumourd
+
+    liver = torch.zeros(3, 48, 48)
+    liver[:, 8:40, 8:32] = 1
+    item = {"image": torch.zeros(3, 48, 48), "liver": liver, "label": torch.zeros(1, 48, 48)}
+    draw = RandTumourd(prob=1.0).set_random_state(seed=0)
+    for _ in range(20):
+        out = draw(item)
+        lesion = out["label"][0] > 0
+        assert 0 < lesion.sum() < 0.35 * liver[0].sum() and not lesion[liver[0] == 0].any()
+        assert (out["image"][:, lesion].abs() > 0.2).all() and not out["image"][:, liver[0] == 0].any()
+    assert not RandTumourd(prob=0.0)(item)["label"].any()
+    assert not draw({**item, "liver": liver * 0})["label"].any()
+
+
+def test_logits_are_smoothed_by_distance_and_calibrated():
+    config = parser(smooth_mm=2.0, calibration=[2.0, -1.0])
+    logits, z = torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, 6.0, 60.0])
+    out = config.get_parsed_content("score")({"pred": logits.clone(), "slice_z": z})
+    weights = torch.exp(-0.5 * (torch.tensor([4.0, 2.0, 0.0, 2.0]) / 2) ** 2)
+    middle = 4 / weights.sum()
+    torch.testing.assert_close(torch.as_tensor(out["pred"][2]), torch.sigmoid(2 * middle - 1))
+    assert out["pred"][4] == pytest.approx(torch.sigmoid(torch.tensor(-1.0)).item())  # nobody is near
+    assert float(out["study_probability"]) == pytest.approx(float(out["pred"].max()))
+    plain = parser(smooth_mm=0.0).get_parsed_content("score")({"pred": logits.clone(), "slice_z": z})
+    torch.testing.assert_close(torch.as_tensor(plain["pred"]), torch.sigmoid(logits))
+
+
+def test_the_loss_asks_for_the_lesion_and_for_the_slice():
+    parser()
+    from monai.losses import DiceCELoss
+    from scripts.cls_loss import LesionAndSliceLoss
+
+    loss, lesion = LesionAndSliceLoss(DiceCELoss(sigmoid=True), slice_weight=2.0), DiceCELoss(sigmoid=True)
+    logits, target = torch.full((2, 1, 8, 8), -3.0), torch.zeros(2, 1, 8, 8)
+    target[0, 0, 2:4, 2:4] = 1
+    logits[1, 0, 5, 5] = 1.0  # one wrong pixel makes the second slice's answer
+    slices = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([-3.0, 1.0]), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(loss(logits, target), lesion(logits, target) + 2 * slices)
 
 
 @pytest.mark.parametrize("gop, positive", [(1, [5, 6]), (3, [4, 5, 6, 7]), (5, [3, 4, 5, 6, 7, 8])])
@@ -370,7 +415,8 @@ def test_a_slice_is_judged_from_its_neighbours_in_the_same_order_as_in_training(
         whole, alone = inferer(volume, network), inferer(group[None], network)
         volume[..., 5] = 0
         moved = (inferer(volume, network) - whole).abs()[0] > 0
-    torch.testing.assert_close(whole[0, 4], alone[0, 0], atol=1e-4, rtol=1e-4)
+    assert alone.shape == (1, 1, 32, 32)
+    torch.testing.assert_close(whole[0, 4], alone.amax(), atol=1e-4, rtol=1e-4)
     assert moved[4:7].all() and not moved[:4].any() and not moved[7:].any()
 
 
@@ -462,11 +508,11 @@ def test_zoo_exports_equal_the_network(tmp_path):
     onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, **files)
     network = load("liver_cls", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
     channels = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    x = torch.rand(1, channels["num_channels"], 192, 192)
+    x = torch.rand(1, channels["num_channels"], 144, 144)
     with torch.inference_mode():
         expected = network.eval()(x)
         exported = torch.jit.load(tmp_path / "model.ts").eval()(x)
-    assert expected.shape == (1, 1)
+    assert expected.shape == (1, 1, 144, 144)
     torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-3)
     import onnxruntime
 
@@ -500,7 +546,7 @@ def test_shipped_weights_are_a_plain_state_dict_within_the_limit():
 def test_training_and_inference_prepare_a_study_alike():
     """The shared knobs and the network of both configs must not drift apart."""
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    knobs = ("mask_source", "combine", "gop", "spacing", "roi", "margin", "normalise", "hu_window", "threshold")
+    knobs = ("mask_source", "combine", "gop", "spacing", "roi", "margin", "normalise", "hu_window", "threshold", "smooth_mm", "calibration")
     for key in (*knobs, "network_def", "network", "bf16"):
         assert inference[key] == training[key], key
 

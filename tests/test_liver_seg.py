@@ -140,6 +140,22 @@ def test_training_without_studies_says_so(tmp_path):
         train(tmp_path, tmp_path / "run")
 
 
+def test_drawn_lesions_stay_in_the_liver_and_leave_its_label():
+    parser()
+    from scripts.seg_transforms import RandLesiond
+
+    label = torch.zeros(1, 48, 48, 5)
+    label[:, 8:40, 8:32] = 1
+    item = {"image": torch.full((1, 48, 48, 5), 0.5), "label": label.clone()}
+    draw = RandLesiond("image", "label", prob=1.0).set_random_state(seed=0)
+    for _ in range(20):
+        out = draw(item)
+        changed = (out["image"] - 0.5).abs() > 0.02
+        assert changed.any() and not changed[:, 42:].any() and not changed[:, :, 34:].any()
+        assert torch.equal(out["label"], label) and (item["image"] == 0.5).all()
+    assert torch.equal(RandLesiond("image", "label", prob=0.0)(item)["image"], item["image"])
+
+
 @pytest.mark.parametrize("dice_weight", [0.0, 1.0])
 def test_dice_weight_chooses_between_bce_and_dice(data, tmp_path, dice_weight):
     loss = train(data, tmp_path, dice_weight=dice_weight).parser.get_parsed_content("loss")

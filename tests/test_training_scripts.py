@@ -19,7 +19,7 @@ PEOPLE = {0: "person-0", 1: "person-0", 2: "volume-2", 3: "volume-3", 28: "volum
 SMALL = {
     "liver_seg": {"network_def": {"filters": [4] * 6}, "patch": [64, 64], "batch_size": 2, "volume_repeats": 2,
                   "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
-    "liver_cls": {"network_def": {"block_inplanes": [4] * 4}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
+    "liver_cls": {"network_def": {"filters": [4] * 5}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
 }  # fmt: skip
 
 
