@@ -15,6 +15,8 @@ import torch
 from intervals import patient_intervals
 from monai.metrics import compute_roc_auc
 from prob_masks import Entry, parts_to_do, read_lists, run_bundle, unseen_by, write_json
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_cls"
 
@@ -51,7 +53,8 @@ def run(
         if held_out and not (work / "metrics" / "slices.csv").exists():
             configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
             run_bundle(Path(bundle), config_file=configs, train_list=[], val_list=held_out,
-                       ckpt_path=work / "model.pt", output_dir=work / "metrics", **overrides)  # fmt: skip
+                       ckpt_path=work / "model.pt", output_dir=work / "metrics",
+                       **{"calibration": [1.0, 0.0], **overrides})  # fmt: skip
     if all((root / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
         report(masks, output)
 
@@ -65,40 +68,53 @@ def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrid
     os.replace(work / "runs" / "model_final.pt", work / "model.pt")
 
 
-def report(masks: str, output: str) -> dict[str, Any]:
-    """Pool the held-out slices of all folds and write and print ``output/results.json``.
+def report(masks: str, output: str) -> None:
+    """Pool the held-out slices of all folds, and write and print ``output/results.json``.
 
-    AUC, accuracy, TPR and FPR at 0.5 over all slices, with 95 % intervals from a bootstrap that draws patients, not
-    slices; also each fold's AUC, since probabilities of different networks share no scale.
+    AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the other ones),
+    with 95 % intervals from a bootstrap that draws patients, not slices; each fold's AUC, since probabilities of
+    different networks share no scale; and ``calibration``, fitted on all folds, for the bundle's knob of that name.
     """
     fold_of = json.loads((Path(masks) / "folds.json").read_text())
     group = {e["case_id"]: e["group"] for e in read_lists(Path(masks) / "datalist_prob.json")["training"]}
     tables = sorted(Path(output).glob("fold-*/metrics/slices.csv"))
     rows = [(row, path.parts[-3]) for path in tables for row in csv.DictReader(path.open(newline=""))]
     label = np.array([float(r["label"]) for r, _ in rows])
-    score = np.array([float(r["probability"]) for r, _ in rows])
-    person = np.array([group[r["case"]] for r, _ in rows])
-    fold = np.array([f for _, f in rows])
+    raw = logit(np.array([float(r["probability"]) for r, _ in rows]).clip(1e-6, 1 - 1e-6))
+    person, fold = np.array([group[r["case"]] for r, _ in rows]), np.array([f for _, f in rows])
+    score = np.empty_like(raw)
+    for f in np.unique(fold):
+        scale, bias = calibrate(label[fold != f], raw[fold != f])
+        score[fold == f] = expit(scale * raw[fold == f] + bias)
     result = {
         "slices": len(rows),
         "tumour_slices": int(label.sum()),
         "cases": len({r["case"] for r, _ in rows}),
         "patient_groups": len(np.unique(person)),
         "folds": len(set(fold_of.values())),
-        **{name: round(value, 4) for name, value in metrics(label, score).items()},
-        "interval_95": patient_intervals(person, lambda rows: metrics(label[rows], score[rows])),
-        "auc_per_fold": {f: round(metrics(label[fold == f], score[fold == f])["auc"], 4) for f in np.unique(fold)},
+        **{name: round(value, 4) for name, value in metrics(label, raw, score).items()},
+        "interval_95": patient_intervals(person, lambda rows: metrics(label[rows], raw[rows], score[rows])),
+        "auc_per_fold": {f: round(metrics(label[fold == f], raw[fold == f])["auc"], 4) for f in np.unique(fold)},
+        "calibration": [round(value, 3) for value in calibrate(label, raw)],
     }
     write_json(Path(output) / "results.json", result)
     print(json.dumps(result, indent=1))
-    return result
 
 
-def metrics(label: np.ndarray, score: np.ndarray) -> dict[str, float]:
-    """AUC (nan for slices of one class), accuracy, TPR and FPR at 0.5 of labels 0 or 1 and scores, both [N]."""
+def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
+    """Scale and bias that make logits ``raw`` [N] fit labels best (logistic regression, Platt 1999).
+
+    Groups are drawn evenly in training, so that the network's own probabilities are too high.
+    """
+    loss = lambda p: np.logaddexp(0, p[0] * raw + p[1]).mean() - (label * (p[0] * raw + p[1])).mean()  # noqa: E731
+    return tuple(float(v) for v in minimize(loss, (1.0, 0.0)).x)
+
+
+def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
+    """AUC of scores (nan for slices of one class), and accuracy, TPR and FPR at 0.5 of probabilities, all [N]."""
     both = 0 < label.sum() < len(label)
     auc = compute_roc_auc(torch.as_tensor(score)[:, None], torch.as_tensor(label)[:, None]) if both else np.nan
-    found, tumour = score >= 0.5, label > 0
+    found, tumour = (score if probability is None else probability) >= 0.5, label > 0
     return {
         "auc": float(auc),
         "accuracy": float((found == tumour).mean()),

@@ -62,7 +62,7 @@ def make(
         raise SystemExit(f"{failed} Prob-Masks are missing, for the reasons above")
 
 
-def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> dict[str, Any]:
+def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
     Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
@@ -78,10 +78,10 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> dict[str,
             configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
             run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
                        ckpt_path=work / "model.pt", output_dir=work / "metrics")  # fmt: skip
-    return report(cases, root)
+    report(cases, root)
 
 
-def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
+def report(cases: Sequence[Entry], root: Path) -> None:
     """Pool the metrics of all folds, print them and write ``root/results.json``."""
     group = {str(Path(e["image"])): e["group"] for e in cases}
     tables = {name: read_metric(root, metric) for name, metric in METRICS.items()}
@@ -98,7 +98,6 @@ def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
     }
     write_json(root / "results.json", result)
     print(json.dumps(result, indent=1))
-    return result
 
 
 def read_metric(root: Path, metric: str) -> dict[str, float]:
