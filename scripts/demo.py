@@ -10,6 +10,7 @@ import fire
 import nibabel as nib
 import numpy as np
 import phantom
+from studies import LIVER_MASK, PICTURE, find_studies
 
 
 def demo(ct: str | None = None, output: str = "demo") -> None:
@@ -27,10 +28,13 @@ def demo(ct: str | None = None, output: str = "demo") -> None:
     if ct is None:
         ct, label = phantom.write_case(folder, 0)
     cascade.cascade(input=str(ct), output=str(folder), overwrite=True)
-    case = folder / Path(ct).name.removesuffix(".gz").removesuffix(".nii")
+    case = folder / find_studies(Path(ct))[0].case
     if label is not None:
-        print(f"liver Dice on the phantom: {liver_dice(case / 'liver_mask.nii.gz', label):.3f}")
-    print(f"open {case / 'overview.png'}")
+        dice = liver_dice(case / LIVER_MASK, label)
+        print(f"liver Dice on the phantom: {dice:.3f}")
+        if dice < 0.8:
+            raise SystemExit("ERROR the phantom's liver was not found: the bundles' weights are not the shipped ones")
+    print(f"open {case / PICTURE}")
 
 
 def liver_dice(mask: Path, label: Path) -> float:

@@ -68,7 +68,7 @@ class SaveSliceScores:
         """Take the rows of the studies just evaluated."""
         for item, out in zip(engine.state.batch, engine.state.output):
             values = zip(item["slices"].tolist(), out["label"].tolist(), out["pred"].tolist())
-            self.rows += [(item["case"], s, int(label), f"{p:.6f}") for s, label, p in values]
+            self.rows += [(item["case"], s, int(label), f"{p:.9g}") for s, label, p in values]
 
     def write(self, engine: Engine) -> None:
         """Gather the rows of all processes and write them, through a temporary name."""

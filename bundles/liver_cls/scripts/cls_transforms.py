@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -313,39 +314,50 @@ class DrawGroupsd(Randomizable, Transform):
 
 
 class RandTumourd(RandomizableTransform, Transform):
-    """Draw a lesion of random shape into the liver of a group, and into its label.
+    """Draw lesions into the liver of a group, and into its label: one to four ovals, or irregular blobs.
 
     The training cases are few, and so are the tumours that tell how a tumour looks. MONAI's RandCoarseDropout blanks
-    boxes anywhere; this shades irregular blobs of 0.4 to 30 % of the liver's cross-section.
+    boxes anywhere; this shades ovals of 1.5 to 14 pixels' radius, or blobs of 0.4 to 30 % of the liver's cross-section.
 
-    ``image`` and ``liver`` [gop, X, Y], ``label`` [1, X, Y].
+    ``image`` [gop, X, Y] float, ``liver`` [gop, X, Y], ``label`` [1, X, Y].
 
     Args:
-        prob: probability of a lesion.
+        prob: probability of lesions.
         contrast: smallest and largest change of the normalised image; downwards in nine of ten lesions.
         min_pixels: groups that show less liver are left alone.
     """
 
-    def __init__(self, prob: float, contrast: Sequence[float] = (0.5, 2.0), min_pixels: int = 200) -> None:
+    def __init__(self, prob: float, contrast: Sequence[float] = (0.5, 2.2), min_pixels: int = 200) -> None:
         RandomizableTransform.__init__(self, prob)
         self.contrast, self.min_pixels = tuple(contrast), min_pixels
 
-    def randomize(self, data: Any = None) -> None:
-        """Draw the coarse noise whose highest parts become the lesion, its share of the liver, edge and contrast."""
-        super().randomize(None)
-        coarse = self.R.randint(4, 20)
-        self.noise = torch.as_tensor(self.R.normal(size=(1, 1, coarse, coarse)), dtype=torch.float32)
-        self.share = np.exp(self.R.uniform(np.log(0.004), np.log(0.3)))
-        self.edge = self.R.uniform(0.05, 0.3)
-        self.change = self.R.uniform(*self.contrast) * (1 if self.R.uniform() < 0.1 else -1)
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        self.randomize()
+        self.randomize(None)
         liver = data["liver"][len(data["liver"]) // 2] > 0
         if not self._do_transform or liver.sum() < self.min_pixels:
             return dict(data)
-        field = F.interpolate(self.noise, size=liver.shape, mode="bicubic")[0, 0]
-        level = torch.quantile(field[liver], 1 - self.share)
-        blob = torch.sigmoid((field - level) / self.edge) * liver
-        label = torch.maximum(data["label"], (blob > 0.5).to(data["label"])[None])
-        return {**data, "image": data["image"] + self.change * blob, "label": label}
+        lesion = (self._ovals(liver) if self.R.uniform() < 0.6 else self._blobs(liver)) * liver
+        change = self.R.uniform(*self.contrast) * (1 if self.R.uniform() < 0.1 else -1)
+        label = torch.maximum(data["label"], (lesion > 0.5).to(data["label"])[None])
+        return {**data, "image": data["image"] + change * lesion, "label": label}
+
+    def _ovals(self, liver: torch.Tensor) -> torch.Tensor:
+        """Soft-edged ovals centred in ``liver`` [X, Y], 0..1."""
+        x, y = torch.meshgrid(*(torch.arange(float(n)) for n in liver.shape), indexing="ij")
+        inside, lesion = liver.nonzero(), torch.zeros(liver.shape)
+        for _ in range(self.R.randint(1, 5)):
+            u, v = inside[self.R.randint(len(inside))]
+            radius, aspect = math.exp(self.R.uniform(math.log(1.5), math.log(14))), self.R.uniform(0.7, 1.4)
+            cos, sin = math.cos(turn := self.R.uniform(0, math.pi)), math.sin(turn)
+            along, across = (x - u) * cos + (y - v) * sin, (y - v) * cos - (x - u) * sin
+            edge = 0.3 + 0.15 * radius * self.R.uniform()
+            lesion = torch.maximum(lesion, torch.sigmoid((radius - torch.hypot(along / aspect, across * aspect)) / edge))
+        return lesion
+
+    def _blobs(self, liver: torch.Tensor) -> torch.Tensor:
+        """The highest parts of smooth noise within ``liver`` [X, Y], 0..1."""
+        coarse = self.R.randint(4, 20)
+        noise = torch.as_tensor(self.R.normal(size=(1, 1, coarse, coarse)), dtype=torch.float32)
+        field = F.interpolate(noise, size=liver.shape, mode="bicubic")[0, 0]
+        level = torch.quantile(field[liver], 1 - math.exp(self.R.uniform(math.log(0.004), math.log(0.3))))
+        return torch.sigmoid((field - level) / self.R.uniform(0.05, 0.3))
