@@ -52,7 +52,8 @@ def run(
         held_out = [e for e in cases if str(fold_of[e["group"]]) == part]
         if held_out and not (work / "metrics" / "slices.csv").exists():
             configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
-            run_bundle(Path(bundle), config_file=configs, train_list=[], val_list=held_out,
+            write_json(work / "held_out.json", {"validation": held_out})
+            run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
                        ckpt_path=work / "model.pt", output_dir=work / "metrics",
                        **{"calibration": [1.0, 0.0], **overrides})  # fmt: skip
     if all((root / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
@@ -63,7 +64,8 @@ def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrid
     """Train to ``work/model.pt``, resuming at the last epoch; nothing to do when it is there."""
     if (work / "model.pt").exists():
         return
-    run_bundle(bundle, config_file=bundle / "configs" / "train.json", train_list=list(cases), val_list=[],
+    write_json(work / "datalist.json", {"training": list(cases)})
+    run_bundle(bundle, config_file=bundle / "configs" / "train.json", datalist_file=work / "datalist.json",
                ckpt_dir=work / "runs", epochs=epochs, **overrides)  # fmt: skip
     os.replace(work / "runs" / "model_final.pt", work / "model.pt")
 

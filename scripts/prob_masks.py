@@ -16,6 +16,7 @@ import fire
 import numpy as np
 import torch
 from intervals import patient_intervals
+from lits import write_json
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
 METRICS = {"dice": "val_mean_dice", "slice_dice": "slice_dice", "surface_dice_2mm": "surface_dice_2mm", "hd95_mm": "hd95_mm"}
@@ -71,7 +72,7 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     root = Path(output).resolve()
     cases = read_lists(Path(datalist).resolve())["training"]
     fold_of = json.loads((root / "folds.json").read_text())
-    for fold in sorted(set(fold_of.values())):
+    for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
         write_json(work / "held_out.json", {"validation": [e for e in cases if fold_of[e["group"]] == fold]})
         if not (work / "metrics" / "metrics.csv").exists():
@@ -128,9 +129,11 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path) -> di
     """Group to fold, evened by the number of volumes, then of isolated slices; kept in ``path`` for later calls.
 
     Raises:
-        SystemExit: ``path`` was made with other groups or another number of folds.
+        SystemExit: there are fewer groups than folds, or ``path`` was made with others.
     """
     groups = {e["group"] for section in ("training", "training_slices") for e in lists[section]}
+    if len(groups) < folds:
+        raise SystemExit(f"ERROR the datalist holds {len(groups)} patient groups. Choose at most as many --folds.")
     if path.exists():
         fold_of = json.loads(path.read_text())
         if set(fold_of) != groups or max(fold_of.values()) + 1 != folds:
@@ -195,22 +198,10 @@ def run_bundle(bundle: Path, **knobs: Any) -> None:
         SystemExit: it failed; its own output says why.
     """
     knobs = {"bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf", **knobs}
-    words = [w for k, v in knobs.items() for w in (f"--{k}", v if isinstance(v, str) else _literal(v))]
+    words = [w for k, v in knobs.items() for w in (f"--{k}", str(v) if isinstance(v, (str, Path)) else repr(v))]
     done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words])
     if done.returncode:
         raise SystemExit(done.returncode)
-
-
-def _literal(value: Any) -> str:
-    return str(value) if isinstance(value, Path) else json.dumps(value)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write through a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

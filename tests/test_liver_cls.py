@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import phantom
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_metadata, verify_net_in_out
 from monai.data import MetaTensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,6 +322,13 @@ def test_inference_from_the_command_line(data, tmp_path, elsewhere):
     assert summary["flagged_slices"] == sorted(int(r["slice"]) for r in rows if float(r["tumour_probability"]) >= 0.5)
 
 
+def test_without_a_mask_none_is_needed_on_disk(data, tmp_path):
+    words = ["--dataset_dir", data, "--pattern", "volume-1.nii.gz", "--output_dir", tmp_path, "--mask_source", "none"]
+    done = bundle_run("--config_file", "configs/inference.json", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(slice_table(tmp_path / "volume-1" / "volume-1_slices.csv")) == SIZE[2]
+
+
 @pytest.mark.parametrize("axcodes", AXCODES)
 def test_slices_are_named_by_their_index_in_the_file_in_every_orientation(axcodes):
     """The network sees the same in every orientation, and each slice knows where it lies in file and world."""
@@ -411,6 +419,7 @@ def test_a_slice_is_judged_from_its_neighbours_in_the_same_order_as_in_training(
     network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
     channels = 2 if combine == "concat" else 1
     volume = torch.rand(1, channels, 32, 32, 9)
+    volume[:, 1:] = 1  # all liver
     group = torch.cat([volume[0, c, ..., 3:6].permute(2, 0, 1) for c in range(channels)])
     with torch.inference_mode():
         whole, alone = inferer(volume, network), inferer(group[None], network)
@@ -500,6 +509,11 @@ def test_zoo_metadata_matches_the_schema_and_the_network():
     assert metadata["version"] in metadata["changelog"]
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     verify_net_in_out("network_def", **files, device="cpu")
+
+
+def test_zoo_metadata_passes_monais_own_check(tmp_path):
+    schema = shutil.copy(Path(__file__).with_name("meta_schema_20240725.json"), tmp_path)  # there: nothing to download
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
 
 
 def test_zoo_exports_equal_the_network(tmp_path):

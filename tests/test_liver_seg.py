@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import phantom
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_metadata, verify_net_in_out
 from monai.data import MetaTensor
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
@@ -340,6 +341,11 @@ def test_zoo_metadata_matches_the_schema_and_the_network(tmp_path):
     verify_net_in_out("network_def", **files, device="cpu")
 
 
+def test_zoo_metadata_passes_monais_own_check(tmp_path):
+    schema = shutil.copy(Path(__file__).with_name("meta_schema_20240725.json"), tmp_path)  # there: nothing to download
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
+
+
 def test_zoo_exports_equal_the_network(tmp_path):
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
@@ -365,6 +371,23 @@ def test_zoo_properties(kind, data):
         config_file=str(CONFIGS / f"{kind}.json"), workflow_type=kind, bundle_root=str(BUNDLE), logging_file=False, **knobs
     )
     assert not workflow.check_properties()
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_zoo_properties_hold_in_a_process_of_their_own(kind, tmp_path):
+    """Elsewhere, and without what other tests left on the path."""
+    lines = ["from monai.bundle import create_workflow", "import sys"]
+    lines += [f"w = create_workflow(config_file={str(CONFIGS / kind)!r} + '.json', workflow_type={kind!r},"]
+    lines += [f"    bundle_root={str(BUNDLE)!r}, logging_file=False)", "sys.exit(bool(w.check_properties()))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_training_and_inference_prepare_a_ct_alike():
+    """The shared knobs and the network of both configs must not drift apart."""
+    inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
+    for key in ("gop", "pixdim", "hu_window", "threshold", "network_def", "network", "bf16"):
+        assert inference[key] == training[key], key
 
 
 def test_shipped_weights_are_a_plain_state_dict_within_the_limit():

@@ -17,7 +17,8 @@ def cpu_has_bf16() -> bool:
 
 
 class SliceGroupInferer(Inferer):
-    """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of the network's lesion map.
+    """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of the network's lesion map,
+    where a pixel counts as far as the mask takes it for liver, if the mask is a channel.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
     along, and a capable CPU computes in bfloat16. Differentiable.
@@ -44,7 +45,10 @@ class SliceGroupInferer(Inferer):
         slices = study.permute(3, 0, 1, 2).contiguous()
         centres = torch.arange(len(slices), device=study.device).split(self.batch_size)
         logits = [self._forward(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
-        return torch.cat([part.flatten(1).amax(1) for part in logits])
+        lesions = torch.cat(logits)[:, 0]
+        if slices.shape[1] == 2:  # CT and mask: what lies outside the liver is no tumour of the liver
+            lesions = lesions + slices[:, 1].clamp(1e-3, 1).log()
+        return lesions.flatten(1).amax(1)
 
     def _forward(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
         x = x.contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform, Randomizable, RandomizableTransform, 
 from scipy import ndimage
 
 from scripts.cls_inferer import slice_groups
-from scripts.cls_io import StudyError, case_name
+from scripts.cls_study import StudyError, case_name
 
 MASK_SOURCES = ("prob", "binary", "manual", "none")
 TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
@@ -108,9 +108,11 @@ class FindLiverd(Transform):
 def liver_box(mask: torch.Tensor, step: int, largest: bool) -> tuple[slice, slice, slice] | None:
     """Bounding box of ``[X, Y, Z]`` > 0.5 or of its largest part; None when empty.
 
-    Looks at every ``step``-th pixel of a slice: 3 mm apart no liver slips through, in a tenth of the time.
+    Looks at blocks of ``step`` x ``step`` pixels of a slice, some 3 mm, by their largest value: nothing that hangs
+    together falls apart, in a tenth of the time.
     """
-    parts = (mask.detach()[::step, ::step] > 0.5).cpu().numpy()
+    blocks = F.max_pool2d(mask.detach().permute(2, 0, 1)[:, None].float(), step, ceil_mode=True)[:, 0]
+    parts = (blocks.permute(1, 2, 0) > 0.5).cpu().numpy()
     if largest:
         parts, count = ndimage.label(parts)
         parts = parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else parts
