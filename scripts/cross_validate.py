@@ -24,7 +24,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_cls"
 def run(
     masks: str,
     output: str,
-    epochs: int = 60,
+    epochs: int = 40,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
     **overrides: Any,
