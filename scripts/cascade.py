@@ -129,7 +129,9 @@ def describe(error: BaseException, path: Path) -> str:
     if own:
         line = str(own)
     elif system:
-        mend = "Check that it can be read." if system.filename == str(path) else "Free space or choose another --output."
+        mend = (
+            "Check that it can be read." if system.filename == str(path) else "Free space or choose another --output."
+        )
         line = f"{system.filename or path}: {system.strerror or system}. {mend}"
     elif isinstance(error, MemoryError) or "memory" in str(error):
         line = f"{path}: not enough memory for this study. Close other programs or take another --device."

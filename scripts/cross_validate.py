@@ -73,7 +73,7 @@ def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrid
 def report(masks: str, output: str) -> None:
     """Pool the held-out slices of all folds, and write and print ``output/results.json``.
 
-    AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the other ones),
+    AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the others),
     with 95 % intervals from a bootstrap that draws patients, not slices; each fold's AUC, since probabilities of
     different networks share no scale; and ``calibration``, fitted on all folds, for the bundle's knob of that name.
     """

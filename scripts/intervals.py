@@ -24,6 +24,8 @@ def patient_intervals(
     person = np.asarray(person)
     members = [np.flatnonzero(person == p) for p in np.unique(person)]
     random = np.random.default_rng(0)
-    drawn = (np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(draws))
+    drawn = (
+        np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(draws)
+    )
     spread = [metrics(rows) for rows in drawn]
     return {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]}

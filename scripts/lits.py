@@ -24,7 +24,7 @@ import fire
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 

@@ -19,7 +19,12 @@ from intervals import patient_intervals
 from lits import write_json
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
-METRICS = {"dice": "val_mean_dice", "slice_dice": "slice_dice", "surface_dice_2mm": "surface_dice_2mm", "hd95_mm": "hd95_mm"}
+METRICS = {
+    "dice": "val_mean_dice",
+    "slice_dice": "slice_dice",
+    "surface_dice_2mm": "surface_dice_2mm",
+    "hd95_mm": "hd95_mm",
+}
 Entry = dict[str, Any]
 
 
@@ -116,8 +121,10 @@ def read_lists(datalist: Path) -> dict[str, list[Entry]]:
     """The datalist with absolute paths; validation cases joined to the training ones."""
     content = json.loads(datalist.read_text())
     lists = {
-        section: [{k: str(datalist.parent / v) if k in ("image", "label", "prob") else v for k, v in e.items()}
-                  for e in content.get(section, [])]
+        section: [
+            {k: str(datalist.parent / v) if k in ("image", "label", "prob") else v for k, v in e.items()}
+            for e in content.get(section, [])
+        ]
         for section in ("training", "validation", "training_slices", "validation_slices", "test")
     }
     for section in ("training", "training_slices"):
@@ -153,15 +160,23 @@ def unseen_by(entries: Sequence[Entry], part: str, fold_of: Mapping[str, int]) -
     return [e for e in entries if str(fold_of.get(e["group"])) != part]
 
 
-def train(bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: int, overrides: Mapping[str, Any]) -> None:
+def train(
+    bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: int, overrides: Mapping[str, Any]
+) -> None:
     """Train to ``work/model.pt`` (a plain state dict), resuming at the last epoch; nothing to do when it is there."""
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", {k: lists[k] for k in ("training", "training_slices")})
     last = work / "runs" / f"last_checkpoint_epoch={epochs}.pt"
     if not last.exists():
-        run_bundle(bundle, config_file=bundle / "configs" / "train.json", datalist_file=work / "datalist.json",
-                   ckpt_dir=work / "runs", epochs=epochs, **overrides)
+        run_bundle(
+            bundle,
+            config_file=bundle / "configs" / "train.json",
+            datalist_file=work / "datalist.json",
+            ckpt_dir=work / "runs",
+            epochs=epochs,
+            **overrides,
+        )
     weights = torch.load(last, map_location="cpu", weights_only=True)["model"]
     torch.save(weights, work / "model.part")
     os.replace(work / "model.part", work / "model.pt")

@@ -16,7 +16,15 @@ import numpy as np
 import phantom
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import (
+    ConfigParser,
+    ckpt_export,
+    create_workflow,
+    load,
+    onnx_export,
+    verify_metadata,
+    verify_net_in_out,
+)
 from monai.data import MetaTensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,6 +245,7 @@ def test_logits_are_smoothed_by_distance_and_calibrated():
 def test_the_loss_asks_for_the_lesion_and_for_the_slice():
     parser()
     from monai.losses import DiceCELoss
+
     from scripts.cls_loss import LesionAndSliceLoss
 
     loss, lesion = LesionAndSliceLoss(DiceCELoss(sigmoid=True), slice_weight=2.0), DiceCELoss(sigmoid=True)
@@ -561,7 +570,19 @@ def test_shipped_weights_are_a_plain_state_dict_within_the_limit():
 def test_training_and_inference_prepare_a_study_alike():
     """The shared knobs and the network of both configs must not drift apart."""
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    knobs = ("mask_source", "combine", "gop", "spacing", "roi", "margin", "normalise", "hu_window", "threshold", "smooth_mm", "calibration")
+    knobs = (
+        "mask_source",
+        "combine",
+        "gop",
+        "spacing",
+        "roi",
+        "margin",
+        "normalise",
+        "hu_window",
+        "threshold",
+        "smooth_mm",
+        "calibration",
+    )
     for key in (*knobs, "network_def", "network", "bf16"):
         assert inference[key] == training[key], key
 

@@ -15,7 +15,15 @@ import numpy as np
 import phantom
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import (
+    ConfigParser,
+    ckpt_export,
+    create_workflow,
+    load,
+    onnx_export,
+    verify_metadata,
+    verify_net_in_out,
+)
 from monai.data import MetaTensor
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "liver_seg"
@@ -189,7 +197,9 @@ def test_evaluation_measures_are_right_on_known_masks():
 
 @pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
 def test_two_processes(data, tmp_path, overlays):
-    torch.save(parser(**{"network_def#filters": [4] * 6}).get_parsed_content("network_def").state_dict(), tmp_path / "w.pt")
+    torch.save(
+        parser(**{"network_def#filters": [4] * 6}).get_parsed_content("network_def").state_dict(), tmp_path / "w.pt"
+    )
     knobs = {**QUICK, "datalist_file": data / "datalist.json", "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     knobs |= {"ckpt_path": tmp_path / "w.pt"} if "evaluate.json" in overlays else {}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
@@ -350,7 +360,9 @@ def test_zoo_exports_equal_the_network(tmp_path):
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
     ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
-    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, input_shape=[1, 5, 64, 64], **files)
+    onnx_export(
+        "network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, input_shape=[1, 5, 64, 64], **files
+    )
     network = load("liver_seg", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
     x = torch.rand(1, 5, 64, 64)
     with torch.inference_mode():
@@ -368,7 +380,11 @@ def test_zoo_exports_equal_the_network(tmp_path):
 def test_zoo_properties(kind, data):
     knobs = {"datalist_file": str(data / "datalist.json"), **QUICK} if kind == "train" else {"datalist": []}
     workflow = create_workflow(
-        config_file=str(CONFIGS / f"{kind}.json"), workflow_type=kind, bundle_root=str(BUNDLE), logging_file=False, **knobs
+        config_file=str(CONFIGS / f"{kind}.json"),
+        workflow_type=kind,
+        bundle_root=str(BUNDLE),
+        logging_file=False,
+        **knobs,
     )
     assert not workflow.check_properties()
 

@@ -62,7 +62,13 @@ def lists(tmp_path_factory) -> Path:
 def masks(bundles, lists, tmp_path_factory) -> Path:
     """Output folder of prob_masks, which was killed once on the way."""
     output = tmp_path_factory.mktemp("masks")
-    make = {"datalist": str(lists), "output": str(output), "folds": 2, "epochs": 1, "bundle": str(bundles / "liver_seg")}
+    make = {
+        "datalist": str(lists),
+        "output": str(output),
+        "folds": 2,
+        "epochs": 1,
+        "bundle": str(bundles / "liver_seg"),
+    }
     prob_masks.make(**make, only=[0])
     first = output / "fold-0" / "model.pt"
     stamp, lost = first.stat().st_mtime_ns, next((output / "prob").rglob("*_prob.nii.gz"))
@@ -110,7 +116,9 @@ def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, m
     shutil.copytree(lists.parent, folder)
     (folder / broken["training"][0]["image"]).write_bytes(b"")
     with pytest.raises(SystemExit, match="1 Prob-Masks are missing"):
-        prob_masks.make(str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg"))
+        prob_masks.make(
+            str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg")
+        )
     assert len(list((output / "prob").rglob("*_prob.nii.gz"))) == 4
 
 

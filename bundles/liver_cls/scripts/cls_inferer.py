@@ -17,8 +17,9 @@ def cpu_has_bf16() -> bool:
 
 
 class SliceGroupInferer(Inferer):
-    """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of the network's lesion map,
-    where a pixel counts as far as the mask takes it for liver, if the mask is a channel.
+    """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of a lesion map.
+
+    Where the mask is a channel, a pixel of the map counts as far as the mask takes it for liver.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
     along, and a capable CPU computes in bfloat16. Differentiable.

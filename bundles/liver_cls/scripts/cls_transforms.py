@@ -282,8 +282,9 @@ def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
 class DrawGroupsd(Randomizable, Transform):
     """Draw groups of slices of a study, tumour and no tumour in a set proportion; the answer to class imbalance.
 
-    ``image`` and ``mask`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a list of items with ``image``,
-    ``mask`` and ``liver`` [gop, X, Y] and ``label`` [1, X, Y]: where any slice of the group shows tumour.
+    ``image`` and ``mask`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a list of
+    items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [1, X, Y]: where any slice of the group shows
+    tumour.
 
     Args:
         num: groups per study and epoch.
@@ -353,7 +354,9 @@ class RandTumourd(RandomizableTransform, Transform):
             cos, sin = math.cos(turn := self.R.uniform(0, math.pi)), math.sin(turn)
             along, across = (x - u) * cos + (y - v) * sin, (y - v) * cos - (x - u) * sin
             edge = 0.3 + 0.15 * radius * self.R.uniform()
-            lesion = torch.maximum(lesion, torch.sigmoid((radius - torch.hypot(along / aspect, across * aspect)) / edge))
+            lesion = torch.maximum(
+                lesion, torch.sigmoid((radius - torch.hypot(along / aspect, across * aspect)) / edge)
+            )
         return lesion
 
     def _blobs(self, liver: torch.Tensor) -> torch.Tensor:

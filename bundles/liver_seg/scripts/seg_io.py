@@ -60,7 +60,9 @@ def write_mask(mask: MetaTensor, path: Path) -> None:
         os.replace(part, path)
     except OSError as e:
         part.unlink(missing_ok=True) if part.parent.is_dir() else None
-        raise StudyError(f"{path}: cannot be written ({e.strerror or e}). Choose another output folder or free space.") from e
+        raise StudyError(
+            f"{path}: cannot be written ({e.strerror or e}). Choose another output folder or free space."
+        ) from e
 
 
 class RequireLiverd(MapTransform):

@@ -193,7 +193,9 @@ def sort_slices(folder: Path, headers: Sequence[tuple[Path, str, np.ndarray, np.
     if len(gaps) and gaps.min() < 1e-3:
         raise StudyError(f"{folder}: two slices at one position. Remove the duplicates.")
     if len(gaps) and gaps.max() - gaps.min() > 0.1 * gaps.min():
-        raise StudyError(f"{folder}: slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {REEXPORT}")
+        raise StudyError(
+            f"{folder}: slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {REEXPORT}"
+        )
     if np.linalg.norm(sideways, axis=1).max() > MAX_DRIFT_MM:
         raise StudyError(f"{folder}: slices shifted sideways (tilted gantry). Give a series without tilt.")
     return [headers[i][0] for i in np.argsort(depth)]
@@ -331,4 +333,6 @@ def describe(error: BaseException, path: str) -> str:
         if isinstance(cause, StudyError):
             return str(cause)
         cause = cause.__cause__
-    return f"{path}: {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}. Report this with the file's header."
+    return (
+        f"{path}: {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}. Report this with the file's header."
+    )

@@ -58,8 +58,9 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         old_size, old_affine = image.shape[1:], image.affine.clone()
         spacing = affine_to_spacing(old_affine).tolist()
         size = [max(1, round(n * s / p)) for n, s, p in zip(old_size, spacing, self.pixdim)]
-        out = MetaTensor(resize_volume(image.as_tensor(), size), meta=image.meta,
-                         applied_operations=image.applied_operations)
+        out = MetaTensor(
+            resize_volume(image.as_tensor(), size), meta=image.meta, applied_operations=image.applied_operations
+        )
         out.affine = old_affine @ _grid_change(old_size, size).to(old_affine)
         self.push_transform(out, orig_size=tuple(old_size), extra_info={"affine": old_affine})
         return out
