@@ -13,7 +13,7 @@ demo: .venv/.run
 	$(BIN)/python scripts/demo.py $(if $(CT),--ct "$(CT)")
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 .venv/.run: requirements.txt
 	@test -n "$(PYTHON)" || { echo "ERROR Python 3.10 to 3.12 with venv is needed (Debian: apt install python3-venv), or PYTHON=/path/to/python"; exit 1; }
