@@ -229,6 +229,19 @@ def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
     assert not draw({**item, "liver": liver * 0})["label"].any()
 
 
+def test_shading_is_smooth_and_moves_the_liver_from_zero():
+    parser()
+    from scripts.cls_transforms import RandShadingd
+
+    item = {"image": torch.zeros(3, 48, 48), "label": torch.zeros(1, 48, 48)}
+    shade = RandShadingd(prob=1.0).set_random_state(seed=0)
+    fields = [shade(item)["image"] for _ in range(20)]
+    assert sum(field.std() > 0.1 for field in fields) > 5
+    for field in fields:
+        assert torch.equal(field[0], field[2]) and field.diff(dim=1).abs().max() < 0.3
+    assert torch.equal(RandShadingd(prob=0.0)(item)["image"], item["image"])
+
+
 def test_logits_are_smoothed_by_distance_and_calibrated():
     config = parser(smooth_mm=2.0, calibration=[2.0, -1.0])
     logits, z = torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, 6.0, 60.0])

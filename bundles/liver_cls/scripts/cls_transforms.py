@@ -366,3 +366,27 @@ class RandTumourd(RandomizableTransform, Transform):
         field = F.interpolate(noise, size=liver.shape, mode="bicubic")[0, 0]
         level = torch.quantile(field[liver], 1 - math.exp(self.R.uniform(math.log(0.004), math.log(0.3))))
         return torch.sigmoid((field - level) / self.R.uniform(0.05, 0.3))
+
+
+class RandShadingd(RandomizableTransform, Transform):
+    """Add smooth shading to ``image`` [gop, X, Y], as arms beside the body and beam hardening leave it.
+
+    MONAI's RandBiasField multiplies, which leaves a liver that lies at 0 as it is; this adds.
+
+    Args:
+        prob: probability of shading.
+        strength: largest standard deviation of the coarse field, in units of the normalised image.
+    """
+
+    def __init__(self, prob: float, strength: float = 0.7) -> None:
+        RandomizableTransform.__init__(self, prob)
+        self.strength = strength
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        self.randomize(None)
+        if not self._do_transform:
+            return dict(data)
+        coarse = self.R.normal(scale=self.R.uniform(0, self.strength), size=(1, 1, *self.R.randint(2, 5, size=2)))
+        field = torch.as_tensor(coarse, dtype=torch.float32)
+        size = data["image"].shape[1:]
+        return {**data, "image": data["image"] + F.interpolate(field, size=size, mode="bicubic", align_corners=True)[0]}
