@@ -78,20 +78,16 @@ def report(masks: str, output: str) -> None:
     different networks share no scale; and ``calibration``, fitted on all folds, for the bundle's knob of that name.
     """
     fold_of = json.loads((Path(masks) / "folds.json").read_text())
-    group = {e["case_id"]: e["group"] for e in read_lists(Path(masks) / "datalist_prob.json")["training"]}
-    tables = sorted(Path(output).glob("fold-*/metrics/slices.csv"))
-    rows = [(row, path.parts[-3]) for path in tables for row in csv.DictReader(path.open(newline=""))]
-    label = np.array([float(r["label"]) for r, _ in rows])
-    raw = logit(np.array([float(r["probability"]) for r, _ in rows]).clip(1e-6, 1 - 1e-6))
-    person, fold = np.array([group[r["case"]] for r, _ in rows]), np.array([f for _, f in rows])
+    slices = held_out(masks, output)
+    label, raw, person, fold = (np.array([row[i] for row in slices.values()]) for i in range(4))
     score = np.empty_like(raw)
     for f in np.unique(fold):
         scale, bias = calibrate(label[fold != f], raw[fold != f])
         score[fold == f] = expit(scale * raw[fold == f] + bias)
     result = {
-        "slices": len(rows),
+        "slices": len(slices),
         "tumour_slices": int(label.sum()),
-        "cases": len({r["case"] for r, _ in rows}),
+        "cases": len({case for case, _ in slices}),
         "patient_groups": len(np.unique(person)),
         "folds": len(set(fold_of.values())),
         **{name: round(value, 4) for name, value in metrics(label, raw, score).items()},
@@ -101,6 +97,42 @@ def report(masks: str, output: str) -> None:
     }
     write_json(Path(output) / "results.json", result)
     print(json.dumps(result, indent=1))
+
+
+def compare(masks: str, one: str, other: str) -> None:
+    """Print the AUC of two cross-validations on the same folds and their difference, with intervals by patient.
+
+    Args:
+        masks: output folder of ``scripts/prob_masks.py make``.
+        one: output folder of ``run``, whose AUC the other's is taken from.
+        other: output folder of ``run`` with another arm, such as ``--mask_source binary``.
+
+    Raises:
+        SystemExit: the two have not considered the same slices.
+    """
+    first, second = held_out(masks, one), held_out(masks, other)
+    if first.keys() != second.keys():
+        raise SystemExit(f"ERROR {other}: other slices than in {one}. Run both to their end on the same masks.")
+    label, raw, person = (np.array([row[i] for row in first.values()]) for i in range(3))
+    raw_other = np.array([second[key][1] for key in first])
+
+    def aucs(rows: Any) -> dict[str, float]:
+        pair = [metrics(label[rows], score[rows])["auc"] for score in (raw, raw_other)]
+        return {"one": pair[0], "other": pair[1], "difference": pair[0] - pair[1]}
+
+    figures = {name: round(value, 4) for name, value in aucs(slice(None)).items()}
+    print(json.dumps({**figures, "interval_95": patient_intervals(person, aucs)}, indent=1))
+
+
+def held_out(masks: str, output: str) -> dict[tuple[str, str], tuple[float, float, str, str]]:
+    """The held-out slices of all folds: (case, slice) to label, logit, patient group and fold."""
+    group = {e["case_id"]: e["group"] for e in read_lists(Path(masks) / "datalist_prob.json")["training"]}
+    slices = {}
+    for path in sorted(Path(output).glob("fold-*/metrics/slices.csv")):
+        for row in csv.DictReader(path.open(newline="")):
+            score = float(logit(np.clip(float(row["probability"]), 1e-6, 1 - 1e-6)))
+            slices[row["case"], row["slice"]] = (float(row["label"]), score, group[row["case"]], path.parts[-3])
+    return slices
 
 
 def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
@@ -126,4 +158,4 @@ def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None
 
 
 if __name__ == "__main__":
-    fire.Fire({"run": run, "report": report})
+    fire.Fire({"run": run, "report": report, "compare": compare})

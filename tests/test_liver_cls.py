@@ -251,7 +251,9 @@ def test_logits_are_smoothed_by_distance_and_calibrated():
     torch.testing.assert_close(torch.as_tensor(out["pred"][2]), torch.sigmoid(2 * middle - 1))
     assert out["pred"][4] == pytest.approx(torch.sigmoid(torch.tensor(-1.0)).item())  # nobody is near
     assert float(out["study_probability"]) == pytest.approx(float(out["pred"].max()))
-    plain = parser(smooth_mm=0.0, calibration=[1.0, 0.0]).get_parsed_content("score")({"pred": logits.clone(), "slice_z": z})
+    plain = parser(smooth_mm=0.0, calibration=[1.0, 0.0]).get_parsed_content("score")(
+        {"pred": logits.clone(), "slice_z": z}
+    )
     torch.testing.assert_close(torch.as_tensor(plain["pred"]), torch.sigmoid(logits))
 
 

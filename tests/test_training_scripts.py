@@ -150,6 +150,26 @@ def test_stage_two_is_cross_validated_on_the_same_folds(bundles, masks, tmp_path
     assert stamps == [path.stat().st_mtime_ns for path in tables.values()]  # nothing is done twice
 
 
+def test_two_arms_are_compared_slice_by_slice(tmp_path, capsys):
+    (tmp_path / "folds.json").write_text("{}")
+    entries = [{"case_id": f"volume-{n}", "group": f"person-{n}", "image": "", "label": ""} for n in range(4)]
+    (tmp_path / "datalist_prob.json").write_text(json.dumps({"training": entries}))
+    for arm, wrong in (("good", 0), ("bad", 1)):
+        table = tmp_path / arm / "fold-0" / "metrics" / "slices.csv"
+        table.parent.mkdir(parents=True)
+        rows = [
+            f"volume-{n},{z},{z % 2},{abs(z % 2 - wrong * (z < 4)) * 0.5 + 0.1}" for n in range(4) for z in range(8)
+        ]
+        table.write_text("\n".join(["case,slice,label,probability", *rows]))
+    cross_validate.compare(str(tmp_path), str(tmp_path / "good"), str(tmp_path / "bad"))
+    result = json.loads(capsys.readouterr().out)
+    assert (result["one"], result["other"], result["difference"]) == (1.0, 0.5, 0.5)
+    assert result["interval_95"]["difference"] == [0.5, 0.5]  # all people are alike
+    table.write_text("\n".join(["case,slice,label,probability", *rows[1:]]))
+    with pytest.raises(SystemExit, match="other slices"):
+        cross_validate.compare(str(tmp_path), str(tmp_path / "good"), str(tmp_path / "bad"))
+
+
 def test_pooled_figures_are_right_on_known_scores():
     label, score = np.array([0, 0, 1, 1.0]), np.array([0.1, 0.6, 0.4, 0.9])
     assert cross_validate.metrics(label, score) == {"auc": 0.75, "accuracy": 0.5, "tpr": 0.5, "fpr": 0.5}
