@@ -20,8 +20,8 @@ def cpu_has_bf16() -> bool:
 def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
     """Make ``network.input_block`` (a DynUNet's first) compute in float32 where the CPU otherwise takes bfloat16.
 
-    With 8 bits HU 0 to 160 come in steps of half a HU; this halves the largest error of the probability (0.020 to
-    0.011). MONAI has no switch for a part of a network.
+    With 8 bits HU 0 to 160 come in steps of half a HU; in float32 the largest error of the probability falls from
+    0.026 to 0.016. MONAI has no switch for a part of a network.
     """
     block = network.input_block
     block.forward = torch.autocast("cpu", enabled=False)(block.forward)
