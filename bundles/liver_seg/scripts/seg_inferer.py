@@ -20,7 +20,7 @@ def cpu_has_bf16() -> bool:
 def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
     """Make ``network.input_block`` (a DynUNet's first) compute in float32 where the CPU otherwise takes bfloat16.
 
-    With 8 bits HU 0 to 160 come in steps of half a HU; in float32 the largest error of the probability falls from
+    With 8 bits HU 0 to 160 come in steps of up to 0.6 HU; in float32 the largest error of the probability falls from
     0.026 to 0.016. MONAI has no switch for a part of a network.
     """
     block = network.input_block
