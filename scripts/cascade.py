@@ -40,15 +40,15 @@ from tqdm import tqdm
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
-MASK_SOURCES = ("prob", "binary", "none")
+MASK_SOURCES = ("prob", "binary", "dilated", "none")
 
 
 class Chain:
     """Both bundles, loaded once for any number of studies."""
 
     def __init__(self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path) -> None:
-        self.seg = Stage(seg.resolve(), device, output_dir=str(work))
-        self.cls = Stage(cls.resolve(), device, **({"mask_source": mask_source} if mask_source else {}))
+        self.seg = Stage(seg, device, output_dir=str(work))
+        self.cls = Stage(cls, device, **({"mask_source": mask_source} if mask_source else {}))
         self.threshold = float(self.cls["threshold"])
         self.settings = {
             "mask_source": self.cls["mask_source"],
@@ -175,7 +175,7 @@ def cascade(
     Args:
         input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
         output: folder for the results.
-        mask_source: how the classifier uses the Prob-Mask: prob, binary or none; default as its bundle is set.
+        mask_source: how the classifier uses the Prob-Mask: prob, binary, dilated or none; default as its bundle is set.
         device: cpu or cuda; default a GPU if there is one.
         overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
         seg_bundle: folder of the segmentation bundle.

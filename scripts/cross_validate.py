@@ -27,6 +27,7 @@ def run(
     epochs: int = 40,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
+    inner_groups: int = 0,
     **overrides: Any,
 ) -> None:
     """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
@@ -40,34 +41,67 @@ def run(
         epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. and "full"; default all. Parts may run side by side.
         bundle: a classification bundle with the ids of bundles/liver_cls.
+        inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
+            (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
         overrides: further knobs of its train.json, such as ``--mask_source binary``.
     """
-    root, source = Path(output).resolve(), Path(masks).resolve()
-    fold_of = json.loads((source / "folds.json").read_text())
-    cases = read_lists(source / "datalist_prob.json")["training"]
-    all_parts = [*map(str, sorted(set(fold_of[e["group"]] for e in cases))), "full"]
+    all_parts = [*map(str, sorted(set(json.loads((Path(masks) / "folds.json").read_text()).values()))), "full"]
     for part in parts_to_do(only, all_parts):
-        work = root / (part if part == "full" else f"fold-{part}")
-        train(Path(bundle), work, unseen_by(cases, part, fold_of), epochs, overrides)
-        held_out = [e for e in cases if str(fold_of[e["group"]]) == part]
-        if held_out and not (work / "metrics" / "slices.csv").exists():
-            configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
-            write_json(work / "held_out.json", {"validation": held_out})
-            run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
-                       ckpt_path=work / "model.pt", output_dir=work / "metrics",
-                       **{"calibration": [1.0, 0.0], **overrides})  # fmt: skip
-    if all((root / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
+        run_part(masks, output, part, epochs, bundle, inner_groups, overrides)
+    if all((Path(output) / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
         report(masks, output)
 
 
-def train(bundle: Path, work: Path, cases: Sequence[Entry], epochs: int, overrides: Mapping[str, Any]) -> None:
+def run_part(
+    masks: str | Path,
+    output: str | Path,
+    part: str,
+    epochs: int,
+    bundle: str | Path,
+    inner_groups: int,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Train one part of ``run``, and evaluate it where it is a fold; what is done is left."""
+    source, work = Path(masks).resolve(), Path(output).resolve() / (part if part == "full" else f"fold-{part}")
+    fold_of = json.loads((source / "folds.json").read_text())
+    cases = read_lists(source / "datalist_prob.json")["training"]
+    lists = set_apart(unseen_by(cases, part, fold_of), inner_groups, overrides.get("seed", 0))
+    train(Path(bundle), work, lists, epochs, overrides)
+    evaluate(Path(bundle), work, [e for e in cases if str(fold_of[e["group"]]) == part], overrides)
+
+
+def evaluate(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
+    """Write ``work/metrics/slices.csv`` of ``work/model.pt`` on ``cases``, uncalibrated; nothing to do without any."""
+    if cases and not (work / "metrics" / "slices.csv").exists():
+        configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
+        write_json(work / "held_out.json", {"validation": list(cases)})
+        run_bundle(bundle, config_file=configs, datalist_file=work / "held_out.json", ckpt_path=work / "model.pt",
+                   output_dir=work / "metrics", **{"calibration": [1.0, 0.0], **overrides})  # fmt: skip
+
+
+def set_apart(cases: Sequence[Entry], groups: int, seed: int) -> dict[str, list[Entry]]:
+    """The cases as ``training`` and ``validation``, the latter of ``groups`` patient groups drawn with ``seed``."""
+    people = sorted({e["group"] for e in cases})
+    if groups >= len(people):
+        raise SystemExit(f"ERROR --inner_groups {groups}: a training has {len(people)} patient groups. Choose fewer.")
+    drawn = set(np.random.default_rng(seed).choice(people, groups, replace=False))
+    return {
+        "training": [e for e in cases if e["group"] not in drawn],
+        "validation": [e for e in cases if e["group"] in drawn],
+    }
+
+
+def train(
+    bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: int, overrides: Mapping[str, Any]
+) -> None:
     """Train to ``work/model.pt``, resuming at the last epoch; nothing to do when it is there."""
     if (work / "model.pt").exists():
         return
-    write_json(work / "datalist.json", {"training": list(cases)})
+    write_json(work / "datalist.json", lists)
     run_bundle(bundle, config_file=bundle / "configs" / "train.json", datalist_file=work / "datalist.json",
                ckpt_dir=work / "runs", epochs=epochs, **overrides)  # fmt: skip
-    os.replace(work / "runs" / "model_final.pt", work / "model.pt")
+    best = "model.pt" if lists["validation"] else "model_final.pt"
+    os.replace(work / "runs" / best, work / "model.pt")
 
 
 def report(masks: str, output: str) -> None:
@@ -97,31 +131,6 @@ def report(masks: str, output: str) -> None:
     }
     write_json(Path(output) / "results.json", result)
     print(json.dumps(result, indent=1))
-
-
-def compare(masks: str, one: str, other: str) -> None:
-    """Print the AUC of two cross-validations on the same folds and their difference, with intervals by patient.
-
-    Args:
-        masks: output folder of ``scripts/prob_masks.py make``.
-        one: output folder of ``run``, whose AUC the other's is taken from.
-        other: output folder of ``run`` with another arm, such as ``--mask_source binary``.
-
-    Raises:
-        SystemExit: the two have not considered the same slices.
-    """
-    first, second = held_out(masks, one), held_out(masks, other)
-    if first.keys() != second.keys():
-        raise SystemExit(f"ERROR {other}: other slices than in {one}. Run both to their end on the same masks.")
-    label, raw, person = (np.array([row[i] for row in first.values()]) for i in range(3))
-    raw_other = np.array([second[key][1] for key in first])
-
-    def aucs(rows: Any) -> dict[str, float]:
-        pair = [metrics(label[rows], score[rows])["auc"] for score in (raw, raw_other)]
-        return {"one": pair[0], "other": pair[1], "difference": pair[0] - pair[1]}
-
-    figures = {name: round(value, 4) for name, value in aucs(slice(None)).items()}
-    print(json.dumps({**figures, "interval_95": patient_intervals(person, aucs)}, indent=1))
 
 
 def held_out(masks: str, output: str) -> dict[tuple[str, str], tuple[float, float, str, str]]:
@@ -158,4 +167,4 @@ def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None
 
 
 if __name__ == "__main__":
-    fire.Fire({"run": run, "report": report, "compare": compare})
+    fire.Fire({"run": run, "report": report})

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,20 +52,26 @@ def make(
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
         overrides: further knobs of its train.json, such as ``--batch_size 8``.
     """
-    root, source = Path(output).resolve(), Path(datalist).resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    lists = read_lists(source)
-    fold_of = assign_folds(lists, folds, root / "folds.json")
-    failed = 0
-    for part in parts_to_do(only, [*range(folds), "full"]):
-        work = root / ("full" if part == "full" else f"fold-{part}")
-        train(Path(bundle), work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
-        held_out = [e for e in lists["training"] if str(fold_of[e["group"]]) == part]
-        entries = lists["test"] if part == "full" else held_out
-        failed += infer(Path(bundle), work / "model.pt", entries, root / "prob")
-    write_json(root / "datalist_prob.json", with_prob(lists, root / "prob"))
+    root, lists = Path(output).resolve(), read_lists(Path(datalist).resolve())
+    assign_folds(lists, folds, root / "folds.json")
+    failed = sum(
+        make_part(lists, root, part, epochs, Path(bundle), overrides)
+        for part in parts_to_do(only, [*range(folds), "full"])
+    )
+    list_masks(lists, root)
     if failed:
         raise SystemExit(f"{failed} Prob-Masks are missing, for the reasons above")
+
+
+def make_part(
+    lists: Mapping[str, list[Entry]], root: Path, part: str, epochs: int, bundle: Path, overrides: Mapping[str, Any]
+) -> int:
+    """Train one part of ``make`` and write its Prob-Masks; returns how many could not be made."""
+    fold_of = json.loads((root / "folds.json").read_text())
+    work = root / ("full" if part == "full" else f"fold-{part}")
+    train(bundle, work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
+    held_out = [e for e in lists["training"] if str(fold_of[e["group"]]) == part]
+    return infer(bundle, work / "model.pt", lists["test"] if part == "full" else held_out, root / "prob")
 
 
 def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
@@ -79,18 +85,24 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     fold_of = json.loads((root / "folds.json").read_text())
     for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
-        write_json(work / "held_out.json", {"validation": [e for e in cases if fold_of[e["group"]] == fold]})
-        if not (work / "metrics" / "metrics.csv").exists():
-            configs = [str(Path(bundle) / "configs" / name) for name in ("train.json", "evaluate.json")]
-            run_bundle(Path(bundle), config_file=configs, datalist_file=work / "held_out.json",
-                       ckpt_path=work / "model.pt", output_dir=work / "metrics")  # fmt: skip
+        own = [e for e in cases if fold_of[e["group"]] == fold]
+        evaluate_fold(Path(bundle), work / "model.pt", work / "metrics", own)
     report(cases, root)
+
+
+def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry]) -> None:
+    """Metrics of ``weights`` on ``cases``, ``output/*.csv``; nothing to do where they are."""
+    if not (output / "metrics.csv").exists():
+        configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
+        write_json(output / "held_out.json", {"validation": list(cases)})
+        run_bundle(bundle, config_file=configs, datalist_file=output / "held_out.json", ckpt_path=weights,
+                   output_dir=output)  # fmt: skip
 
 
 def report(cases: Sequence[Entry], root: Path) -> None:
     """Pool the metrics of all folds, print them and write ``root/results.json``."""
     group = {str(Path(e["image"])): e["group"] for e in cases}
-    tables = {name: read_metric(root, metric) for name, metric in METRICS.items()}
+    tables = {name: read_metric(root.glob("fold-*/metrics"), metric) for name, metric in METRICS.items()}
     images = sorted(tables["dice"])
     values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
     person = [group[image] for image in images]
@@ -106,9 +118,9 @@ def report(cases: Sequence[Entry], root: Path) -> None:
     print(json.dumps(result, indent=1))
 
 
-def read_metric(root: Path, metric: str) -> dict[str, float]:
-    """Image path to value, from the tables of all folds."""
-    tables = sorted(root.glob(f"fold-*/metrics/{metric}_raw.csv"))
+def read_metric(folders: Iterable[Path], metric: str) -> dict[str, float]:
+    """Image path to value, from the tables of several evaluations."""
+    tables = sorted(folder / f"{metric}_raw.csv" for folder in folders)
     return {row["filename"]: float(row["mean"]) for path in tables for row in csv.DictReader(path.open(newline=""))}
 
 
@@ -182,13 +194,21 @@ def train(
     os.replace(work / "model.part", work / "model.pt")
 
 
-def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path) -> int:
-    """Write the Prob-Masks that are still missing; returns how many could not be made."""
+def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
+    """Write the Prob-Masks that are still missing; returns how many could not be made.
+
+    Args:
+        bundle: a segmentation bundle.
+        weights: a training of it.
+        entries: cases with ``image``.
+        output: gets ``<case>/<case>_prob.nii.gz``.
+        knobs: of its inference.json, such as ``temperature``.
+    """
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
         with suppress(SystemExit):  # the bundle has named the studies that failed, and finished the others
             run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
-                       output_dir=output)  # fmt: skip
+                       output_dir=output, **knobs)  # fmt: skip
     return sum(not prob_path(e, output).exists() for e in entries)
 
 
@@ -198,12 +218,14 @@ def prob_path(entry: Entry, folder: Path) -> Path:
     return folder / name / f"{name}_prob.nii.gz"
 
 
-def with_prob(lists: Mapping[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
-    """The datalist of those cases whose Prob-Mask exists, with ``prob`` added."""
-    return {
+def list_masks(lists: Mapping[str, list[Entry]], root: Path) -> None:
+    """Write ``root/datalist_prob.json``: the cases whose Prob-Mask lies under ``root/prob``, with ``prob`` added."""
+    folder = root / "prob"
+    content = {
         section: [{**e, "prob": str(prob_path(e, folder))} for e in lists[section] if prob_path(e, folder).exists()]
         for section in ("training", "test")
     }
+    write_json(root / "datalist_prob.json", content)
 
 
 def run_bundle(bundle: Path, **knobs: Any) -> None:

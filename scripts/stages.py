@@ -25,7 +25,8 @@ class Stage:
         StudyError: a config or weights that cannot be used.
     """
 
-    def __init__(self, root: Path, device: torch.device, **knobs: Any) -> None:
+    def __init__(self, root: str | Path, device: torch.device, **knobs: Any) -> None:
+        root = Path(root).resolve()
         config = root / "configs" / "inference.json"
         if not config.is_file():
             raise StudyError(f"{root}: no bundle here (configs/inference.json is missing). Check the bundle's folder.")

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import phantom
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {"size": (40, 32, 20), "spacing": (9.0, 9.0, 8.0), "tumours": 1, "tumour_radius": (12.0, 18.0)}
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = {
+    0: "person-0",
+    1: "person-0",
+    2: "volume-2",
+    3: "volume-3",
+    4: "volume-4",
+    28: "volume-28",
+}  # cases of `lists`
+SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward on a CPU overruns its memory
+    "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "batch_size": 2, "volume_repeats": 2,
+                  "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
+    "liver_cls": {"network_def": {"filters": [16] * 5}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +46,38 @@ def write_lits():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> Path:
+    """Both bundles with small networks in all their configs."""
+    root = tmp_path_factory.mktemp("bundles")
+    for name, knobs in SMALL.items():
+        shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
+        for file in ("train.json", "inference.json"):
+            path = root / name / "configs" / file
+            config = json.loads(path.read_text())
+            for key, value in knobs.items():
+                if key in config:
+                    config[key] = {**config[key], **value} if isinstance(value, dict) else value
+            path.write_text(json.dumps(config))
+    return root
+
+
+@pytest.fixture(scope="session")
+def lists(tmp_path_factory) -> Path:
+    """datalist.json of five training phantoms of four people, an isolated slice and a test phantom."""
+    folder = tmp_path_factory.mktemp("lits")
+    entries = {}
+    for number, person in PEOPLE.items():
+        image, label = phantom.write_case(folder, number, size=(48, 40, 20), spacing=(8.0, 8.0, 10.0))
+        entries[number] = {"image": image.name, "label": label.name, "case_id": f"volume-{number}", "group": person}
+    lone = {**entries[3], "case_id": "slice-3-12"}
+    for key in ("image", "label"):
+        image = nib.load(folder / lone[key])
+        lone[key] = f"slice-{key}.nii.gz"
+        nib.save(image.slicer[:, :, 12:13], folder / lone[key])
+    test = entries.pop(28)
+    content = {"training": list(entries.values()), "training_slices": [lone], "test": [test]}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder / "datalist.json"

@@ -369,7 +369,7 @@ class TestBadInput:
             ({"source": "nowhere"}, "no such file"),
             ({"source": "."}, "holds no CT"),
             ({"source": "ct", "output": "file/out"}, "Not a directory"),
-            ({"source": "ct", "mask_source": "manual"}, "prob, binary, none"),
+            ({"source": "ct", "mask_source": "manual"}, "prob, binary, dilated, none"),
             ({"source": "ct", "seg_bundle": "nowhere"}, "no bundle"),
             ({"source": "ct", "device": "tpu"}, "cpu or cuda"),
         ],

@@ -125,7 +125,7 @@ def slice_table(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("gop", [1, 3, 5])
 @pytest.mark.parametrize("combine", ["multiply", "concat"])
-@pytest.mark.parametrize("mask_source", ["prob", "binary", "manual", "none"])
+@pytest.mark.parametrize("mask_source", ["prob", "binary", "dilated", "manual", "none"])
 def test_every_arm_of_the_experiment_trains(data, tmp_path, mask_source, combine, gop):
     workflow = train(data, tmp_path, mask_source=mask_source, combine=combine, gop=gop, val_list=[])
     assert workflow.trainer.state.iteration == 1
@@ -140,6 +140,14 @@ def test_training_keeps_the_best_and_draws_its_curves(data, tmp_path):
     metrics = workflow.evaluator.state.metrics
     assert {"val_auc", "val_accuracy", "val_tpr", "val_fpr"} == set(metrics)
     assert 0 <= metrics["val_auc"] <= 1
+
+
+def test_training_stops_when_the_validation_no_longer_improves_and_a_resume_knows_for_how_long(data, tmp_path):
+    still = {"learning_rate": 0.0, "network_def#norm_name": "instance", "patience": 2}
+    train(data, tmp_path, epochs=2, **still)
+    resumed = train(data, tmp_path, epochs=9, **still)
+    assert resumed.trainer.state.epoch == 3  # the first score, and two that are no better
+    assert train(data, tmp_path / "without", epochs=4, **{**still, "patience": 0}).trainer.state.epoch == 4
 
 
 def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
@@ -400,6 +408,19 @@ def test_the_tumour_logit_is_differentiable_with_respect_to_the_prob_mask(combin
     assert torch.isfinite(prob.grad).all()
 
 
+def test_a_dilated_mask_reaches_so_many_mm_whatever_the_spacing():
+    from scripts.cls_transforms import SelectMaskd
+
+    prob = torch.zeros(1, 20, 20, 12)
+    prob[0, 8:12, 8:12, 5:7], prob[0, 0, 0, 0] = 0.6, 0.4
+    mask = MetaTensor(prob, affine=np.diag([2.0, 1.0, 5.0, 1]))
+    out = SelectMaskd("dilated", dilate_mm=5.0)({"prob": mask})["mask"][0]
+    x, y, z = (out.sum(axes).nonzero().flatten().tolist() for axes in ((1, 2), (0, 2), (0, 1)))
+    assert (x[0], x[-1]) == (6, 13) and (y[0], y[-1]) == (3, 16) and (z[0], z[-1]) == (4, 7)
+    assert out[6, 3, 5] == 0  # a ball, not a box
+    assert not SelectMaskd("dilated")({"prob": mask * 0})["mask"].any()
+
+
 def test_the_liver_lies_at_zero_and_a_tumour_below_it():
     item, label = study(seed=1)
     config = parser(**SMALL, combine="multiply")
@@ -587,6 +608,7 @@ def test_training_and_inference_prepare_a_study_alike():
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
     knobs = (
         "mask_source",
+        "dilate_mm",
         "combine",
         "gop",
         "spacing",

@@ -330,6 +330,18 @@ def test_bf16_agrees_with_float32(abdomen):
     assert (probs[0] - probs[1]).abs().max() <= 0.02
 
 
+def test_temperature_softens_the_prob_mask_and_leaves_the_liver_mask(abdomen):
+    out = []
+    for temperature in (1.0, 2.0):
+        config = parser(temperature=temperature)
+        item = config.get_parsed_content("transform")(config.get_parsed_content("load")({"image": str(abdomen)}))
+        logits = 8 * (item["image"].as_tensor() - 0.5)  # any network's
+        out.append(config.get_parsed_content("restore")({**item, "pred": logits}))
+    plain, soft = (o["prob"].as_tensor() for o in out)
+    assert soft.max() < plain.max() and ((soft - 0.5).abs() <= (plain - 0.5).abs() + 0.05).all()
+    assert (out[0]["pred"] != out[1]["pred"]).float().mean() < 0.005  # but for the interpolation's rim
+
+
 def test_a_slice_depends_on_its_neighbours():
     config = parser()
     network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
@@ -402,7 +414,7 @@ def test_zoo_properties_hold_in_a_process_of_their_own(kind, tmp_path):
 def test_training_and_inference_prepare_a_ct_alike():
     """The shared knobs and the network of both configs must not drift apart."""
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    for key in ("gop", "pixdim", "hu_window", "threshold", "network_def", "network", "bf16"):
+    for key in ("gop", "pixdim", "hu_window", "temperature", "threshold", "network_def", "network", "bf16"):
         assert inference[key] == training[key], key
 
 

@@ -1,0 +1,127 @@
+"""What the study measures of the Prob-Masks: calibration, saturation, and how much tumour lies under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from scipy import ndimage
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from stages import Stage
+
+EDGES = np.linspace(-16, 16, 129)  # bins of the logit; a sigmoid outside is 0 or 1 to the 7th digit
+CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
+REACH_MM = 20.0
+CLASSES = ("outside", "liver", "tumour")  # rows of a histogram
+
+
+def logit_histograms(bundle: Path, weights: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
+    """Case to voxel counts [3, 128] by class (outside, liver, tumour) and bin of stage 1's logit.
+
+    On stage 1's working grid, within 20 mm of the true liver: further away all is certain, and would make any network
+    look calibrated. Logits, since 8 bits on disk keep nothing beyond 6.
+
+    Args:
+        bundle: a segmentation bundle with the ids of bundles/liver_seg.
+        weights: a training of it.
+        entries: cases with ``image``, ``label`` and ``case_id`` which these weights have not seen.
+    """
+    stage = Stage(bundle, torch.device("cpu"), ckpt_path=str(weights))
+    config = ConfigParser()
+    config.read_config(str(bundle / "configs" / "train.json"))
+    config.update({"bundle_root": str(bundle)})
+    load = Compose(config.get_parsed_content("load_labelled")[:-1])  # the last joins tumour to liver
+    resample, window = config.get_parsed_content("train#deterministic_transforms")[:2]
+    histograms = {}
+    for entry in entries:
+        item = load({"image": entry["image"], "label": entry["label"]})
+        label = item["label"]
+        liver, tumour = (resample({**item, "label": (label >= k).float()})["label"][0].numpy() > 0.5 for k in (1, 2))
+        item = window(resample(item))
+        spacing = item["image"].pixdim.tolist()
+        with torch.inference_mode():
+            logits = stage.infer({"image": item["image"]})["pred"][0].numpy()
+        near = ndimage.distance_transform_edt(~liver, sampling=spacing) <= REACH_MM
+        bins = np.clip(np.digitize(logits, EDGES) - 1, 0, len(CENTRES) - 1)
+        rows = (near & ~liver, near & liver & ~tumour, near & tumour)
+        histograms[entry["case_id"]] = [np.bincount(bins[row], minlength=len(CENTRES)).tolist() for row in rows]
+    return histograms
+
+
+def fit_temperature(histogram: np.ndarray) -> float:
+    """Temperature T that makes sigmoid(logit / T) fit best (Guo et al. 2017), from counts [3, 128]."""
+    outside, liver = np.asarray(histogram[0]), np.asarray(histogram[1:]).sum(0)
+
+    def loss(log_t: float) -> float:
+        z = CENTRES / np.exp(log_t)
+        return float((outside * np.logaddexp(0, z) + liver * np.logaddexp(0, -z)).sum() / (outside + liver).sum())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(10)), method="bounded").x))
+
+
+def reliability(p: np.ndarray, hits: np.ndarray, total: np.ndarray, bins: int = 15) -> dict[str, Any]:
+    """Reliability diagram and expected calibration error (Guo et al. 2017) of weighted predictions.
+
+    scikit-learn's calibration_curve takes no counts, and nobody's the error.
+
+    Args:
+        p: predicted probabilities [N].
+        hits: how often it was so [N].
+        total: out of how many [N].
+        bins: equally wide ones.
+
+    Returns:
+        ``predicted``, ``observed`` and ``share`` of the bins that hold something, and ``ece``.
+    """
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    n, k, s = (np.bincount(index, w, minlength=bins) for w in (total, hits, total * p))
+    used = n > 0
+    predicted, observed, share = s[used] / n[used], k[used] / n[used], n[used] / n.sum()
+    return {
+        "predicted": predicted.round(4).tolist(),
+        "observed": observed.round(4).tolist(),
+        "share": share.round(5).tolist(),
+        "ece": float((share * abs(predicted - observed)).sum()),
+    }
+
+
+def mask_figures(histogram: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
+    """Calibration and saturation of a Prob-Mask at a temperature, from counts [3, 128].
+
+    Returns:
+        ``reliability`` with its ``ece``; ``unsure``, the share of voxels with a probability within 0.05 and 0.95;
+        ``unsure_where_wrong``, the same among voxels on the wrong side of 0.5; ``tumour_under_prob``, the mean
+        probability of tumour voxels; ``tumour_under_binary``, the share of them above 0.5; and ``nll`` per voxel.
+    """
+    histogram = np.asarray(histogram, dtype=float)
+    p, total, liver = expit(CENTRES / temperature), histogram.sum(0), histogram[1:].sum(0)
+    wrong = np.where(CENTRES > 0, histogram[0], liver)
+    unsure = (p > 0.05) & (p < 0.95)
+    tumour = histogram[2]
+    z = CENTRES / temperature
+    nll = (histogram[0] * np.logaddexp(0, z) + liver * np.logaddexp(0, -z)).sum() / total.sum()
+    return {
+        "reliability": reliability(p, liver, total),
+        "nll": float(nll),
+        "unsure": float(total[unsure].sum() / total.sum()),
+        "unsure_where_wrong": float(wrong[unsure].sum() / max(wrong.sum(), 1)),
+        "tumour_under_prob": float((tumour * p).sum() / max(tumour.sum(), 1)),
+        "tumour_under_binary": float(tumour[CENTRES > 0].sum() / max(tumour.sum(), 1)),
+    }
+
+
+def tumour_per_slice(entry: Mapping[str, Any]) -> np.ndarray:
+    """``[slices, 3]``, along the file's axial axis: tumour in mm3, and how much of it lies under prob and binary."""
+    label, prob = (nib.load(entry[key]) for key in ("label", "prob"))
+    axis = int(np.flatnonzero(nib.orientations.io_orientation(label.affine)[:, 0] == 2)[0])
+    tumour, p = np.asanyarray(label.dataobj) == 2, prob.get_fdata(dtype=np.float32)
+    rest = tuple(a for a in range(3) if a != axis)
+    voxel = float(np.prod(label.header.get_zooms()[:3]))
+    return np.stack([(tumour * w).sum(rest, dtype=float) for w in (1, p, p > 0.5)], axis=1) * voxel

@@ -1,0 +1,190 @@
+"""The study's plots, and the picture sheet of slices on which two arms disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+from overview import LIVER
+from overview import STYLE as DARK
+from overview import TUMOUR, WINDOW
+from scipy.special import expit
+from sklearn.metrics import roc_curve
+from study_masks import CENTRES
+
+if TYPE_CHECKING:
+    from study_report import Analysis
+
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+COLOURS = {"manual": "#333333", "prob": "#0a8f88", "binary": "#d9622b", "none": "#8a8f98"}
+
+
+def draw_plots(analysis: Analysis, folder: Path) -> None:
+    """Write roc.png, differences.png, reliability.png and coverage.png into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        for name, draw in PLOTS.items():
+            figure = draw(analysis)
+            part = folder / f".part-{name}.png"
+            figure.savefig(part, dpi=110)
+            plt.close(figure)
+            part.replace(folder / f"{name}.png")
+
+
+def draw_roc(a: Analysis) -> plt.Figure:
+    """Mean over the seeds of the ROC curves of the reference's combine and gop, by mask."""
+    figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+    grid = np.linspace(0, 1, 201)
+    reference = a.results["arms"][a.results["config"]["reference"]]
+    like = [n for n in a.arms if n.endswith(f"-{reference['combine']}-gop{reference['gop']}") and n.count("-") == 2]
+    for arm in like:
+        label, source = a.labels[a.gop(arm)], arm.split("-")[0]
+        curves = [np.interp(grid, *roc_curve(label, raw)[:2]) for raw in a.raw(arm)]
+        auc = a.figures(arm, a.gop(arm))[0]["auc"]
+        style = {"color": COLOURS[source]} if source in COLOURS else {"linestyle": "--", "linewidth": 1}
+        axes.plot(grid, np.mean(curves, axis=0), label=f"{arm}  {auc:.3f}", **style)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
+    axes.set(
+        xlabel="false positive rate", ylabel="true positive rate", title="Tumour in the slice's group, unseen people"
+    )
+    axes.legend(frameon=False, title="AUC", loc="lower right")
+    return figure
+
+
+def draw_differences(a: Analysis) -> plt.Figure:
+    """The paired differences with their intervals."""
+    contrasts = a.results["config"]["contrasts"]
+    figure, axes = plt.subplots(figsize=(8.4, 0.42 * len(contrasts) + 1.3), layout="constrained")
+    for i, (one, other) in enumerate(contrasts):
+        c = a.contrast(one, other)
+        colour = "#0a8f88" if c["excludes_0"] else "#8a8f98"
+        axes.plot(c["interval"], [i, i], color=colour, linewidth=2)
+        axes.plot(c["difference"], i, "o", color=colour)
+    axes.axvline(0, color="#333333", linewidth=0.8)
+    axes.set(yticks=range(len(contrasts)), yticklabels=[f"{one} - {other}" for one, other in contrasts])
+    axes.set(xlabel="difference in AUC, 95 % by patient (green: excludes 0)")
+    axes.invert_yaxis()
+    return figure
+
+
+def draw_reliability(a: Analysis) -> plt.Figure:
+    """Reliability of the Prob-Mask and of the tumour probability, and the Prob-Mask's histogram by loss."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 4.4), layout="constrained")
+    for axes, curves, title in (
+        (left, a.tempered(), "Prob-Mask, within 20 mm of the liver"),
+        (middle, a.tumour_calibration(a.results["config"]["reference"]), "Tumour probability of a slice"),
+    ):
+        for name, curve in curves.items():
+            axes.plot(
+                curve["predicted"], curve["observed"], "o-", markersize=3, label=f"{name}  ECE {curve['ece']:.3f}"
+            )
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
+        axes.set(xlabel="predicted", ylabel="observed", title=title)
+        axes.legend(frameon=False)
+    edges = np.linspace(0, 1, 21)
+    names = list(a.results["masks"])
+    common = set.intersection(*(set(a.results["masks"][n]) for n in names))
+    for name in names:
+        total = sum(np.array(a.results["masks"][name][c]) for c in common).sum(0)
+        share = np.histogram(expit(CENTRES), edges, weights=total)[0] / total.sum()
+        right.stairs(share, edges, label=name)
+    right.set(yscale="log", xlabel="probability", ylabel="share of voxels", title="Saturation, by stage 1's training")
+    right.legend(frameon=False)
+    return figure
+
+
+def draw_coverage(a: Analysis) -> plt.Figure:
+    """Share of each case's tumour under the masks, and the groups' shares under the binary one."""
+    slices = a.results["slices"]
+    case = np.array(slices["case"])
+    names = sorted(set(case), key=lambda n: int("".join(filter(str.isdigit, n)) or 0))
+    values = {k: [np.array(slices[k])[case == n].sum() for n in names] for k in ("tumour", "prob", "binary")}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained", width_ratios=(2, 1))
+    for offset, kind in ((-0.2, "prob"), (0.2, "binary")):
+        share = np.array(values[kind]) / np.maximum(values["tumour"], 1e-9)
+        left.bar(np.arange(len(names)) + offset, share, 0.38, color=COLOURS[kind], label=kind)
+    left.set_xticks(range(len(names)), names, rotation=70, fontsize=8)
+    left.set(ylabel="share of the tumour's volume", title="Tumour under the out-of-fold masks, by case")
+    left.legend(frameon=False, loc="lower right")
+    share = a.tumour_share()["binary"]
+    right.hist(share[~np.isnan(share)], bins=20, range=(0, 1), color=COLOURS["binary"])
+    right.set(yscale="log", xlabel="share of a group's tumour under the binary mask", ylabel="groups with tumour")
+    return figure
+
+
+PLOTS = {"roc": draw_roc, "differences": draw_differences, "reliability": draw_reliability, "coverage": draw_coverage}
+
+
+# --------------------------------------------------------------------------------------------- the picture sheet
+
+
+def picture_sheet(
+    a: Analysis, cases: Mapping[str, Mapping[str, Any]], one: str, other: str, output: Path, count: int = 12
+) -> list[tuple[str, int]]:
+    """Draw the slices on which two arms disagree most in probability and decide differently, with tumour and Prob-Mask.
+
+    Args:
+        a: the study's figures.
+        cases: case to its ``image``, ``label`` and ``prob``.
+        one: an arm.
+        other: another, of the same gop.
+        output: PNG to write.
+        count: how many slices, the largest differences first, at most two per case.
+
+    Returns:
+        Case and slice of each picture.
+
+    Raises:
+        SystemExit: the arms nowhere decide differently.
+    """
+    p, q = a.probabilities(one)[0], a.probabilities(other)[0]
+    chosen: list[int] = []
+    case, index = a.results["slices"]["case"], a.results["slices"]["slice"]
+    for i in np.argsort(-abs(p - q)):
+        if (p[i] >= 0.5) != (q[i] >= 0.5) and sum(case[i] == case[j] for j in chosen) < 2:
+            chosen.append(int(i))
+    chosen = chosen[:count]
+    if not chosen:
+        raise SystemExit(f"{one} and {other} nowhere decide differently")
+    label, columns = a.labels[a.gop(one)], min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
+    with plt.rc_context(DARK):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(3.6 * columns, 3.9 * rows), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, i in zip(grid.flat, chosen):
+            volumes = [plane(cases[case[i]][k], index[i]) for k in ("image", "prob", "label")]
+            (ct, aspect), (prob, _), (truth, _) = volumes
+            axes.imshow(ct.T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", aspect=aspect)
+            for values, level, colour in ((prob, 0.5, LIVER), (truth == 2, 0.5, TUMOUR)):
+                if values.min() < level < values.max():
+                    axes.contour(values.T, [level], colors=colour, linewidths=1)
+            truth, right = label[i] > 0, "first" if (p[i] >= 0.5) == (label[i] > 0) else "second"
+            caption = f"{case[i]} slice {index[i]}, {'tumour' if truth else 'no tumour'}"
+            axes.set_title(f"{caption}\n{p[i]:.2f} | {q[i]:.2f}   right: {right}", fontsize=9)
+        figure.suptitle(f"{one} | {other}    cyan: Prob-Mask 0.5, orange: tumour", fontsize=11)
+        part = output.with_name(f".part-{output.name}")
+        figure.savefig(part, dpi=90, format="png")
+        plt.close(figure)
+        part.replace(output)
+    return [(case[i], index[i]) for i in chosen]
+
+
+def plane(path: str, index: int) -> tuple[np.ndarray, float]:
+    """Slice ``index`` along the file's axial axis, as a radiologist sees it, and its pixels' height by width."""
+    image = nib.load(path)
+    orientation = nib.orientations.io_orientation(image.affine)
+    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+    lone = image.slicer[tuple(slice(index, index + 1) if a == axis else slice(None) for a in range(3))]
+    turned = nib.as_closest_canonical(lone)
+    dx, dy = turned.header.get_zooms()[:2]
+    return np.asanyarray(turned.dataobj)[::-1, :, 0], dy / dx

@@ -1,0 +1,340 @@
+"""scripts/study.py: every arm is trained on people it is not judged by, killed runs go on, and the statistics are right.
+
+One small study on phantoms through the script's command, and results with a known answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import end_to_end
+import nibabel as nib
+import numpy as np
+import pytest
+import study
+import study_masks
+import study_plots
+import study_report
+import study_stats
+import torch
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ------------------------------------------------------------------------------------- results with a known answer
+
+
+def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
+    """A results.json in which prob sees more than binary, whose tumours are cut away; all are tumour patients but one."""
+    random = np.random.default_rng(seed)
+    person = np.repeat([f"person-{i}" for i in range(people)], slices)
+    case = np.repeat([f"volume-{i}" for i in range(people)], slices)
+    label = (random.random(len(person)) < 0.4).astype(int)
+    label[:slices] = 0
+    noise = random.normal(size=len(person))
+    arms = {"prob": 1.6, "binary": 0.4, "manual": 1.6, "none": 1.6}
+    scores = {
+        f"{name}-concat-gop3": {str(s): (gain * label + noise + 0.1 * s).round(4).tolist() for s in range(2)}
+        for name, gain in arms.items()
+    }
+    tumour = np.where(label, 100.0, 0.0)
+    counts = np.zeros((3, len(study_masks.CENTRES)), dtype=int)
+    counts[0, 20], counts[1, 100], counts[2, 60], counts[2, 90] = 500, 400, 30, 70
+    cases = sorted(set(case), key=lambda c: int(c[7:]))
+    fold = (np.repeat(np.arange(people), slices) % 3).tolist()
+    return {
+        "config": {
+            "folds": 3, "stage1_epochs": 1, "epochs": 1, "reference": "prob-concat-gop3",
+            "contrasts": [["prob-concat-gop3", "binary-concat-gop3"], ["manual-concat-gop3", "prob-concat-gop3"]],
+        },
+        "arms": {name: {"gop": 3, "combine": "concat"} for name in scores},
+        "slices": {
+            "case": case.tolist(), "slice": np.tile(np.arange(slices), people).tolist(), "person": person.tolist(),
+            "fold": fold, "tumour": tumour.tolist(), "prob": (0.8 * tumour).tolist(), "binary": (0.6 * tumour).tolist(),
+        },
+        "labels": {"1": label.tolist(), "3": label.tolist()},
+        "scores": scores,
+        "masks": {"shipped": {c: counts.tolist() for c in cases}},
+        "temperatures": {"0": 1.1, "1": 1.2, "2": 1.3},
+        "liver": {"shipped": {c: 0.95 for c in cases}},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def analysis() -> study_report.Analysis:
+    return study_report.Analysis(made_up(), draws=400)
+
+
+def test_the_figures_are_those_of_scikit_learn_and_by_hand():
+    label, score = np.array([0, 0, 1, 1, 0, 1]), np.array([0.1, 0.6, 0.4, 0.9, 0.4, 0.8])
+    own = study_stats.figures(label, score, score)
+    assert own["auc"] == roc_auc_score(label, score)
+    assert (own["accuracy"], own["tpr"], own["fpr"]) == pytest.approx((4 / 6, 2 / 3, 1 / 3))
+    assert own["sensitivity_at_90"] == pytest.approx(2 / 3)  # without a false alarm: 0.9 and 0.8
+
+
+def test_all_draws_at_once_are_what_scikit_learn_gives_one_by_one():
+    random = np.random.default_rng(1)
+    label, score = (random.random(300) < 0.3).astype(int), random.normal(size=300).round(1)  # with ties
+    weights = random.integers(0, 3, size=(20, 300))
+    drawn = study_stats.drawn_figures(label, score, expit(score), weights)
+    for i, w in enumerate(weights):
+        rows = np.repeat(np.arange(300), w)
+        own = study_stats.figures(label[rows], score[rows], expit(score[rows]))
+        assert {k: v[i] for k, v in drawn.items()} == pytest.approx(own)
+
+
+def test_a_draw_without_one_of_the_classes_has_no_auc():
+    drawn = study_stats.drawn_figures(np.array([0, 1]), np.array([0.0, 1]), np.array([0.1, 0.9]), np.eye(2))
+    assert np.isnan(drawn["auc"]).all() and np.isnan(drawn["sensitivity_at_90"]).all()
+
+
+def test_people_are_drawn_with_all_their_slices():
+    person = np.repeat(["a", "b", "c"], [5, 1, 3])
+    weights = study_stats.patient_draws(person, 200)
+    for p in "abc":
+        assert (weights[:, person == p] == weights[:, person == p][:, :1]).all()
+    firsts = weights[:, [0, 5, 6]]
+    assert (firsts.sum(1) == 3).all() and len(np.unique(firsts, axis=0)) > 5
+
+
+def test_the_number_of_patients_needed_follows_the_normal_theory():
+    drawn = np.random.default_rng(0).normal(0.02, 0.02, size=20000)
+    needed = study_stats.patients_needed(16, 0.02, drawn)
+    assert needed["half_the_time"] == pytest.approx(16 * 1.96**2, abs=2)
+    assert needed["in_80_of_100"] == pytest.approx(16 * 2.80**2, abs=4)
+    assert study_stats.patients_needed(16, 0.0, drawn) == {"half_the_time": None, "in_80_of_100": None}
+
+
+def test_disagreements_say_who_is_right():
+    label = np.array([1, 1, 0, 0, 1])
+    one, other = np.array([0.9, 0.9, 0.1, 0.9, 0.2]), np.array([0.9, 0.2, 0.7, 0.2, 0.1])
+    d = study_stats.disagreement(label, one, other, np.array(["a", "a", "a", "b", "b"]))
+    assert d["one_right"] == {"all": 2, "tumour": 1} and d["other_right"] == {"all": 1, "tumour": 0}
+    assert (d["both_right"], d["both_wrong"]) == (1, 1)
+    assert (d["patients_one_better"], d["patients_other_better"]) == (1, 1)
+    assert d["p"] == 1.0
+
+
+def test_the_rollup_counts_tumour_free_patients():
+    label, person = np.array([1, 0, 0, 0]), np.array(["a", "a", "b", "b"])
+    assert study_stats.patient_rollup(label, np.array([0.4, 0.6, 0.1, 0.7]), person) == {
+        "patients": 2, "tumour_free": 1, "found": 1, "false_alarms": 1, "auc": 0.0,
+    }  # fmt: skip
+    everyone = study_stats.patient_rollup(label[:2], np.array([0.4, 0.6]), person[:2])
+    assert everyone["tumour_free"] == 0 and everyone["auc"] is None
+
+
+def test_a_contrast_is_found_where_there_is_one_and_not_where_there_is_none(analysis):
+    there, none = (analysis.contrast(*pair) for pair in analysis.results["config"]["contrasts"])
+    assert there["excludes_0"] and there["difference"] > 0.1 and there["within"]["one_better"] == 11
+    assert not none["excludes_0"] and none["difference"] == 0 and none["half_the_time"] is None
+
+
+def test_calibration_of_a_fold_never_sees_its_labels(analysis):
+    label, raw = analysis.labels[3], analysis.raw("prob-concat-gop3")[0]
+    before = study_report.cross_fitted(label, raw, analysis.fold, study_report.calibrate)
+    turned = np.where(analysis.fold == 1, 1 - label, label)
+    after = study_report.cross_fitted(turned, raw, analysis.fold, study_report.calibrate)
+    np.testing.assert_array_equal(before[analysis.fold == 1], after[analysis.fold == 1])
+    assert not np.allclose(before[analysis.fold == 0], after[analysis.fold == 0])
+
+
+def test_temperature_is_found_and_mends_the_calibration_error():
+    random = np.random.default_rng(0)
+    true = random.normal(0, 3, size=200_000)
+    liver = random.random(len(true)) < expit(true)
+    bins = np.clip(np.digitize(2 * true, study_masks.EDGES) - 1, 0, len(study_masks.CENTRES) - 1)  # twice too sure
+    counts = np.stack(
+        [np.bincount(bins[m], minlength=len(study_masks.CENTRES)) for m in (~liver, liver, ~liver & liver)]
+    )
+    assert study_masks.fit_temperature(counts) == pytest.approx(2, abs=0.1)
+    before, after = study_masks.mask_figures(counts), study_masks.mask_figures(counts, 2.0)
+    assert before["reliability"]["ece"] > 0.05 > 0.01 > after["reliability"]["ece"]
+    assert before["unsure"] < after["unsure"] and before["nll"] > after["nll"]
+
+
+def test_reliability_of_counts_by_hand():
+    r = study_masks.reliability(np.array([0.1, 0.1, 0.9]), np.array([1.0, 0, 8]), np.array([5.0, 5, 10]), bins=2)
+    assert r["observed"] == [0.1, 0.8] and r["share"] == [0.5, 0.5] and r["ece"] == pytest.approx(0.05)
+
+
+def test_the_report_is_made_from_the_file_of_numbers_alone(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(made_up()))
+    study.report(str(folder))
+    text = (folder / "study.md").read_text()
+    assert "prob-concat-gop3 minus binary-concat-gop3: +0.2" in text and "The interval excludes 0" in text
+    assert "The interval holds 0" in text and "1 of the 12 patient groups are tumour-free" in text
+    assert "60.0 % lies under the binary mask; the Prob-Mask keeps 80.0 %" in text
+    for name in study_plots.PLOTS:
+        assert f"]({name}.png)" in text and (folder / f"{name}.png").stat().st_size > 5000
+
+
+def test_what_is_written_around_the_tables_stays(tmp_path):
+    text = tmp_path / "study.md"
+    text.write_text(f"# Question\n{study_report.START}\nstale\n{study_report.END}\nDiscussion\n")
+    study_report.write_report(made_up(), tmp_path / "plots", text, draws=50)
+    now = text.read_text()
+    assert now.startswith("# Question\n") and now.endswith("\nDiscussion\n") and "stale" not in now
+    assert "](plots/roc.png)" in now
+
+
+def test_the_committed_report_is_that_of_the_committed_results(tmp_path):
+    """docs/study.md follows docs/study/results.json: the same tables come out again."""
+    results = json.loads((ROOT / "docs" / "study" / "results.json").read_text())
+    text = tmp_path / "study.md"
+    study_report.write_report(results, tmp_path / "study", text)
+    block = lambda s: s.split(study_report.START)[1].split(study_report.END)[0]  # noqa: E731
+    assert block(text.read_text()) == block((ROOT / "docs" / "study.md").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------- the config
+
+
+def test_lists_in_an_arm_are_combined_in_all_ways():
+    arms = study.expand({"mask_source": ["prob", "none"], "combine": ["concat", "multiply"], "gop": [1, 3, 5]})
+    names = [study.name_of(a) for a in arms]
+    assert len(names) == len(set(names)) == 12 and "none-multiply-gop5" in names
+
+
+def test_the_shipped_config_names_every_contrasted_arm():
+    config = json.loads((ROOT / "scripts" / "study.json").read_text())
+    arms = {study.name_of(a): a for entry in config["arms"] for a in study.expand(entry)}
+    assert {name for pair in config["contrasts"] for name in pair} <= set(arms)
+    main = [f"{m}-concat-gop3" for m in ("manual", "prob", "binary", "none")]
+    assert all(len(arms[name]["seeds"]) >= 3 for name in main)
+    assert {a["mask_source"] for a in arms.values()} == {"manual", "prob", "binary", "none", "temperature", "dilated"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"output": "x", "datalist": "missing.json"}'])
+def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content):
+    config = tmp_path / "study.json"
+    config.write_text(content)
+    with pytest.raises(SystemExit, match=r"^ERROR .*study.json: .* Give a JSON file like scripts/study.json\.$"):
+        study.run(str(config))
+
+
+# ------------------------------------------------------------------------------------------- a study on phantoms
+
+ARMS = [
+    {"mask_source": "prob", "seeds": [0]},
+    {"mask_source": "temperature"},
+    {"name": "early-stop", "mask_source": "dilated", "gop": 1, "inner_groups": 1, "patience": 1, "val_interval": 1},
+    {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1},
+]
+
+
+@pytest.fixture(scope="module")
+def config(lists, tmp_path_factory) -> Path:
+    """A small study's config."""
+    folder = tmp_path_factory.mktemp("study")
+    content = {
+        "datalist": str(lists), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1, "workers": 1,
+        "reference": "prob-concat-gop3", "arms": ARMS,
+        "contrasts": [["prob-concat-gop3", "temperature-concat-gop3"], ["end-to-end", "prob-concat-gop3"],
+                      ["early-stop", "prob-concat-gop3"]],
+    }  # fmt: skip
+    (folder / "study.json").write_text(json.dumps(content))
+    return folder / "study.json"
+
+
+@pytest.fixture(scope="module")
+def done(config, bundles) -> Path:
+    """The study, whose first arm was run before by itself."""
+    words = {"seg_bundle": str(bundles / "liver_seg"), "cls_bundle": str(bundles / "liver_cls")}
+    study.run(str(config), arms="prob-concat-gop3", **words)
+    out = config.parent / "out"
+    first = out / "arms" / "prob-concat-gop3" / "seed-0" / "fold-0" / "model.pt"
+    stamp = first.stat().st_mtime_ns
+    assert not (out / "results.json").exists()
+    study.run(str(config), **words)
+    assert first.stat().st_mtime_ns == stamp  # what was done is left
+    return out
+
+
+def groups(path: Path, section: str = "training") -> set[str]:
+    return {entry["group"] for entry in json.loads(path.read_text())[section]}
+
+
+@pytest.mark.slow
+class TestStudy:
+    def test_no_arm_is_judged_by_people_it_has_seen(self, done):
+        fold_of = json.loads((done / "masks" / "shipped" / "folds.json").read_text())
+        for arm in (done / "arms").iterdir():
+            for fold in (0, 1):
+                work = arm / "seed-0" / f"fold-{fold}"
+                held = {group for group, own in fold_of.items() if own == fold}
+                seen = groups(work / "datalist.json")
+                assert groups(work / "held_out.json", "validation") == held and not seen & held
+                if arm.name == "early-stop":  # its validation comes from the training fold
+                    inner = groups(work / "datalist.json", "validation")
+                    assert len(inner) == 1 and not inner & (seen | held)
+
+    def test_results_hold_every_slice_with_its_label(self, done, lists):
+        results = json.loads((done / "results.json").read_text())
+        assert set(results["scores"]) == {"prob-concat-gop3", "temperature-concat-gop3", "early-stop", "end-to-end"}
+        case, index = results["slices"]["case"], results["slices"]["slice"]
+        for entry in json.loads(lists.read_text())["training"]:
+            tumour = (np.asanyarray(nib.load(lists.parent / entry["label"]).dataobj) == 2).any((0, 1))
+            own = [i for i, c in enumerate(case) if c == entry["case_id"]]
+            assert own and [results["labels"]["1"][i] for i in own] == [int(tumour[index[i]]) for i in own]
+        under = results["slices"]["binary"]
+        assert all(0 <= u <= t + 0.1 for u, t in zip(under, results["slices"]["tumour"]))
+
+    def test_the_temperature_masks_are_the_masks_tempered(self, done):
+        results = json.loads((done / "results.json").read_text())
+        fold_of = json.loads((done / "masks" / "shipped" / "folds.json").read_text())
+        entry = json.loads((done / "masks" / "temperature" / "datalist_prob.json").read_text())["training"][0]
+        temperature = results["temperatures"][str(fold_of[entry["group"]])]
+        hot = nib.load(entry["prob"]).get_fdata()
+        plain = nib.load(entry["prob"].replace("temperature", "shipped")).get_fdata()
+        assert temperature != 1 and not np.array_equal(hot, plain)
+        assert np.corrcoef(hot.ravel(), plain.ravel())[0, 1] > 0.99
+
+    def test_the_tumour_loss_reaches_the_segmenter(self, done):
+        for fold in (0, 1):
+            work = done / "arms" / "end-to-end" / "seed-0" / f"fold-{fold}"
+            before = torch.load(done / "masks" / "shipped" / f"fold-{fold}" / "model.pt", weights_only=True)
+            after = torch.load(work / "seg.pt", weights_only=True)
+            assert before.keys() == after.keys()
+            assert any(not torch.equal(before[k], after[k]) for k in before if k.endswith("conv.weight"))
+            assert all(torch.equal(before[k], after[k]) for k in before if "running" in k)  # batch norm as trained
+            assert list((work / "prob").rglob("*_prob.nii.gz")) and (work / "liver" / "val_mean_dice_raw.csv").exists()
+
+    def test_the_report_names_every_arm(self, done):
+        text = (done / "study.md").read_text()
+        assert all(f"| {arm} |" in text for arm in ("prob-concat-gop3", "early-stop", "end-to-end"))
+        assert "nan" not in text.split("## End to end")[1]
+
+    def test_a_folder_of_other_knobs_is_never_taken_for_an_arms_own(self, done, config, bundles, tmp_path, capsys):
+        changed = json.loads(config.read_text())
+        changed["arms"][0]["pos_weight"] = 7
+        other = tmp_path / "study.json"
+        other.write_text(json.dumps(changed))
+        with pytest.raises(SystemExit, match="train_arm: parts failed"):
+            study.run(str(other), arms="prob-concat-gop3", seg_bundle=str(bundles / "liver_seg"),
+                      cls_bundle=str(bundles / "liver_cls"))  # fmt: skip
+        assert "trained with other knobs" in capsys.readouterr().err
+
+    def test_the_sheet_shows_slices_of_disagreement(self, done, config, tmp_path):
+        results = json.loads((done / "results.json").read_text())
+        scores = results["scores"]["temperature-concat-gop3"]["0"]
+        results["scores"]["temperature-concat-gop3"]["0"] = [-s for s in scores]  # so that they do disagree
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        study.sheet("prob-concat-gop3", "temperature-concat-gop3", str(tmp_path / "s.png"), str(config), str(tmp_path))
+        assert (tmp_path / "s.png").stat().st_size > 20_000
+        with pytest.raises(SystemExit, match="no such arm. Choose of prob-concat-gop3"):
+            study.sheet("prob", "binary", str(tmp_path / "s.png"), str(config), str(tmp_path))
+
+
+def test_the_anchor_keeps_the_mask_a_mask():
+    lesions, tumour = torch.zeros(2, 1, 4, 4, requires_grad=True), torch.zeros(2, 1, 4, 4)
+    prob = torch.full((1, 4, 4, 2), 0.5, requires_grad=True)
+    loss = end_to_end.AnchoredLoss(lambda p, t: (p - t).pow(2).mean(), anchor_weight=2.0)
+    value = loss({"lesions": lesions, "tumour": tumour, "prob": prob, "liver": torch.ones(1, 4, 4, 2)})
+    value.backward()
+    assert value.item() == pytest.approx(2 * math.log(2)) and (prob.grad < 0).all()
