@@ -36,13 +36,17 @@ class TwoStages(nn.Module):
         cls: stage 2's network.
         cls_ckpt: weights of ``cls``.
         device: where they are loaded to.
+        frozen: train ``cls`` alone; the control of what the segmenter's part is worth.
 
     Raises:
         StudyError: weights that are missing, damaged or of another network.
     """
 
-    def __init__(self, seg: nn.Module, cls: nn.Module, cls_ckpt: str, device: torch.device) -> None:
+    def __init__(
+        self, seg: nn.Module, cls: nn.Module, cls_ckpt: str, device: torch.device, frozen: bool = False
+    ) -> None:
         super().__init__()
+        seg.requires_grad_(not frozen)
         self.seg, self.cls = seg, load_weights(cls, Path(cls_ckpt), device)
 
     def train(self, mode: bool = True) -> TwoStages:

@@ -19,9 +19,10 @@ from typing import Any
 import cross_validate
 import end_to_end
 import fire
+import nibabel as nib
 import numpy as np
 import prob_masks
-from lits import write_json
+from lits import replace_with, write_json
 from prob_masks import Entry, read_lists
 from scipy.special import logit
 from study_masks import fit_temperature, logit_histograms, tumour_per_slice
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": 3}
 SHIPPED = "shipped"  # the Prob-Masks of stage 1 as its bundle is set
-OWN = ("name", "seeds", "masks", "inner_groups", "from")  # of an arm, not knobs of the bundle
+OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "mend")  # of an arm, not knobs of the bundle
 Arm = dict[str, Any]
 
 
@@ -128,8 +129,10 @@ def run(
         config: the study, a JSON file. Each entry of ``arms`` holds knobs of stage 2's bundle; lists of mask_source,
             combine and gop are combined in all ways; ``seeds``, ``inner_groups`` (early stopping on groups of the
             training fold), ``masks`` (which Prob-Masks, of those under the config's ``masks``: knobs of stage 1's
-            bundle by name) and ``from`` (end to end, starting from that arm) are the study's own. mask_source
-            ``temperature`` is prob at the temperature fitted on the other folds.
+            bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
+            arm's weights, judged through this arm's mask) are the study's own. mask_source ``temperature`` is prob at
+            the temperature fitted on the other folds; ``mend`` lets the true liver mend the Prob-Mask: ``leaks`` sets
+            it to 0 outside, ``gaps`` to 1 inside.
         arms: only these, by name; default all. The report comes when all are there.
         results: folder for results.json, study.md and its plots; default the study's ``output``.
         seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.
@@ -145,14 +148,15 @@ def run(
     for name, _ in study.trainings():
         prob_masks.assign_folds(study.lists, study.config["folds"], study.masks(name) / "folds.json")
     tasks = [(name, seed, fold) for name in chosen for seed in study.arms[name]["seeds"] for fold in study.folds()]
-    first = [t for t in tasks if "from" not in study.arms[t[0]]]
+    kind = {name: next((k for k in ("from", "weights") if k in arm), "own") for name, arm in study.arms.items()}
     steps: list[tuple[Callable[..., None], list[tuple]]] = [
         (make_masks, [(study, *t) for t in study.trainings()]),
         (list_masks, [(study,)]),
         (measure_masks, [(study, *t) for t in study.trainings()]),
         (make_temperature_masks, [(study,)]),
-        (train_arm, [(study, *t) for t in sorted(first, key=lambda t: t[1])]),  # one seed of everything, then the next
-        (train_end_to_end, [(study, *t) for t in tasks if t not in first]),
+        (train_arm, [(study, *t) for t in sorted(tasks, key=lambda t: t[1]) if kind[t[0]] == "own"]),  # seed by seed
+        (judge_arm, [(study, *t) for t in tasks if kind[t[0]] == "weights"]),
+        (train_end_to_end, [(study, *t) for t in tasks if kind[t[0]] == "from"]),
     ]
     for step, calls in steps:
         if not in_parallel(step, calls, workers):
@@ -238,6 +242,28 @@ def train_arm(study: Study, name: str, seed: int, fold: str) -> None:
     masks = study.masks("temperature" if arm["mask_source"] == "temperature" else arm["masks"])
     cross_validate.run_part(masks, work, fold, study.config["epochs"], study.cls,
                             arm.get("inner_groups", 0), study.knobs(arm, seed))  # fmt: skip
+
+
+def judge_arm(study: Study, name: str, seed: int, fold: str) -> None:
+    """Judge the weights of another arm through this arm's mask."""
+    arm, work = study.arms[name], study.folder(name, seed) / f"fold-{fold}"
+    claim(work, arm)
+    cases = study.held_out(fold)
+    if arm.get("mend"):
+        cases = [mended(entry, arm["mend"], work / "prob") for entry in cases]
+    shutil.copyfile(study.folder(arm["weights"], seed) / f"fold-{fold}" / "model.pt", work / "model.pt")
+    cross_validate.evaluate(study.cls, work, cases, study.knobs(arm, seed))
+
+
+def mended(entry: Entry, mend: str, folder: Path) -> Entry:
+    """The case with a Prob-Mask in ``folder`` that the true liver has mended, in its leaks or its gaps."""
+    prob, label = (nib.load(entry[key]) for key in ("prob", "label"))
+    liver, values = np.asanyarray(label.dataobj) > 0, prob.get_fdata(dtype=np.float32)
+    values = values * liver if mend == "leaks" else np.maximum(values, liver)
+    image = nib.Nifti1Image((values * 255).round().astype(np.uint8), prob.affine)
+    image.header.set_slope_inter(1 / 255, 0)
+    path = replace_with(folder / Path(entry["prob"]).name, lambda part: nib.save(image, part))
+    return {**entry, "prob": str(path)}
 
 
 def train_end_to_end(study: Study, name: str, seed: int, fold: str) -> None:
@@ -362,31 +388,35 @@ def report(results: str = str(DOCS / "study")) -> None:
     write_report(json.loads((folder / "results.json").read_text()), folder, text)
 
 
-def sheet(
+def compare(
     one: str,
     other: str,
-    output: str,
+    results: str = str(DOCS / "study"),
+    sheet: str | None = None,
     config: str = str(ROOT / "scripts" / "study.json"),
-    results: str | None = None,
     count: int = 12,
 ) -> None:
-    """Draw the slices on which two arms disagree most, with tumour and Prob-Mask: a PNG of patients, not to be shared.
+    """Print how two arms differ: AUC with a paired interval, and the slices on which either alone is right.
 
     Args:
         one: name of an arm.
         other: name of another.
-        output: the PNG to write.
-        config: the study they belong to.
-        results: folder of its results.json; default the study's ``output``.
-        count: how many slices.
+        results: folder of results.json.
+        sheet: also draw the slices on which they disagree most, with tumour and Prob-Mask, to this PNG. It shows
+            patients, and needs the data of ``config``.
+        config: the study, for ``sheet``.
+        count: how many slices to draw.
     """
-    study = Study(config, prob_masks.BUNDLE, cross_validate.BUNDLE)
-    content = json.loads(((Path(results) if results else study.output) / "results.json").read_text())
+    content = json.loads((Path(results) / "results.json").read_text())
     for name in (one, other):
         if name not in content["scores"]:
             raise SystemExit(f"ERROR {name}: no such arm. Choose of {', '.join(content['scores'])}.")
-    picture_sheet(Analysis(content, draws=1), {e["case_id"]: e for e in study.cases()}, one, other, Path(output), count)
+    analysis = Analysis(content)
+    print(json.dumps(analysis.contrast(one, other), indent=1))
+    if sheet:
+        study = Study(config, prob_masks.BUNDLE, cross_validate.BUNDLE)
+        picture_sheet(analysis, {e["case_id"]: e for e in study.cases()}, one, other, Path(sheet), count)
 
 
 if __name__ == "__main__":
-    fire.Fire({"run": run, "report": report, "sheet": sheet})
+    fire.Fire({"run": run, "report": report, "compare": compare})

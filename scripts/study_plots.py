@@ -15,7 +15,7 @@ import numpy as np
 from overview import LIVER
 from overview import STYLE as DARK
 from overview import TUMOUR, WINDOW
-from scipy.special import expit
+from scipy.special import logit
 from sklearn.metrics import roc_curve
 from study_masks import CENTRES
 
@@ -88,14 +88,14 @@ def draw_reliability(a: Analysis) -> plt.Figure:
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
         axes.set(xlabel="predicted", ylabel="observed", title=title)
         axes.legend(frameon=False)
-    edges = np.linspace(0, 1, 21)
     names = list(a.results["masks"])
     common = set.intersection(*(set(a.results["masks"][n]) for n in names))
     for name in names:
         total = sum(np.array(a.results["masks"][name][c]) for c in common).sum(0)
-        share = np.histogram(expit(CENTRES), edges, weights=total)[0] / total.sum()
-        right.stairs(share, edges, label=name)
-    right.set(yscale="log", xlabel="probability", ylabel="share of voxels", title="Saturation, by stage 1's training")
+        right.plot(CENTRES, total.cumsum() / total.sum(), label=name)
+    right.axvspan(*logit([0.05, 0.95]), color="#bbbbbb", alpha=0.3, linewidth=0)
+    right.set(xlim=(-12, 12), xlabel="logit (grey: probability 0.05 to 0.95)", ylabel="share of voxels up to there")
+    right.set(title="Saturation, by stage 1's training")
     right.legend(frameon=False)
     return figure
 
@@ -111,8 +111,8 @@ def draw_coverage(a: Analysis) -> plt.Figure:
         share = np.array(values[kind]) / np.maximum(values["tumour"], 1e-9)
         left.bar(np.arange(len(names)) + offset, share, 0.38, color=COLOURS[kind], label=kind)
     left.set_xticks(range(len(names)), names, rotation=70, fontsize=8)
-    left.set(ylabel="share of the tumour's volume", title="Tumour under the out-of-fold masks, by case")
-    left.legend(frameon=False, loc="lower right")
+    left.set(ylabel="share of the tumour's volume", title="Tumour under the out-of-fold masks, by case", ylim=(0, 1.15))
+    left.legend(frameon=False, loc="upper center", ncols=2)
     share = a.tumour_share()["binary"]
     right.hist(share[~np.isnan(share)], bins=20, range=(0, 1), color=COLOURS["binary"])
     right.set(yscale="log", xlabel="share of a group's tumour under the binary mask", ylabel="groups with tumour")

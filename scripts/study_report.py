@@ -114,14 +114,13 @@ class Analysis:
         return sum(np.array(h) for case, h in rows if fold is None or int(fold_of[case]) == fold)
 
     def tempered(self) -> dict[str, Any]:
-        """Figures of the shipped Prob-Mask before and after temperature scaling, each fold at the temperature of the
-        others."""
+        """Reliability of the shipped Prob-Mask as it is, and with each fold at the temperature of the others."""
         before, after = mask_figures(self.histogram("shipped")), []
         for fold, temperature in self.results["temperatures"].items():
             after.append((self.histogram("shipped", int(fold)), expit(CENTRES / temperature)))
         p = np.concatenate([p for _, p in after])
         hits, total = (np.concatenate([f(h) for h, _ in after]) for f in (lambda h: h[1:].sum(0), lambda h: h.sum(0)))
-        return {"before": before["reliability"], "after": reliability(p, hits, total)}
+        return {"as it is": before["reliability"], "temperature": reliability(p, hits, total)}
 
     def tumour_calibration(self, arm: str) -> dict[str, Any]:
         """Reliability of an arm's tumour probability: raw, by temperature, and by scale and bias; first seed."""
@@ -196,7 +195,7 @@ def summary_text(a: Analysis) -> str:
         verdict = "The interval excludes 0." if c["excludes_0"] else "The interval holds 0: no difference is shown."
         if not c["excludes_0"] and c["half_the_time"]:
             verdict += (
-                f" Were {c['difference']:+.3f} the truth, an interval would exclude 0 half the time with "
+                f" Were {c['difference']:+.4f} the truth, an interval would exclude 0 half the time with "
                 f"{c['half_the_time']} patient groups like these, and in 80 of 100 studies with {c['in_80_of_100']}."
             )
         lines.append(f"- **{one} minus {other}: {c['difference']:+.3f}** ({spread(c['interval'], True)}). {verdict}")
@@ -212,8 +211,8 @@ def arm_table(a: Analysis) -> str:
     head = ["arm", "seeds", "AUC of each", "AUC", "accuracy", "TPR", "FPR", "sensitivity at 90 % specificity"]
     return "\n\n".join([
         "## The arms",
-        "Means over the seeds, with 95 % intervals from a bootstrap that draws patient groups. Accuracy, TPR and FPR at "
-        "a probability of 0.5, calibrated for each fold on the others. Each arm by the labels of its own groups.",
+        "Means over the seeds, with 95 % intervals from a bootstrap that draws patient groups. Accuracy, TPR and FPR "
+        "at a probability of 0.5, calibrated for each fold on the others. Each arm by the labels of its own groups.",
         table(head, rows), "![ROC](PLOT/roc.png)",
     ])  # fmt: skip
 
@@ -248,7 +247,7 @@ def patient_text(a: Analysis) -> str:
     free = a.rollup(a.arms[0])["tumour_free"]
     return "\n\n".join([
         "## By patient",
-        f"A patient's answer is the most suspicious slice. **{free} of the {a.patients} patient groups are tumour-free**"
+        f"A patient's answer is the worst slice. **{free} of the {a.patients} patient groups are tumour-free**"
         + (", so that nothing can be said of false alarms by patient, nor an AUC given." if free == 0 else ".")
         + " The last column is the mean over patients of the AUC among their own slices.",
         table(["arm", "patients found", "false alarms", "AUC by patient", "AUC within patients"], rows),
@@ -262,7 +261,7 @@ def mechanism_text(a: Analysis) -> str:
     has = ~np.isnan(share["binary"])
     lines = [
         "## The mechanism",
-        f"Of the tumours' volume on the slices considered, {100 * total['binary']:.1f} % lies under the binary mask; the "
+        f"Of the tumours' volume, {100 * total['binary']:.1f} % lies under the binary mask; the "
         f"Prob-Mask keeps {100 * total['prob']:.1f} % (its mean there, which also dims what it keeps). Of "
         f"{int(has.sum())} groups with tumour, {int((share['binary'][has] < 0.5).sum())} have less than half of it "
         "under the binary mask.",
@@ -293,7 +292,7 @@ def mechanism_text(a: Analysis) -> str:
     lines.append(
         "Where two arms decide differently at 0.5, which is right (first seed; in brackets with tumour + without). p "
         "is McNemar's exact test, which takes slices for independent and is too sure; the patients in whom either is "
-        "right more often say more. `scripts/study.py sheet` draws those slices."
+        "right more often say more. `scripts/study.py compare` does this for any two arms, and draws the slices."
     )
     head = ["first, second", "only the first is right", "only the second", "both", "neither", "patients", "p"]
     return "\n\n".join([*lines, table(head, rows)])
@@ -303,8 +302,7 @@ def calibration_text(a: Analysis) -> str:
     masks, tumour = a.tempered(), a.tumour_calibration(a.results["config"]["reference"])
     fitted = fit_temperature(a.histogram("shipped"))
     rows = [
-        ["Prob-Mask", "as it is", f"{masks['before']['ece']:.4f}"],
-        ["Prob-Mask", "temperature", f"{masks['after']['ece']:.4f}"],
+        *(["Prob-Mask", name, f"{value['ece']:.4f}"] for name, value in masks.items()),
         *(["tumour probability", name, f"{value['ece']:.4f}"] for name, value in tumour.items()),
     ]
     folds = ", ".join(f"{t:.2f}" for t in a.results["temperatures"].values())
@@ -331,7 +329,7 @@ def loss_table(a: Analysis) -> str:
     return "\n\n".join([
         "## Saturation and stage 1's loss",
         f"Held-out cases that all of them have ({len(common)}). Unsure: a probability within 0.05 and 0.95, of all "
-        "voxels within 20 mm of the liver, and of those on the wrong side of 0.5, which a binary mask gets wrong for good.",
+        "voxels within 20 mm of the liver, and of those on the wrong side of 0.5, which a binary mask gets wrong.",
         table(head, rows),
     ])  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""scripts/study.py: every arm is trained on people it is not judged by, killed runs go on, and the statistics are right.
+"""scripts/study.py: no arm is judged by people it was trained on, killed runs go on, and the statistics are right.
 
 One small study on phantoms through the script's command, and results with a known answer."""
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
-    """A results.json in which prob sees more than binary, whose tumours are cut away; all are tumour patients but one."""
+    """A results.json in which prob sees more than binary does; all are tumour patients but one."""
     random = np.random.default_rng(seed)
     person = np.repeat([f"person-{i}" for i in range(people)], slices)
     case = np.repeat([f"volume-{i}" for i in range(people)], slices)
@@ -224,6 +224,7 @@ ARMS = [
     {"mask_source": "prob", "seeds": [0]},
     {"mask_source": "temperature"},
     {"name": "early-stop", "mask_source": "dilated", "gop": 1, "inner_groups": 1, "patience": 1, "val_interval": 1},
+    {"name": "without-leaks", "weights": "prob-concat-gop3", "mend": "leaks"},
     {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1},
 ]
 
@@ -233,7 +234,8 @@ def config(lists, tmp_path_factory) -> Path:
     """A small study's config."""
     folder = tmp_path_factory.mktemp("study")
     content = {
-        "datalist": str(lists), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1, "workers": 1,
+        "datalist": str(lists), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1,
+        "workers": 1,
         "reference": "prob-concat-gop3", "arms": ARMS,
         "contrasts": [["prob-concat-gop3", "temperature-concat-gop3"], ["end-to-end", "prob-concat-gop3"],
                       ["early-stop", "prob-concat-gop3"]],
@@ -260,6 +262,11 @@ def groups(path: Path, section: str = "training") -> set[str]:
     return {entry["group"] for entry in json.loads(path.read_text())[section]}
 
 
+def shipped_mask(done: Path, entry: dict) -> str:
+    listed = json.loads((done / "masks" / "shipped" / "datalist_prob.json").read_text())["training"]
+    return next(e["prob"] for e in listed if e["case_id"] == entry["case_id"])
+
+
 @pytest.mark.slow
 class TestStudy:
     def test_no_arm_is_judged_by_people_it_has_seen(self, done):
@@ -268,15 +275,19 @@ class TestStudy:
             for fold in (0, 1):
                 work = arm / "seed-0" / f"fold-{fold}"
                 held = {group for group, own in fold_of.items() if own == fold}
+                assert groups(work / "held_out.json", "validation") == held
+                if arm.name == "without-leaks":
+                    continue
                 seen = groups(work / "datalist.json")
-                assert groups(work / "held_out.json", "validation") == held and not seen & held
+                assert seen and not seen & held
                 if arm.name == "early-stop":  # its validation comes from the training fold
                     inner = groups(work / "datalist.json", "validation")
                     assert len(inner) == 1 and not inner & (seen | held)
 
     def test_results_hold_every_slice_with_its_label(self, done, lists):
         results = json.loads((done / "results.json").read_text())
-        assert set(results["scores"]) == {"prob-concat-gop3", "temperature-concat-gop3", "early-stop", "end-to-end"}
+        own = {"prob-concat-gop3", "temperature-concat-gop3", "early-stop", "without-leaks", "end-to-end"}
+        assert set(results["scores"]) == own
         case, index = results["slices"]["case"], results["slices"]["slice"]
         for entry in json.loads(lists.read_text())["training"]:
             tumour = (np.asanyarray(nib.load(lists.parent / entry["label"]).dataobj) == 2).any((0, 1))
@@ -294,6 +305,16 @@ class TestStudy:
         plain = nib.load(entry["prob"].replace("temperature", "shipped")).get_fdata()
         assert temperature != 1 and not np.array_equal(hot, plain)
         assert np.corrcoef(hot.ravel(), plain.ravel())[0, 1] > 0.99
+
+    def test_another_mask_is_judged_with_the_weights_of_the_arm_it_names(self, done, lists):
+        work = done / "arms" / "without-leaks" / "seed-0" / "fold-0"
+        first = done / "arms" / "prob-concat-gop3" / "seed-0" / "fold-0" / "model.pt"
+        assert (work / "model.pt").read_bytes() == first.read_bytes()
+        for entry in json.loads((work / "held_out.json").read_text())["validation"]:
+            prob, plain = (nib.load(p).get_fdata() for p in (entry["prob"], shipped_mask(done, entry)))
+            liver = np.asanyarray(nib.load(entry["label"]).dataobj) > 0
+            assert not prob[~liver].any() and plain[~liver].any()
+            np.testing.assert_allclose(prob[liver], plain[liver], atol=1e-6)
 
     def test_the_tumour_loss_reaches_the_segmenter(self, done):
         for fold in (0, 1):
@@ -320,15 +341,20 @@ class TestStudy:
                       cls_bundle=str(bundles / "liver_cls"))  # fmt: skip
         assert "trained with other knobs" in capsys.readouterr().err
 
-    def test_the_sheet_shows_slices_of_disagreement(self, done, config, tmp_path):
+    def test_two_arms_are_compared_in_numbers_and_on_a_sheet(self, done, config, tmp_path, capsys):
         results = json.loads((done / "results.json").read_text())
         scores = results["scores"]["temperature-concat-gop3"]["0"]
         results["scores"]["temperature-concat-gop3"]["0"] = [-s for s in scores]  # so that they do disagree
         (tmp_path / "results.json").write_text(json.dumps(results))
-        study.sheet("prob-concat-gop3", "temperature-concat-gop3", str(tmp_path / "s.png"), str(config), str(tmp_path))
+        arms = ("prob-concat-gop3", "temperature-concat-gop3")
+        study.compare(*arms, results=str(tmp_path), sheet=str(tmp_path / "s.png"), config=str(config))
+        printed = json.loads(capsys.readouterr().out)
+        slices = printed["slices"]
+        kinds = (slices["one_right"]["all"], slices["other_right"]["all"], slices["both_right"], slices["both_wrong"])
+        assert sum(kinds) == len(scores) and printed["interval"][0] <= printed["difference"] <= printed["interval"][1]
         assert (tmp_path / "s.png").stat().st_size > 20_000
         with pytest.raises(SystemExit, match="no such arm. Choose of prob-concat-gop3"):
-            study.sheet("prob", "binary", str(tmp_path / "s.png"), str(config), str(tmp_path))
+            study.compare("prob", "binary", results=str(tmp_path))
 
 
 def test_the_anchor_keeps_the_mask_a_mask():
