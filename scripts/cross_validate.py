@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,7 @@ def report(masks: str, output: str) -> None:
     fold_of = json.loads((Path(masks) / "folds.json").read_text())
     slices = held_out(masks, output)
     label, raw, person, fold = (np.array([row[i] for row in slices.values()]) for i in range(4))
-    score = np.empty_like(raw)
-    for f in np.unique(fold):
-        scale, bias = calibrate(label[fold != f], raw[fold != f])
-        score[fold == f] = expit(scale * raw[fold == f] + bias)
+    score = cross_fitted(label, raw, fold)
     result = {
         "slices": len(slices),
         "tumour_slices": int(label.sum()),
@@ -151,6 +148,20 @@ def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
     """
     loss = lambda p: np.logaddexp(0, p[0] * raw + p[1]).mean() - (label * (p[0] * raw + p[1])).mean()  # noqa: E731
     return tuple(float(v) for v in minimize(loss, (1.0, 0.0)).x)
+
+
+def cross_fitted(
+    label: np.ndarray,
+    raw: np.ndarray,
+    fold: np.ndarray,
+    fit: Callable[[np.ndarray, np.ndarray], tuple[float, float]] = calibrate,
+) -> np.ndarray:
+    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds."""
+    out = np.empty_like(raw)
+    for f in np.unique(fold):
+        scale, bias = fit(label[fold != f], raw[fold != f])
+        out[fold == f] = expit(scale * raw[fold == f] + bias)
+    return out
 
 
 def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:

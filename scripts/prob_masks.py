@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +73,14 @@ def make_part(
     work = root / ("full" if part == "full" else f"fold-{part}")
     train(bundle, work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
     held_out = [e for e in lists["training"] if str(fold_of[e["group"]]) == part]
-    return infer(bundle, work / "model.pt", lists["test"] if part == "full" else held_out, root / "prob")
+    entries, knobs = lists["test"] if part == "full" else held_out, inference_knobs(bundle, overrides)
+    return infer(bundle, work / "model.pt", entries, root / "prob", **knobs)
+
+
+def inference_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the knobs of a training that inference.json has too, such as the window and the network."""
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    return {k: v for k, v in overrides.items() if k.split("#")[0] in config}
 
 
 def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
@@ -90,13 +99,17 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     report(cases, root)
 
 
-def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry]) -> None:
-    """Metrics of ``weights`` on ``cases``, ``output/*.csv``; nothing to do where they are."""
+def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry], **knobs: Any) -> None:
+    """Metrics of ``weights`` on ``cases``, ``output/*.csv``, all or none; nothing to do where they are."""
     if not (output / "metrics.csv").exists():
+        part = output.with_name(f".part-{output.name}")
+        shutil.rmtree(part, ignore_errors=True)
         configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
-        write_json(output / "held_out.json", {"validation": list(cases)})
-        run_bundle(bundle, config_file=configs, datalist_file=output / "held_out.json", ckpt_path=weights,
-                   output_dir=output)  # fmt: skip
+        write_json(part / "held_out.json", {"validation": list(cases)})
+        run_bundle(bundle, config_file=configs, datalist_file=part / "held_out.json", ckpt_path=weights,
+                   output_dir=part, **knobs)  # fmt: skip
+        shutil.rmtree(output, ignore_errors=True)
+        part.replace(output)
 
 
 def report(cases: Sequence[Entry], root: Path) -> None:
@@ -152,11 +165,11 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path) -> di
     """
     groups = {e["group"] for section in ("training", "training_slices") for e in lists[section]}
     if len(groups) < folds:
-        raise SystemExit(f"ERROR the datalist holds {len(groups)} patient groups. Choose at most as many --folds.")
+        raise SystemExit(f"ERROR the datalist holds {len(groups)} patient groups. Choose at most as many folds.")
     if path.exists():
         fold_of = json.loads(path.read_text())
         if set(fold_of) != groups or max(fold_of.values()) + 1 != folds:
-            raise SystemExit(f"ERROR {path}: made for other data or folds. Choose another --output.")
+            raise SystemExit(f"ERROR {path}: made for other data or folds. Choose another output.")
         return fold_of
     weight = {g: [sum(e["group"] == g for e in lists[s]) for s in ("training", "training_slices")] for g in groups}
     load, fold_of = [[0, 0] for _ in range(folds)], {}
@@ -180,7 +193,7 @@ def train(
         return
     write_json(work / "datalist.json", {k: lists[k] for k in ("training", "training_slices")})
     last = work / "runs" / f"last_checkpoint_epoch={epochs}.pt"
-    if not last.exists():
+    if not zipfile.is_zipfile(last):  # missing, or cut short by a kill
         run_bundle(
             bundle,
             config_file=bundle / "configs" / "train.json",
@@ -236,9 +249,10 @@ def run_bundle(bundle: Path, **knobs: Any) -> None:
     """
     knobs = {"bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf", **knobs}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v) if isinstance(v, (str, Path)) else repr(v))]
-    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words])
+    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words], close_fds=False)
     if done.returncode:
-        raise SystemExit(done.returncode)
+        place = knobs.get("ckpt_dir") or knobs.get("output_dir") or bundle
+        raise SystemExit(f"ERROR {place}: monai.bundle run ended with {done.returncode}. Its output above says why.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ python scripts/study.py run --config scripts/study.json
 
 from __future__ import annotations
 
-import csv
+import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cross_validate
 import end_to_end
@@ -22,9 +23,9 @@ import fire
 import nibabel as nib
 import numpy as np
 import prob_masks
+import torch
 from lits import replace_with, write_json
 from prob_masks import Entry, read_lists
-from scipy.special import logit
 from study_masks import fit_temperature, logit_histograms, tumour_per_slice
 from study_plots import picture_sheet
 from study_report import Analysis, write_report
@@ -57,9 +58,11 @@ class Study:
             self.config = json.loads(self.file.read_text())
             self.output = Path(self.config["output"]).resolve()
             self.lists = read_lists(Path(self.config["datalist"]).resolve())
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            arms = [arm for entry in self.config["arms"] for arm in expand(entry)]
+            self.arms = {name_of(arm): arm for arm in arms}
+            check(self.config, arms)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise SystemExit(f"ERROR {config}: {e}. Give a JSON file like scripts/study.json.") from e
-        self.arms = {name_of(arm): arm for entry in self.config["arms"] for arm in expand(entry)}
 
     def masks(self, name: str = SHIPPED) -> Path:
         """Where Prob-Masks of that name lie."""
@@ -74,6 +77,14 @@ class Study:
         """Patient group to fold."""
         return {group: str(k) for group, k in json.loads((self.masks() / "folds.json").read_text()).items()}
 
+    def masks_of(self, arm: Arm) -> Path:
+        """The Prob-Masks an arm works with."""
+        return self.masks("temperature" if arm["mask_source"] == "temperature" else arm["masks"])
+
+    def stage1_knobs(self, name: str) -> dict[str, Any]:
+        """What masks of that name set in stage 1's bundle."""
+        return {k: v for k, v in self.config.get("masks", {}).get(name, {}).items() if k not in ("folds", "epochs")}
+
     def folder(self, name: str, seed: int) -> Path:
         """Where one seed of an arm lies."""
         return self.output / "arms" / name / f"seed-{seed}"
@@ -83,6 +94,10 @@ class Study:
         knobs = {k: v for k, v in arm.items() if k not in OWN}
         return {**knobs, "mask_source": knobs["mask_source"].replace("temperature", "prob"), "seed": seed}
 
+    def stage1_epochs(self, name: str) -> int:
+        """Epochs of the stage 1 behind masks of that name."""
+        return self.config.get("masks", {}).get(name, {}).get("epochs", self.config["stage1_epochs"])
+
     def folds(self) -> list[str]:
         """Names of the folds."""
         return [str(k) for k in range(self.config["folds"])]
@@ -91,10 +106,30 @@ class Study:
         """The cases with their Prob-Masks."""
         return read_lists(self.masks() / "datalist_prob.json")["training"]
 
-    def held_out(self, fold: str) -> list[Entry]:
-        """Those of one fold."""
+    def held_out(self, fold: str, masks: Path | None = None) -> list[Entry]:
+        """Those of one fold, with the shipped Prob-Masks or others."""
         fold_of = self.fold_of()
-        return [e for e in self.cases() if fold_of[e["group"]] == fold]
+        cases = read_lists((masks or self.masks()) / "datalist_prob.json")["training"]
+        return [e for e in cases if fold_of[e["group"]] == fold]
+
+
+def check(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+    """Raise ValueError for arms of one name, and for names that no arm or mask bears."""
+    names = [name_of(arm) for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"several arms are called {twice[0]}; give one a name of its own")
+    sources = [arm[k] for arm in arms for k in ("from", "weights") if k in arm]
+    asked = [*sources, config["reference"], *(name for pair in config["contrasts"] for name in pair)]
+    unknown = sorted(set(asked) - set(names))
+    if unknown or not config["contrasts"]:
+        raise ValueError(f"no arm is called {unknown[0]}" if unknown else "there are no contrasts")
+    seeds = {name: set(arm["seeds"]) for name, arm in zip(names, arms)}
+    for name, arm in zip(names, arms):
+        if not seeds[name] <= seeds[arm.get("from") or arm.get("weights") or name]:
+            raise ValueError(f"arm {name} has seeds that the arm it starts from lacks")
+        if arm["masks"] not in {SHIPPED, *config.get("masks", {})}:
+            raise ValueError(f"arm {name} has masks {arm['masks']}, which are not among the masks")
 
 
 def expand(entry: Arm) -> list[Arm]:
@@ -122,7 +157,7 @@ def run(
 ) -> None:
     """Make the Prob-Masks, train every arm on every fold and seed, measure, and write the results and their report.
 
-    What is done already is left; a killed run goes on at the last epoch of each training. A part that fails stops no
+    What is done already is left; a killed run goes on at the last epoch of each training. An arm that fails stops no
     other, and the exit status is 1.
 
     Args:
@@ -139,14 +174,16 @@ def run(
         cls_bundle: stage 2, a bundle with the ids of bundles/liver_cls.
     """
     study = Study(config, seg_bundle, cls_bundle)
-    chosen = [arms] if isinstance(arms, str) else list(arms or study.arms)
+    chosen = arms.split(",") if isinstance(arms, str) else list(arms or study.arms)
     unknown = set(chosen) - set(study.arms)
     if unknown:
         raise SystemExit(f"ERROR --arms {', '.join(sorted(unknown))}: not in {config}: {', '.join(study.arms)}.")
     workers = study.config.get("workers") or os.cpu_count() or 1
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
-    for name, _ in study.trainings():
-        prob_masks.assign_folds(study.lists, study.config["folds"], study.masks(name) / "folds.json")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    lock = hold(study.output / ".lock")
+    same_folds(study)
     tasks = [(name, seed, fold) for name in chosen for seed in study.arms[name]["seeds"] for fold in study.folds()]
     kind = {name: next((k for k in ("from", "weights") if k in arm), "own") for name, arm in study.arms.items()}
     steps: list[tuple[Callable[..., None], list[tuple]]] = [
@@ -158,9 +195,15 @@ def run(
         (judge_arm, [(study, *t) for t in tasks if kind[t[0]] == "weights"]),
         (train_end_to_end, [(study, *t) for t in tasks if kind[t[0]] == "from"]),
     ]
+    failed = []
     for step, calls in steps:
         if not in_parallel(step, calls, workers):
-            raise SystemExit(f"ERROR {step.__name__}: parts failed, for the reasons above. The same command goes on.")
+            failed.append(step.__name__)
+            if "masks" in step.__name__:  # nothing goes without
+                break
+    lock.close()
+    if failed:
+        raise SystemExit(f"ERROR {', '.join(failed)}: parts failed, for the reasons above. The same command goes on.")
     if arms is None:
         folder = Path(results) if results else study.output
         collect(study, folder / "results.json")
@@ -168,15 +211,15 @@ def run(
 
 
 def in_parallel(step: Callable[..., None], calls: Iterable[tuple], workers: int) -> bool:
-    """Make all calls, ``workers`` at a time; whether all went well. Each does its work in processes of its own."""
+    """Make all calls, ``workers`` at a time; whether all went well. Trainings run in processes of their own."""
 
     def call(arguments: tuple) -> bool:
         try:
             step(*arguments)
             return True
         except (Exception, SystemExit) as e:
-            names = ", ".join(str(a) for a in arguments[1:])
-            print(f"ERROR {step.__name__} {names}: {e}", file=sys.stderr)
+            names = " ".join(str(a) for a in arguments[1:])
+            print(f"ERROR {step.__name__} {names}: {e}".replace(": ERROR ", ": "), file=sys.stderr)
             return False
 
     with ThreadPoolExecutor(workers) as pool:
@@ -185,9 +228,8 @@ def in_parallel(step: Callable[..., None], calls: Iterable[tuple], workers: int)
 
 def make_masks(study: Study, name: str, fold: str) -> None:
     """Train stage 1 for one fold and write its Prob-Masks."""
-    knobs = {k: v for k, v in study.config.get("masks", {}).get(name, {}).items() if k != "folds"}
-    epochs = study.config["stage1_epochs"]
-    claim(study.masks(name) / f"fold-{fold}", {"epochs": epochs, **knobs})
+    knobs, epochs = study.stage1_knobs(name), study.stage1_epochs(name)
+    claim(study.masks(name) / f"fold-{fold}", {"epochs": epochs, **knobs}, remove=study.masks(name))
     if prob_masks.make_part(study.lists, study.masks(name), fold, epochs, study.seg, knobs):
         raise SystemExit("Prob-Masks are missing, for the reasons above")
 
@@ -200,10 +242,10 @@ def list_masks(study: Study) -> None:
 
 def measure_masks(study: Study, name: str, fold: str) -> None:
     """Dice, and histograms of stage 1's logits, of the fold's held-out cases: ``fold-K/``."""
-    work, cases = study.masks(name) / f"fold-{fold}", study.held_out(fold)
-    prob_masks.evaluate_fold(study.seg, work / "model.pt", work / "metrics", cases)
+    work, cases, knobs = study.masks(name) / f"fold-{fold}", study.held_out(fold), study.stage1_knobs(name)
+    prob_masks.evaluate_fold(study.seg, work / "model.pt", work / "metrics", cases, **knobs)
     if not (work / "histograms.json").exists():
-        write_json(work / "histograms.json", logit_histograms(study.seg, work / "model.pt", cases))
+        write_json(work / "histograms.json", logit_histograms(study.seg, work / "model.pt", cases, knobs))
 
 
 def histograms(masks: Path) -> dict[str, tuple[str, np.ndarray]]:
@@ -224,8 +266,9 @@ def temperatures(masks: Path) -> dict[str, float]:
 
 def make_temperature_masks(study: Study) -> None:
     """The shipped Prob-Masks once more, at the fitted temperatures: ``masks/temperature/``."""
-    target, missing = study.masks("temperature"), 0
-    for fold, temperature in temperatures(study.masks()).items():
+    target, missing, fitted = study.masks("temperature"), 0, temperatures(study.masks())
+    claim(target, {"temperatures": fitted, "stage1": digest(study.masks().glob("fold-*/model.pt"))})
+    for fold, temperature in fitted.items():
         weights = study.masks() / f"fold-{fold}" / "model.pt"
         missing += prob_masks.infer(study.seg, weights, study.held_out(fold), target / "prob", temperature=temperature)
     if missing:
@@ -236,22 +279,23 @@ def make_temperature_masks(study: Study) -> None:
 
 def train_arm(study: Study, name: str, seed: int, fold: str) -> None:
     """Train one arm on one fold and judge it on the held-out cases."""
-    arm = study.arms[name]
-    work = study.folder(name, seed)
-    claim(work / f"fold-{fold}", {"epochs": study.config["epochs"], **arm})
-    masks = study.masks("temperature" if arm["mask_source"] == "temperature" else arm["masks"])
-    cross_validate.run_part(masks, work, fold, study.config["epochs"], study.cls,
-                            arm.get("inner_groups", 0), study.knobs(arm, seed))  # fmt: skip
+    arm, masks, work = study.arms[name], study.masks_of(study.arms[name]), study.folder(name, seed)
+    epochs = arm.get("epochs", study.config["epochs"])
+    knobs = {k: v for k, v in study.knobs(arm, seed).items() if k != "epochs"}
+    masks_digest = digest([*study.masks(arm["masks"]).glob("fold-*/model.pt"), *masks.glob("arm.json")])
+    claim(work / f"fold-{fold}", {**arm, "epochs": epochs, "stage1": masks_digest})
+    cross_validate.run_part(masks, work, fold, epochs, study.cls, arm.get("inner_groups", 0), knobs)
 
 
 def judge_arm(study: Study, name: str, seed: int, fold: str) -> None:
     """Judge the weights of another arm through this arm's mask."""
     arm, work = study.arms[name], study.folder(name, seed) / f"fold-{fold}"
-    claim(work, arm)
-    cases = study.held_out(fold)
+    source = study.folder(arm["weights"], seed) / f"fold-{fold}" / "model.pt"
+    claim(work, {**arm, "source": digest([source])})
+    cases = study.held_out(fold, study.masks_of(arm))
     if arm.get("mend"):
         cases = [mended(entry, arm["mend"], work / "prob") for entry in cases]
-    shutil.copyfile(study.folder(arm["weights"], seed) / f"fold-{fold}" / "model.pt", work / "model.pt")
+    shutil.copyfile(source, work / "model.pt")
     cross_validate.evaluate(study.cls, work, cases, study.knobs(arm, seed))
 
 
@@ -268,33 +312,69 @@ def mended(entry: Entry, mend: str, folder: Path) -> Entry:
 
 def train_end_to_end(study: Study, name: str, seed: int, fold: str) -> None:
     """Train both stages as one from where another arm and its Prob-Masks stand, and judge the pair."""
-    arm = study.arms[name]
-    start = study.folder(arm["from"], seed) / f"fold-{fold}" / "model.pt"
-    work = study.folder(name, seed) / f"fold-{fold}"
-    claim(work, arm)
-    cases, fold_of = study.held_out(fold), study.fold_of()
+    arm, work = study.arms[name], study.folder(name, seed) / f"fold-{fold}"
+    start, masks = study.folder(arm["from"], seed) / f"fold-{fold}", study.masks(study.arms[arm["from"]]["masks"])
+    weights = (masks / f"fold-{fold}" / "model.pt", start / "model.pt")
+    claim(work, {**arm, "source": digest(weights)})
+    cases, fold_of = study.held_out(fold, masks), study.fold_of()
     others = [e for e in study.cases() if fold_of[e["group"]] != fold]
-    bundles = (study.seg, study.cls)
-    weights = (study.masks() / f"fold-{fold}" / "model.pt", start)
-    end_to_end.train(bundles, weights, work, others, study.knobs(arm, seed))
+    end_to_end.train((study.seg, study.cls), weights, work, others, study.knobs(arm, seed))
     if prob_masks.infer(study.seg, work / "seg.pt", cases, work / "prob"):
         raise SystemExit("Prob-Masks are missing, for the reasons above")
     own = [{**e, "prob": str(prob_masks.prob_path(e, work / "prob"))} for e in cases]
-    cross_validate.evaluate(study.cls, work, own, {"seed": seed})
+    cross_validate.evaluate(study.cls, work, own, study.knobs(arm, seed))
     prob_masks.evaluate_fold(study.seg, work / "seg.pt", work / "liver", cases)
 
 
-def claim(work: Path, arm: Arm) -> None:
-    """Note what a folder is trained with, so that another config never takes it for its own.
+def claim(work: Path, content: Mapping[str, Any], remove: Path | None = None) -> None:
+    """Note in ``work/arm.json`` what a folder is made with, so that other settings never take it for their own.
 
     Raises:
-        SystemExit: it was trained with something else.
+        SystemExit: it was made with something else; ``remove`` (default: the folder) has to go.
     """
-    file, own = work / "arm.json", {k: v for k, v in arm.items() if k not in ("name", "seeds")}
+    file, own = work / "arm.json", {k: v for k, v in content.items() if k not in ("name", "seeds")}
     if not file.exists():
         write_json(file, own)
     elif json.loads(file.read_text()) != own:
-        raise SystemExit(f"{file}: trained with other knobs. Delete the folder or name the arm otherwise.")
+        raise SystemExit(f"{file}: made with other settings or weights. Delete {remove or work}, or name it otherwise.")
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Checksum of several files, in the order of their names."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def hold(file: Path) -> IO[str]:
+    """Lock the study, so that no second run writes into its folders; trainings that a kill left behind hold it too.
+
+    Raises:
+        SystemExit: another run holds it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.open("w")
+    os.set_inheritable(lock.fileno(), True)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SystemExit(
+            f"ERROR {file}: another run of this study is at work. Wait for it, or end its trainings."
+        ) from None
+    return lock
+
+
+def same_folds(study: Study) -> None:
+    """One division into folds for masks of every name.
+
+    Raises:
+        SystemExit: one was made with another.
+    """
+    shipped = prob_masks.assign_folds(study.lists, study.config["folds"], study.masks() / "folds.json")
+    for name, _ in study.trainings():
+        file = study.masks(name) / "folds.json"
+        if not file.exists():
+            write_json(file, shipped)
+        elif json.loads(file.read_text()) != shipped:
+            raise SystemExit(f"ERROR {file}: other folds than the shipped masks'. Delete {study.masks(name)}.")
 
 
 # -------------------------------------------------------------------------------------------------- the results
@@ -311,20 +391,18 @@ def collect(study: Study, target: Path) -> None:
     tumour = {case: tumour_per_slice(entry) for case, entry in cases.items()}
     gops = sorted({arm["gop"] for arm in study.arms.values()} | {1})
     scores = {
-        name: {str(seed): read_scores(study.folder(name, seed)) for seed in arm["seeds"]}
+        name: {str(seed): cross_validate.held_out(study.masks(), study.folder(name, seed)) for seed in arm["seeds"]}
         for name, arm in study.arms.items()
     }
     keys = list(next(iter(next(iter(scores.values())).values())))
     for name, seeds in scores.items():
         for seed, table in seeds.items():
             if table.keys() != set(keys):
-                raise SystemExit(
-                    f"ERROR arm {name}, seed {seed}: other slices than the first arm's. Delete its folder."
-                )
+                raise SystemExit(f"ERROR {study.folder(name, seed)}: other slices than the first arm's. Delete it.")
     volume = {gop: {case: over_group(v, gop) for case, v in tumour.items()} for gop in {*gops, DEFAULTS["gop"]}}
     rows = [volume[DEFAULTS["gop"]][case][int(z)] for case, z in keys]
     labels = {str(gop): [int(volume[gop][case][int(z), 0] > 0) for case, z in keys] for gop in gops}
-    check_labels(scores, study.arms, keys, labels)
+    check_labels(study, scores, keys, labels)
     masks = list(dict.fromkeys(name for name, _ in study.trainings()))
     write_json(target, {
         "config": {k: study.config[k] for k in ("folds", "stage1_epochs", "epochs", "reference", "contrasts")},
@@ -356,25 +434,18 @@ def dice(folders: Iterable[Path]) -> dict[str, float]:
     return {Path(image).name.removesuffix(".gz").removesuffix(".nii"): round(v, 4) for image, v in values.items()}
 
 
-def read_scores(folder: Path) -> dict[tuple[str, str], tuple[int, float]]:
-    """(case, slice) to label and logit, of all folds."""
-    rows = (row for path in sorted(folder.glob("fold-*/metrics/slices.csv")) for row in csv.DictReader(path.open()))
-    clipped = lambda p: float(logit(np.clip(float(p), 1e-6, 1 - 1e-6)))  # noqa: E731
-    return {(row["case"], row["slice"]): (int(row["label"]), clipped(row["probability"])) for row in rows}
-
-
 def over_group(tumour: np.ndarray, gop: int) -> np.ndarray:
     """Sums of ``[slices, 3]`` over each slice's group, end slices repeated; the first above 0 is the group's label."""
     index = np.arange(len(tumour))[:, None] + np.arange(-(gop // 2), gop // 2 + 1)
     return tumour[index.clip(0, len(tumour) - 1)].sum(1)
 
 
-def check_labels(scores: Mapping, arms: Mapping[str, Arm], keys: Sequence, labels: Mapping[str, list[int]]) -> None:
+def check_labels(study: Study, scores: Mapping, keys: Sequence, labels: Mapping[str, list[int]]) -> None:
     """The labels the arms were judged by have to be those of the files as they are now."""
     for name, seeds in scores.items():
         for seed, table in seeds.items():
-            if [table[key][0] for key in keys] != labels[str(arms[name]["gop"])]:
-                raise SystemExit(f"ERROR arm {name}, seed {seed}: other labels than the data's. Delete its folder.")
+            if [table[key][0] for key in keys] != labels[str(study.arms[name]["gop"])]:
+                raise SystemExit(f"ERROR {study.folder(name, seed)}: other labels than the data's. Delete it.")
 
 
 def report(results: str = str(DOCS / "study")) -> None:
@@ -383,9 +454,18 @@ def report(results: str = str(DOCS / "study")) -> None:
     Args:
         results: the folder; study.md lies in it, or, for that of this repository, beside it.
     """
-    folder = Path(results)
+    folder, content = Path(results), read_results(results)
     text = DOCS / "study.md" if folder.resolve() == DOCS / "study" else folder / "study.md"
-    write_report(json.loads((folder / "results.json").read_text()), folder, text)
+    write_report(content, folder, text)
+
+
+def read_results(folder: str) -> dict[str, Any]:
+    """Content of a study's results.json; raises SystemExit where there is none."""
+    file = Path(folder) / "results.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise SystemExit(f"ERROR {file}: {e}. Give the folder of a finished study as --results.") from e
 
 
 def compare(
@@ -407,7 +487,7 @@ def compare(
         config: the study, for ``sheet``.
         count: how many slices to draw.
     """
-    content = json.loads((Path(results) / "results.json").read_text())
+    content = read_results(results)
     for name in (one, other):
         if name not in content["scores"]:
             raise SystemExit(f"ERROR {name}: no such arm. Choose of {', '.join(content['scores'])}.")

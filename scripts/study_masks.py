@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from prob_masks import inference_knobs
 from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
@@ -22,7 +23,9 @@ REACH_MM = 20.0
 CLASSES = ("outside", "liver", "tumour")  # rows of a histogram
 
 
-def logit_histograms(bundle: Path, weights: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
+def logit_histograms(
+    bundle: Path, weights: Path, entries: Sequence[Mapping[str, Any]], knobs: Mapping[str, Any]
+) -> dict[str, list[list[int]]]:
     """Case to voxel counts [3, 128] by class (outside, liver, tumour) and bin of stage 1's logit.
 
     On stage 1's working grid, within 20 mm of the true liver: further away all is certain, and would make any network
@@ -32,11 +35,12 @@ def logit_histograms(bundle: Path, weights: Path, entries: Sequence[Mapping[str,
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
         weights: a training of it.
         entries: cases with ``image``, ``label`` and ``case_id`` which these weights have not seen.
+        knobs: of its train.json, that it was trained with.
     """
-    stage = Stage(bundle, torch.device("cpu"), ckpt_path=str(weights))
+    stage = Stage(bundle, torch.device("cpu"), ckpt_path=str(weights), **inference_knobs(bundle, knobs))
     config = ConfigParser()
     config.read_config(str(bundle / "configs" / "train.json"))
-    config.update({"bundle_root": str(bundle)})
+    config.update({"bundle_root": str(bundle), **knobs})
     load = Compose(config.get_parsed_content("load_labelled")[:-1])  # the last joins tumour to liver
     resample, window = config.get_parsed_content("train#deterministic_transforms")[:2]
     histograms = {}
@@ -92,24 +96,20 @@ def reliability(p: np.ndarray, hits: np.ndarray, total: np.ndarray, bins: int = 
     }
 
 
-def mask_figures(histogram: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
-    """Calibration and saturation of a Prob-Mask at a temperature, from counts [3, 128].
+def mask_figures(histogram: np.ndarray) -> dict[str, Any]:
+    """Calibration and saturation of a Prob-Mask, from counts [3, 128].
 
     Returns:
         ``reliability`` with its ``ece``; ``unsure``, the share of voxels with a probability within 0.05 and 0.95;
         ``unsure_where_wrong``, the same among voxels on the wrong side of 0.5; ``tumour_under_prob``, the mean
-        probability of tumour voxels; ``tumour_under_binary``, the share of them above 0.5; and ``nll`` per voxel.
+        probability of tumour voxels; and ``tumour_under_binary``, the share of them above 0.5.
     """
     histogram = np.asarray(histogram, dtype=float)
-    p, total, liver = expit(CENTRES / temperature), histogram.sum(0), histogram[1:].sum(0)
+    p, total, liver, tumour = expit(CENTRES), histogram.sum(0), histogram[1:].sum(0), histogram[2]
     wrong = np.where(CENTRES > 0, histogram[0], liver)
     unsure = (p > 0.05) & (p < 0.95)
-    tumour = histogram[2]
-    z = CENTRES / temperature
-    nll = (histogram[0] * np.logaddexp(0, z) + liver * np.logaddexp(0, -z)).sum() / total.sum()
     return {
         "reliability": reliability(p, liver, total),
-        "nll": float(nll),
         "unsure": float(total[unsure].sum() / total.sum()),
         "unsure_where_wrong": float(wrong[unsure].sum() / max(wrong.sum(), 1)),
         "tumour_under_prob": float((tumour * p).sum() / max(tumour.sum(), 1)),

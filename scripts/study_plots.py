@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from study_report import Analysis
 
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+HALF_MM = 130.0  # of the sheet's pictures, around the liver
 COLOURS = {"manual": "#333333", "prob": "#0a8f88", "binary": "#d9622b", "none": "#8a8f98"}
 
 
@@ -47,7 +48,7 @@ def draw_roc(a: Analysis) -> plt.Figure:
     for arm in like:
         label, source = a.labels[a.gop(arm)], arm.split("-")[0]
         curves = [np.interp(grid, *roc_curve(label, raw)[:2]) for raw in a.raw(arm)]
-        auc = a.figures(arm, a.gop(arm))[0]["auc"]
+        auc = a.figures(arm, a.gop(arm), a.seeds(arm))[0]["auc"]
         style = {"color": COLOURS[source]} if source in COLOURS else {"linestyle": "--", "linewidth": 1}
         axes.plot(grid, np.mean(curves, axis=0), label=f"{arm}  {auc:.3f}", **style)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
@@ -108,7 +109,7 @@ def draw_coverage(a: Analysis) -> plt.Figure:
     values = {k: [np.array(slices[k])[case == n].sum() for n in names] for k in ("tumour", "prob", "binary")}
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained", width_ratios=(2, 1))
     for offset, kind in ((-0.2, "prob"), (0.2, "binary")):
-        share = np.array(values[kind]) / np.maximum(values["tumour"], 1e-9)
+        share = np.array(values[kind]) / np.where(np.array(values["tumour"]) > 0, values["tumour"], np.nan)
         left.bar(np.arange(len(names)) + offset, share, 0.38, color=COLOURS[kind], label=kind)
     left.set_xticks(range(len(names)), names, rotation=70, fontsize=8)
     left.set(ylabel="share of the tumour's volume", title="Tumour under the out-of-fold masks, by case", ylim=(0, 1.15))
@@ -151,8 +152,8 @@ def picture_sheet(
         if (p[i] >= 0.5) != (q[i] >= 0.5) and sum(case[i] == case[j] for j in chosen) < 2:
             chosen.append(int(i))
     chosen = chosen[:count]
-    if not chosen:
-        raise SystemExit(f"{one} and {other} nowhere decide differently")
+    if a.gop(one) != a.gop(other) or not chosen:
+        raise SystemExit(f"ERROR {one}, {other}: of different gop, or nowhere of different minds. Choose two others.")
     label, columns = a.labels[a.gop(one)], min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     with plt.rc_context(DARK):
@@ -163,8 +164,10 @@ def picture_sheet(
             axes.set_axis_off()
         for axes, i in zip(grid.flat, chosen):
             volumes = [plane(cases[case[i]][k], index[i]) for k in ("image", "prob", "label")]
-            (ct, aspect), (prob, _), (truth, _) = volumes
-            axes.imshow(ct.T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", aspect=aspect)
+            (ct, (dx, dy)), (prob, _), (truth, _) = volumes
+            axes.imshow(ct.T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", aspect=dy / dx)
+            x, y = np.average(np.indices(prob.shape).reshape(2, -1), axis=1, weights=prob.ravel() + 1e-6)
+            axes.set(xlim=(x - HALF_MM / dx, x + HALF_MM / dx), ylim=(y - HALF_MM / dy, y + HALF_MM / dy))
             for values, level, colour in ((prob, 0.5, LIVER), (truth == 2, 0.5, TUMOUR)):
                 if values.min() < level < values.max():
                     axes.contour(values.T, [level], colors=colour, linewidths=1)
@@ -179,12 +182,11 @@ def picture_sheet(
     return [(case[i], index[i]) for i in chosen]
 
 
-def plane(path: str, index: int) -> tuple[np.ndarray, float]:
-    """Slice ``index`` along the file's axial axis, as a radiologist sees it, and its pixels' height by width."""
+def plane(path: str, index: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Slice ``index`` along the file's axial axis, as a radiologist sees it, and its pixels' width and height in mm."""
     image = nib.load(path)
     orientation = nib.orientations.io_orientation(image.affine)
     axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
     lone = image.slicer[tuple(slice(index, index + 1) if a == axis else slice(None) for a in range(3))]
     turned = nib.as_closest_canonical(lone)
-    dx, dy = turned.header.get_zooms()[:2]
-    return np.asanyarray(turned.dataobj)[::-1, :, 0], dy / dx
+    return np.asanyarray(turned.dataobj)[::-1, :, 0], turned.header.get_zooms()[:2]

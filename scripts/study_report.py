@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cross_validate import calibrate
+from cross_validate import calibrate, cross_fitted
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from study_masks import CENTRES, fit_temperature, mask_figures, reliability
@@ -51,51 +51,64 @@ class Analysis:
         """Slices per group of an arm."""
         return int(self.results["arms"][arm]["gop"])
 
-    def raw(self, arm: str) -> list[np.ndarray]:
-        """Logits of each seed, ``[N]``."""
-        return [np.array(v) for v in self.results["scores"][arm].values()]
+    def seeds(self, *arms: str) -> tuple[str, ...]:
+        """The seeds that all of the arms have."""
+        return tuple(s for s in self.results["scores"][arms[0]] if all(s in self.results["scores"][a] for a in arms))
 
-    def probabilities(self, arm: str, fit: Callable = calibrate) -> list[np.ndarray]:
+    def raw(self, arm: str, seeds: Sequence[str] | None = None) -> list[np.ndarray]:
+        """Logits of each seed, or of those named, ``[N]``."""
+        scores = self.results["scores"][arm]
+        return [np.array(scores[s]) for s in seeds or scores]
+
+    def probabilities(
+        self, arm: str, seeds: Sequence[str] | None = None, fit: Callable = calibrate
+    ) -> list[np.ndarray]:
         """Probabilities of each seed, calibrated for each fold on the others."""
         label = self.labels[self.gop(arm)]
-        return [cross_fitted(label, raw, self.fold, fit) for raw in self.raw(arm)]
+        return [cross_fitted(label, raw, self.fold, fit) for raw in self.raw(arm, seeds)]
 
     @functools.cache
-    def figures(self, arm: str, gop: int) -> tuple[dict[str, float], dict[str, np.ndarray], list[float]]:
-        """Means over the seeds of an arm judged by the labels of ``gop``: figures, the same of every draw, and the AUC
-        of each seed."""
-        label, pairs = self.labels[gop], list(zip(self.raw(arm), self.probabilities(arm)))
+    def figures(
+        self, arm: str, gop: int, seeds: tuple[str, ...]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[float]]:
+        """Means over seeds of an arm judged by the labels of ``gop``: figures, the same of every draw, and the AUC of
+        each seed."""
+        label, pairs = self.labels[gop], list(zip(self.raw(arm, seeds), self.probabilities(arm, seeds)))
         own = [figures(label, raw, p) for raw, p in pairs]
         drawn = [drawn_figures(label, raw, p, self.weights) for raw, p in pairs]
-        mean = lambda tables, name: np.mean([t[name] for t in tables], axis=0)  # noqa: E731
         return (
-            {name: float(mean(own, name)) for name in FIGURES},
-            {name: mean(drawn, name) for name in FIGURES},
+            {name: float(np.mean([t[name] for t in own])) for name in FIGURES},
+            {name: np.mean([t[name] for t in drawn], axis=0) for name in FIGURES},
             [f["auc"] for f in own],
         )
 
     def contrast(self, one: str, other: str) -> dict[str, Any]:
-        """AUC of ``one`` minus ``other``, paired by patient; arms of different gop by each slice's own label."""
-        gop = self.gop(one) if self.gop(one) == self.gop(other) else 1
-        (a, drawn_a, _), (b, drawn_b, _) = (self.figures(arm, gop) for arm in (one, other))
+        """AUC of ``one`` minus ``other``, paired by patient, over the seeds that both have.
+
+        Arms of different gop are compared by each slice's own label, and their decisions, which were calibrated to
+        different labels, not at all (``slices`` None).
+        """
+        alike, seeds = self.gop(one) == self.gop(other), self.seeds(one, other)
+        gop = self.gop(one) if alike else 1
+        (a, drawn_a, _), (b, drawn_b, _) = (self.figures(arm, gop, seeds) for arm in (one, other))
         difference, drawn = a["auc"] - b["auc"], drawn_a["auc"] - drawn_b["auc"]
         low, high = interval(drawn)
+        first, second = (self.probabilities(arm, seeds[:1])[0] for arm in (one, other))
         return {
+            "seeds": len(seeds),
             "difference": difference,
             "interval": [low, high],
             "excludes_0": low > 0 or high < 0,
             **patients_needed(self.patients, difference, drawn),
-            "within": paired_within(*(self.within(arm, gop) for arm in (one, other))),
-            "slices": disagreement(
-                self.labels[gop], self.probabilities(one)[0], self.probabilities(other)[0], self.person
-            ),
+            "within": paired_within(*(self.within(arm, gop, seeds) for arm in (one, other))),
+            "slices": disagreement(self.labels[gop], first, second, self.person) if alike else None,
         }
 
     @functools.cache
-    def within(self, arm: str, gop: int) -> dict[str, float]:
-        """Mean over the seeds of the AUC among each patient's own slices."""
-        seeds = [within_patients(self.labels[gop], raw, self.person) for raw in self.raw(arm)]
-        return {p: float(np.mean([s[p] for s in seeds])) for p in seeds[0]}
+    def within(self, arm: str, gop: int, seeds: tuple[str, ...]) -> dict[str, float]:
+        """Mean over seeds of the AUC among each patient's own slices."""
+        tables = [within_patients(self.labels[gop], raw, self.person) for raw in self.raw(arm, seeds)]
+        return {p: float(np.mean([t[p] for t in tables])) for p in tables[0]}
 
     def rollup(self, arm: str) -> dict[str, Any]:
         """Study-level answers of the first seed."""
@@ -131,18 +144,9 @@ class Analysis:
             "scale and bias": calibrate,
         }
         return {
-            name: reliability(self.probabilities(arm, fit)[0], label.astype(float), np.ones(len(label)), bins=10)
+            name: reliability(self.probabilities(arm, fit=fit)[0], label.astype(float), np.ones(len(label)), bins=10)
             for name, fit in ways.items()
         }
-
-
-def cross_fitted(label: np.ndarray, raw: np.ndarray, fold: np.ndarray, fit: Callable) -> np.ndarray:
-    """Probabilities of logits, with scale and bias of each fold fitted on the other folds."""
-    out = np.empty_like(raw)
-    for f in np.unique(fold):
-        scale, bias = fit(label[fold != f], raw[fold != f])
-        out[fold == f] = expit(scale * raw[fold == f] + bias)
-    return out
 
 
 def scale_only(label: np.ndarray, raw: np.ndarray) -> float:
@@ -164,6 +168,8 @@ def write_report(results: Results, folder: Path, text: Path, draws: int = 2000) 
     parts += [mechanism_text(analysis), calibration_text(analysis), loss_table(analysis), liver_table(analysis)]
     block = "\n\n".join([START, *(p.replace("PLOT/", at) for p in parts if p), END])
     old = text.read_text() if text.exists() else f"# The study\n\n{START}\n{END}\n"
+    if START not in old or END not in old.split(START, 1)[1]:
+        raise SystemExit(f"ERROR {text}: the marks {START} and {END} are missing. Put them where the tables belong.")
     before, rest = old.split(START, 1)
     part = text.with_name(f".part-{text.name}")
     part.write_text(before + block + rest.split(END, 1)[1])
@@ -205,7 +211,7 @@ def summary_text(a: Analysis) -> str:
 def arm_table(a: Analysis) -> str:
     rows = []
     for arm in a.arms:
-        own, drawn, seeds = a.figures(arm, a.gop(arm))
+        own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
         cells = [f"{own[name]:.3f} ({spread(interval(drawn[name]))})" for name in FIGURES]
         rows.append([arm, len(seeds), " ".join(f"{s:.3f}" for s in seeds), *cells])
     head = ["arm", "seeds", "AUC of each", "AUC", "accuracy", "TPR", "FPR", "sensitivity at 90 % specificity"]
@@ -224,15 +230,34 @@ def contrast_table(a: Analysis) -> str:
         w = c["within"]
         better = f"{w['one_better']} of {w['patients']} (p = {w['p']:.2f})"
         verdict = "yes" if c["excludes_0"] else "no"
-        cells = [f"{c['difference']:+.3f}", spread(c["interval"], True), verdict, c["half_the_time"], c["in_80_of_100"]]
+        cells = [
+            c["seeds"],
+            f"{c['difference']:+.3f}",
+            spread(c["interval"], True),
+            verdict,
+            c["half_the_time"],
+            c["in_80_of_100"],
+        ]
         rows.append([f"{one} - {other}", *cells, better])
-    head = ["AUC, first - second", "difference", "95 %", "excludes 0", "groups for half", "for 80 %", "patients better"]
+    head = [
+        "AUC, first - second",
+        "seeds",
+        "difference",
+        "95 %",
+        "excludes 0",
+        "groups for half",
+        "for 80 %",
+        "patients better",
+    ]
     return "\n\n".join([
         "## Paired differences",
-        "Of the same slices in the same draws. The two columns of groups say how many patient groups like these a "
-        "study would need for its interval to exclude 0, half the time and in 80 of 100 studies, were the difference "
-        "found the true one. The last column counts the patients among whose own slices the first has the larger AUC, "
-        "with Wilcoxon's signed-rank test. Arms of different gop are compared by each slice's own label.",
+        "Of the same slices in the same draws, over the seeds that both arms have. The intervals hold what other "
+        "patients would change, not what other seeds would: with one seed they are too narrow, see the AUC of each "
+        "seed above. The two columns of groups say how many patient groups like these a study would need for its "
+        "interval to exclude 0, half the time and in 80 of 100 studies, were the difference found the true one. The "
+        "last column counts the patients among whose own slices the first has the larger AUC, with Wilcoxon's "
+        "signed-rank test. "
+        "Arms of different gop are compared by each slice's own label.",
         table(head, rows), "![Paired differences](PLOT/differences.png)",
     ])  # fmt: skip
 
@@ -240,7 +265,7 @@ def contrast_table(a: Analysis) -> str:
 def patient_text(a: Analysis) -> str:
     rows = []
     for arm in a.arms:
-        r, within = a.rollup(arm), a.within(arm, a.gop(arm))
+        r, within = a.rollup(arm), a.within(arm, a.gop(arm), a.seeds(arm))
         counts = [f"{r['found']} of {r['patients'] - r['tumour_free']}", f"{r['false_alarms']} of {r['tumour_free']}"]
         auc = "-" if r["auc"] is None else f"{r['auc']:.3f}"
         rows.append([arm, *counts, auc, f"{np.mean(list(within.values())):.3f}"])
@@ -281,8 +306,8 @@ def mechanism_text(a: Analysis) -> str:
     lines.append("![Tumour under the masks](PLOT/coverage.png)")
     rows = []
     for one, other in a.results["config"]["contrasts"]:
-        if a.gop(one) == a.gop(other):
-            d = a.contrast(one, other)["slices"]
+        d = a.contrast(one, other)["slices"]
+        if d:
             cells = [
                 f"{d[k]['all']} ({d[k]['tumour']} + {d[k]['all'] - d[k]['tumour']})"
                 for k in ("one_right", "other_right")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import end_to_end
@@ -133,6 +134,15 @@ def test_a_contrast_is_found_where_there_is_one_and_not_where_there_is_none(anal
     assert not none["excludes_0"] and none["difference"] == 0 and none["half_the_time"] is None
 
 
+def test_only_the_seeds_that_both_arms_have_are_compared():
+    results = made_up()
+    scores = results["scores"]
+    scores["manual-concat-gop3"] = {"1": scores["prob-concat-gop3"]["1"]}  # the same weights, under another name
+    scores["prob-concat-gop3"]["0"] = scores["none-concat-gop3"]["0"][::-1]
+    contrast = study_report.Analysis(results, draws=50).contrast("manual-concat-gop3", "prob-concat-gop3")
+    assert (contrast["seeds"], contrast["difference"], contrast["interval"]) == (1, 0, [0, 0])
+
+
 def test_calibration_of_a_fold_never_sees_its_labels(analysis):
     label, raw = analysis.labels[3], analysis.raw("prob-concat-gop3")[0]
     before = study_report.cross_fitted(label, raw, analysis.fold, study_report.calibrate)
@@ -151,9 +161,19 @@ def test_temperature_is_found_and_mends_the_calibration_error():
         [np.bincount(bins[m], minlength=len(study_masks.CENTRES)) for m in (~liver, liver, ~liver & liver)]
     )
     assert study_masks.fit_temperature(counts) == pytest.approx(2, abs=0.1)
-    before, after = study_masks.mask_figures(counts), study_masks.mask_figures(counts, 2.0)
-    assert before["reliability"]["ece"] > 0.05 > 0.01 > after["reliability"]["ece"]
-    assert before["unsure"] < after["unsure"] and before["nll"] > after["nll"]
+    hits, total = counts[1:].sum(0), counts.sum(0)
+    after = study_masks.reliability(expit(study_masks.CENTRES / 2), hits, total)
+    assert study_masks.mask_figures(counts)["reliability"]["ece"] > 0.05 > 0.01 > after["ece"]
+
+
+def test_a_fold_s_temperature_is_fitted_on_the_other_folds(tmp_path):
+    for fold, gain in ((0, 1), (1, 3)):
+        truth = (1000 * expit(study_masks.CENTRES / gain)).astype(int)
+        counts = np.stack([1000 - truth, truth, 0 * truth])[:, 32:96]
+        counts = np.pad(counts, ((0, 0), (32, 32)))
+        study.write_json(tmp_path / f"fold-{fold}" / "histograms.json", {f"volume-{fold}": counts.tolist()})
+    fitted = study.temperatures(tmp_path)
+    assert fitted["0"] == pytest.approx(3, abs=0.1) and fitted["1"] == pytest.approx(1, abs=0.05)
 
 
 def test_reliability_of_counts_by_hand():
@@ -210,12 +230,49 @@ def test_the_shipped_config_names_every_contrasted_arm():
     assert {a["mask_source"] for a in arms.values()} == {"manual", "prob", "binary", "none", "temperature", "dilated"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"output": "x", "datalist": "missing.json"}'])
-def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content):
+BASE = {"output": "out", "reference": "prob-concat-gop3", "contrasts": [["prob-concat-gop3", "prob-concat-gop3"]]}
+TWICE = {"arms": [{"mask_source": ["prob", "none"]}, {"mask_source": "prob", "gop": [1, 3]}]}
+
+
+@pytest.mark.parametrize(
+    "content, cause",
+    [
+        (None, "Expecting value"),
+        ([], "indices"),
+        ({}, "output"),
+        ({"output": "x", "datalist": "missing.json"}, "missing.json"),
+        ({**BASE}, "arms"),
+        ({**BASE, **TWICE}, "several arms are called prob-concat-gop3"),
+        ({**BASE, "arms": [{"mask_source": "none"}]}, "no arm is called prob-concat-gop3"),
+        ({**BASE, "arms": [{}, {"name": "tuned", "from": "gone"}]}, "no arm is called gone"),
+        ({**BASE, "arms": [{}, {"name": "tuned", "from": "prob-concat-gop3", "seeds": [1]}]}, "arm tuned has seeds"),
+        ({**BASE, "arms": [{}, {"masks": "other"}]}, "which are not among the masks"),
+        ({**BASE, "arms": [{}], "contrasts": []}, "no contrasts"),
+    ],
+)
+def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content, cause):
+    (tmp_path / "datalist.json").write_text('{"training": []}')
     config = tmp_path / "study.json"
-    config.write_text(content)
-    with pytest.raises(SystemExit, match=r"^ERROR .*study.json: .* Give a JSON file like scripts/study.json\.$"):
+    config.write_text("" if content is None else json.dumps({"datalist": str(tmp_path / "datalist.json"), **content})
+                      if content else json.dumps(content))  # fmt: skip
+    with pytest.raises(
+        SystemExit, match=rf"^ERROR .*study.json: .*{cause}.* Give a JSON file like scripts/study.json\.$"
+    ):
         study.run(str(config))
+
+
+def test_results_that_are_not_there_give_one_line(tmp_path):
+    for call in (lambda: study.report(str(tmp_path)), lambda: study.compare("a", "b", str(tmp_path))):
+        with pytest.raises(SystemExit, match=r"^ERROR .*results.json: .* Give the folder of a finished study"):
+            call()
+
+
+def test_a_second_run_of_the_same_study_is_refused(tmp_path):
+    lock = study.hold(tmp_path / ".lock")
+    with pytest.raises(SystemExit, match="another run of this study is at work"):
+        study.hold(tmp_path / ".lock")
+    lock.close()
+    study.hold(tmp_path / ".lock").close()
 
 
 # ------------------------------------------------------------------------------------------- a study on phantoms
@@ -225,7 +282,7 @@ ARMS = [
     {"mask_source": "temperature"},
     {"name": "early-stop", "mask_source": "dilated", "gop": 1, "inner_groups": 1, "patience": 1, "val_interval": 1},
     {"name": "without-leaks", "weights": "prob-concat-gop3", "mend": "leaks"},
-    {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1},
+    {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1, "anchor_weight": 0, "weight_decay": 0},
 ]
 
 
@@ -253,8 +310,12 @@ def done(config, bundles) -> Path:
     first = out / "arms" / "prob-concat-gop3" / "seed-0" / "fold-0" / "model.pt"
     stamp = first.stat().st_mtime_ns
     assert not (out / "results.json").exists()
+    second = first.parents[1] / "fold-1"  # as a kill in its last epoch leaves it
+    (second / "model.pt").unlink()
+    shutil.rmtree(second / "metrics")
     study.run(str(config), **words)
     assert first.stat().st_mtime_ns == stamp  # what was done is left
+    assert (second / "metrics" / "slices.csv").exists()
     return out
 
 
@@ -305,6 +366,9 @@ class TestStudy:
         plain = nib.load(entry["prob"].replace("temperature", "shipped")).get_fdata()
         assert temperature != 1 and not np.array_equal(hot, plain)
         assert np.corrcoef(hot.ravel(), plain.ravel())[0, 1] > 0.99
+        work = done / "arms" / "temperature-concat-gop3" / "seed-0" / "fold-0"
+        listed = json.loads((work / "datalist.json").read_text())["training"]
+        assert all("masks/temperature/" in e["prob"] for e in listed)
 
     def test_another_mask_is_judged_with_the_weights_of_the_arm_it_names(self, done, lists):
         work = done / "arms" / "without-leaks" / "seed-0" / "fold-0"
@@ -339,7 +403,7 @@ class TestStudy:
         with pytest.raises(SystemExit, match="train_arm: parts failed"):
             study.run(str(other), arms="prob-concat-gop3", seg_bundle=str(bundles / "liver_seg"),
                       cls_bundle=str(bundles / "liver_cls"))  # fmt: skip
-        assert "trained with other knobs" in capsys.readouterr().err
+        assert "made with other settings" in capsys.readouterr().err
 
     def test_two_arms_are_compared_in_numbers_and_on_a_sheet(self, done, config, tmp_path, capsys):
         results = json.loads((done / "results.json").read_text())
