@@ -404,7 +404,7 @@ def collect(study: Study, target: Path) -> None:
     labels = {str(gop): [int(volume[gop][case][int(z), 0] > 0) for case, z in keys] for gop in gops}
     check_labels(study, scores, keys, labels)
     masks = list(dict.fromkeys(name for name, _ in study.trainings()))
-    write_json(target, {
+    content = {
         "config": {k: study.config[k] for k in ("folds", "stage1_epochs", "epochs", "reference", "contrasts")},
         "arms": {name: {k: v for k, v in arm.items() if k != "name"} for name, arm in study.arms.items()},
         "slices": {
@@ -425,7 +425,8 @@ def collect(study: Study, target: Path) -> None:
                 for name, arm in study.arms.items() if "from" in arm
             },
         },
-    })  # fmt: skip
+    }  # fmt: skip
+    replace_with(target, lambda part: part.write_text(json.dumps(content, separators=(",", ":")) + "\n"))
 
 
 def dice(folders: Iterable[Path]) -> dict[str, float]:
