@@ -62,15 +62,15 @@ def draw_roc(a: Analysis) -> plt.Figure:
 def draw_differences(a: Analysis) -> plt.Figure:
     """The paired differences with their intervals."""
     contrasts = a.results["config"]["contrasts"]
-    figure, axes = plt.subplots(figsize=(8.4, 0.42 * len(contrasts) + 1.3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 0.42 * len(contrasts) + 1.3), layout="constrained")
     for i, (one, other) in enumerate(contrasts):
         c = a.contrast(one, other)
         colour = "#0a8f88" if c["excludes_0"] else "#8a8f98"
         axes.plot(c["interval"], [i, i], color=colour, linewidth=2)
         axes.plot(c["difference"], i, "o", color=colour)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    axes.set(yticks=range(len(contrasts)), yticklabels=[f"{one} - {other}" for one, other in contrasts])
-    axes.set(xlabel="difference in AUC, 95 % by patient (green: excludes 0)")
+    axes.set_yticks(range(len(contrasts)), [f"{one}\n- {other}" for one, other in contrasts], fontsize=8)
+    axes.set(xlabel="difference in AUC, 95 % by patient (green: excludes 0)", ylim=(-0.6, len(contrasts) - 0.4))
     axes.invert_yaxis()
     return figure
 

@@ -249,7 +249,7 @@ def contrast_table(a: Analysis) -> str:
     for one, other in a.results["config"]["contrasts"]:
         c = a.contrast(one, other)
         w, by_fold = c["within"], f"{c['difference_by_fold']:+.3f}"
-        better = f"{w['one_better']} of {w['patients']} (p = {w['p']:.2f})"
+        better = f"{w['one_better']} of {w['patients']} (p = {w['p']:.3f})"
         verdict = "yes" if c["excludes_0"] else "no"
         cells = [
             c["seeds"],
