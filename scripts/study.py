@@ -61,6 +61,9 @@ class Study:
             arms = [arm for entry in self.config["arms"] for arm in expand(entry)]
             self.arms = {name_of(arm): arm for arm in arms}
             check(self.config, arms)
+        except FileNotFoundError as e:
+            mend = "Prepare the data (scripts/lits.py), or give a JSON file like scripts/study.json."
+            raise SystemExit(f"ERROR {config}: {e.filename} is not there. {mend}") from e
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise SystemExit(f"ERROR {config}: {e}. Give a JSON file like scripts/study.json.") from e
 

@@ -37,7 +37,7 @@ QUICK = {
     "val_interval": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
-    "network_def#filters": [4, 4, 4, 4, 4],
+    "network_def#filters": [16, 16, 16, 16, 16],
 }
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]

@@ -34,7 +34,7 @@ QUICK = {
     "batch_size": 2,
     "volume_repeats": 2,
     "patch": [64, 64],
-    "network_def#filters": [4, 4, 4, 4, 4, 4],
+    "network_def#filters": [16, 16, 16, 16, 16, 16],
 }
 
 
@@ -198,7 +198,7 @@ def test_evaluation_measures_are_right_on_known_masks():
 @pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
 def test_two_processes(data, tmp_path, overlays):
     torch.save(
-        parser(**{"network_def#filters": [4] * 6}).get_parsed_content("network_def").state_dict(), tmp_path / "w.pt"
+        parser(**{"network_def#filters": [16] * 6}).get_parsed_content("network_def").state_dict(), tmp_path / "w.pt"
     )
     knobs = {**QUICK, "datalist_file": data / "datalist.json", "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     knobs |= {"ckpt_path": tmp_path / "w.pt"} if "evaluate.json" in overlays else {}

@@ -256,7 +256,7 @@ def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content, cause):
     config.write_text("" if content is None else json.dumps({"datalist": str(tmp_path / "datalist.json"), **content})
                       if content else json.dumps(content))  # fmt: skip
     with pytest.raises(
-        SystemExit, match=rf"^ERROR .*study.json: .*{cause}.* Give a JSON file like scripts/study.json\.$"
+        SystemExit, match=rf"^ERROR .*study.json: .*{cause}.* [Gg]ive a JSON file like scripts/study.json\.$"
     ):
         study.run(str(config))
 
