@@ -9,6 +9,15 @@ import numpy as np
 Metrics = dict[str, float]
 
 
+def patient_draws(person: Sequence[str], draws: int = 2000) -> np.ndarray:
+    """How often each row takes part in each draw ``[draws, N]``: people are drawn, with all their rows, not slices."""
+    people, index = np.unique(person, return_inverse=True)
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(people), size=(draws, len(people)))
+    counts = (drawn[:, :, None] == np.arange(len(people))).sum(1)
+    return counts[:, index].astype(np.float32)
+
+
 def patient_intervals(
     person: Sequence[str], metrics: Callable[[np.ndarray], Metrics], draws: int = 2000
 ) -> dict[str, list[float]]:
@@ -21,11 +30,6 @@ def patient_intervals(
         metrics: figures of a selection of rows, given as indices ``[M]``; nan where a draw does not define one.
         draws: bootstrap samples; the same ones at every call.
     """
-    person = np.asarray(person)
-    members = [np.flatnonzero(person == p) for p in np.unique(person)]
-    random = np.random.default_rng(0)
-    drawn = (
-        np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(draws)
-    )
-    spread = [metrics(rows) for rows in drawn]
+    rows = np.arange(len(person))
+    spread = [metrics(np.repeat(rows, times.astype(int))) for times in patient_draws(person, draws)]
     return {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]}

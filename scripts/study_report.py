@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from cross_validate import calibrate, cross_fitted
+from intervals import patient_draws
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from study_masks import CENTRES, fit_temperature, mask_figures, reliability
 from sklearn.metrics import roc_auc_score
+from study_masks import CENTRES, fit_temperature, mask_figures, reliability
 from study_plots import draw_plots
 from study_stats import (
     FIGURES,
@@ -21,7 +22,6 @@ from study_stats import (
     figures,
     interval,
     paired_within,
-    patient_draws,
     patient_rollup,
     patients_needed,
     within_patients,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,6 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 FIGURES = ("auc", "accuracy", "tpr", "fpr", "sensitivity_at_90")
 SPECIFICITY = 0.9
-
-
-def patient_draws(person: Sequence[str], draws: int = 2000) -> np.ndarray:
-    """How often each row takes part in each draw ``[draws, N]``: people are drawn, with all their rows, not slices."""
-    people, index = np.unique(person, return_inverse=True)
-    random = np.random.default_rng(0)
-    drawn = random.integers(len(people), size=(draws, len(people)))
-    counts = (drawn[:, :, None] == np.arange(len(people))).sum(1)
-    return counts[:, index].astype(np.float32)
 
 
 def figures(label: np.ndarray, score: np.ndarray, probability: np.ndarray) -> dict[str, float]:

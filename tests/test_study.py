@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import end_to_end
+import intervals
 import nibabel as nib
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_a_draw_without_one_of_the_classes_has_no_auc():
 
 def test_people_are_drawn_with_all_their_slices():
     person = np.repeat(["a", "b", "c"], [5, 1, 3])
-    weights = study_stats.patient_draws(person, 200)
+    weights = intervals.patient_draws(person, 200)
     for p in "abc":
         assert (weights[:, person == p] == weights[:, person == p][:, :1]).all()
     firsts = weights[:, [0, 5, 6]]
