@@ -1,24 +1,30 @@
 """CT to liver Prob-Mask to tumour probability: run the two bundles one after the other, in memory, study by study.
 
 python scripts/cascade.py --input CT_OR_FOLDER --output DIR
+torchrun --nproc_per_node=2 scripts/cascade.py --input FOLDER --output DIR
 """
 
 from __future__ import annotations
 
+import memory  # isort: skip # noqa: F401  # before torch
 import json
 import logging
 import shutil
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import fire
 import torch
 from fire.decorators import SetParseFns
 from results import Item, SliceRow, headline, slice_rows, summary, write_rows
+from crew import Crew
 from stages import Stage, pick_device
 from studies import (
     LIVER_MASK,
@@ -41,10 +47,11 @@ from tqdm import tqdm
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
 MASK_SOURCES = ("prob", "binary", "dilated", "none")
+DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
 class Chain:
-    """Both bundles, loaded once for any number of studies."""
+    """Both bundles, loaded once for any number of studies, which it takes one at a time."""
 
     def __init__(self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path) -> None:
         self.seg = Stage(seg, device, output_dir=str(work))
@@ -60,10 +67,14 @@ class Chain:
         """Process one study and leave all its outputs in ``work``; returns what result.json holds."""
         seconds: dict[str, float] = {}
         result = {"case": study.case, **self.record(study)}
-        with timed(seconds, "load"):
+        with timed(seconds, "read"):
             ct = self.seg["load"]({"image": str(study.path)})["image"]
+        with timed(seconds, "resample"):
+            item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):
-            masks = self.seg["restore"](self.seg.infer(self.seg["transform"]({"image": ct})))
+            item = self.seg.infer(item)
+        with timed(seconds, "restore"):
+            masks = self.seg["restore"](item)
         with timed(seconds, "classify"):
             tumour = self.cls["score"](self.cls.infer(self.cls["transform"]({"image": ct, "prob": masks["prob"]})))
         with timed(seconds, "save"):
@@ -72,7 +83,7 @@ class Chain:
             write_rows(rows, work / TABLE)
         result |= summary(rows, masks["pred"], float(tumour["study_probability"]), self.threshold)
         if picture:
-            with timed(seconds, "picture"):
+            with timed(seconds, "picture"), DRAWING:
                 self._draw(work / PICTURE, ct, masks["prob"], rows, result)
         result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
         (work / RESULT).write_text(json.dumps(result, indent=2) + "\n")
@@ -147,11 +158,41 @@ def parse_flag(text: str) -> bool:
     return text.lower() == "true"
 
 
+def process_all(chains: Sequence[Chain], studies: Iterator[Study], progress: tqdm, each: Callable[..., str]) -> int:
+    """Work the studies off, as many at a time as there are chains; a line for each. Returns how many failed."""
+    taking, stopped = threading.Lock(), threading.Event()
+
+    def work(chain: Chain) -> int:
+        failed = 0
+        while not stopped.is_set():
+            with taking:
+                study = next(studies, None)
+            if study is None:
+                break
+            try:
+                tqdm.write(each(chain, study))
+            except Exception as e:
+                failed += 1
+                tqdm.write(f"ERROR {describe(e, study.path)}", file=sys.stderr)
+            progress.update()
+        return failed
+
+    if len(chains) == 1:
+        return work(chains[0])
+    threads = max(1, torch.get_num_threads() // len(chains))
+    with ThreadPoolExecutor(len(chains), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        try:
+            return sum(pool.map(work, chains))
+        finally:
+            stopped.set()  # after Ctrl-C, studies that have begun are finished, no others begun
+
+
 @SetParseFns(
     input=str,
     output=str,
     mask_source=str,
     device=str,
+    jobs=int,
     overwrite=parse_flag,
     seg_bundle=str,
     cls_bundle=str,
@@ -162,6 +203,7 @@ def cascade(
     output: str,
     mask_source: str | None = None,
     device: str | None = None,
+    jobs: int | None = None,
     overwrite: bool = False,
     seg_bundle: str = str(BUNDLES / "liver_seg"),
     cls_bundle: str = str(BUNDLES / "liver_cls"),
@@ -170,13 +212,15 @@ def cascade(
     """Find the liver in CTs, and in which slices of it a tumour is likely.
 
     For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json and overview.png,
-    all or none. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end.
+    all or none. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end. Under
+    torchrun the processes share the studies.
 
     Args:
         input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
         output: folder for the results.
         mask_source: how the classifier uses the Prob-Mask: prob, binary, dilated or none; default as its bundle is set.
         device: cpu or cuda; default a GPU if there is one.
+        jobs: studies at a time; default 2 where there are two CPU cores, 1 under torchrun.
         overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
@@ -185,21 +229,23 @@ def cascade(
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them
     for reader in ("pydicom", "monai"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)
-    failed, out = 0, Path(output).resolve()
+    out, crew = Path(output).resolve(), Crew()
     try:
         studies = find_studies(Path(input))
         if mask_source not in (None, *MASK_SOURCES):
             raise StudyError(f"--mask_source {mask_source}: unknown. Use {', '.join(MASK_SOURCES)}.")
+        if jobs is not None and jobs < 1:
+            raise StudyError(f"--jobs {jobs}: nothing would be done. Use 1 or more.")
         out.mkdir(parents=True, exist_ok=True)
-        chain = Chain(Path(seg_bundle), Path(cls_bundle), pick_device(device), mask_source, out / PARTIAL)
+        jobs = min(jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
+        place, where = pick_device(device), (Path(seg_bundle), Path(cls_bundle))
+        chains = [Chain(*where, place, mask_source, out / PARTIAL) for _ in range(jobs)]
     except Exception as e:
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
-    for study in tqdm(studies, unit="study", disable=None):
-        try:
-            tqdm.write(process(chain, study, out, overwrite, picture))
-        except Exception as e:
-            failed += 1
-            tqdm.write(f"ERROR {describe(e, study.path)}", file=sys.stderr)
+    each = partial(process, output=out, overwrite=overwrite, picture=picture)
+    with tqdm(total=len(studies), unit="study", disable=None if crew.rank == 0 else True) as progress:
+        failed = process_all(chains, crew.share(studies), progress, each)
+    failed = crew.finish(failed)
     with suppress(OSError):
         (out / PARTIAL).rmdir()
     if failed:

@@ -53,7 +53,7 @@ def summary(rows: Sequence[SliceRow], mask: torch.Tensor, probability: float, th
         "study_tumour_probability": round(probability, 6),
         "flag_threshold": threshold,
         "flagged_slices": flagged,
-        "liver_volume_ml": round(int(mask.sum()) * voxel_mm3 / 1000, 2),
+        "liver_volume_ml": round(np.count_nonzero(mask.numpy()) * voxel_mm3 / 1000, 2),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,4 +82,7 @@ def pick_device(name: str | None) -> torch.device:
         raise StudyError(f"--device {name}: unknown. Use cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise StudyError("--device cuda: no GPU that PyTorch can use. Use --device cpu.")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":  # the processes that torchrun starts take one each
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return device

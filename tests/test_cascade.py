@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,7 +160,7 @@ class TestOutputs:
         assert result["study_tumour_probability"] == max(row.tumour_probability for row in considered)
         assert result["flagged_slices"] == [row.slice for row in considered if row.tumour_probability >= 0.5]
         assert result["liver_volume_ml"] == pytest.approx(sum(row.liver_area_mm2 for row in rows) / 100, abs=0.1)
-        assert result["mask_source"] == "prob" and set(result["seconds"]) >= {"load", "segment", "classify", "total"}
+        assert result["mask_source"] == "prob" and set(result["seconds"]) >= {"read", "segment", "classify", "total"}
         weights = Path(bundles["seg_bundle"]) / "models" / "model.pt"
         assert result["bundles"]["liver_seg"]["weights_sha256"] == stages.sha256(weights)
         assert {"version", "weights_sha256"} <= set(result["bundles"]["liver_cls"])
@@ -231,7 +233,7 @@ class TestChain:
         for name in ("a", "b"):
             (tmp_path / "in").mkdir(exist_ok=True)
             shutil.copy(done[0] / "LPS.nii.gz", tmp_path / "in" / f"{name}.nii.gz")
-        run(tmp_path / "in", tmp_path / "out", bundles)
+        run(tmp_path / "in", tmp_path / "out", bundles, jobs=1)
         assert len(loads) == 2 and all(k["weights_only"] for k in loads)
 
 
@@ -257,6 +259,74 @@ def read_probabilities(file: Path) -> dict[int, float]:
             for row in csv.DictReader(stream)
             if row["tumour_probability"]
         }
+
+
+def assert_same_table(one: Path, other: Path) -> None:
+    """Up to the order in which threads add up."""
+    one, other = (read_probabilities(folder / "slices.csv") for folder in (one, other))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+class TestManyStudies:
+    @pytest.fixture(scope="class")
+    def folder(self, done, tmp_path_factory) -> Path:
+        """Five phantoms, and a file that is none."""
+        source = tmp_path_factory.mktemp("many")
+        for name in ORIENTATIONS:
+            shutil.copy(done[0] / f"{name}.nii.gz", source)
+        (source / "broken.nii.gz").write_bytes(b"no image")
+        return source
+
+    @pytest.mark.parametrize("jobs", [1, 3])
+    def test_side_by_side_is_the_same_and_a_bad_one_stops_none(self, folder, done, bundles, tmp_path, capfd, jobs):
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(4)  # as many jobs as asked for, whatever the machine has
+            with pytest.raises(SystemExit) as stop:
+                run(folder, tmp_path, bundles, jobs=jobs)
+        finally:
+            torch.set_num_threads(threads)
+        assert stop.value.code == 1 and capfd.readouterr().err.count("ERROR") == 1
+        assert entries(tmp_path) == set(ORIENTATIONS)
+        for name in ORIENTATIONS:
+            for file in ("prob_mask.nii.gz", "liver_mask.nii.gz"):
+                assert (tmp_path / name / file).read_bytes() == (done[1] / name / file).read_bytes()
+            assert_same_table(tmp_path / name, done[1] / name)
+
+    def test_processes_share_the_studies(self, folder, done, bundles, tmp_path):
+        ended = subprocess.run(self.command(folder, tmp_path, bundles), capture_output=True, text=True)
+        lines = [line.split(":")[0] for line in ended.stdout.splitlines() if "tumour probability" in line]
+        assert ended.returncode == 1 and sorted(lines) == sorted(ORIENTATIONS), ended.stderr  # each once
+        assert len([line for line in ended.stderr.splitlines() if line.startswith("ERROR")]) == 1
+        for name in ORIENTATIONS:
+            assert_same_table(tmp_path / name, done[1] / name)
+
+    def test_a_second_run_does_what_dead_workers_left(self, folder, bundles, tmp_path):
+        (tmp_path / "in").mkdir()
+        for copy in range(4):  # enough to be killed in the middle
+            for name in ORIENTATIONS:
+                shutil.copy(folder / f"{name}.nii.gz", tmp_path / "in" / f"{name}-{copy}.nii.gz")
+        command = self.command(tmp_path / "in", tmp_path / "out", bundles)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+            line = next(line for line in first.stdout if "tumour probability" in line)
+            workers = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+            os.kill(int(workers[0]), signal.SIGKILL)
+            done_before = [line, *(line for line in first.stdout if "tumour probability" in line)]
+        assert len(workers) == 2 and first.returncode and len(done_before) < 20
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 0, second.stderr
+        assert entries(tmp_path / "out") == {f"{name}-{copy}" for name in ORIENTATIONS for copy in range(4)}
+        assert second.stdout.count("finished before") >= len(done_before)
+
+    def test_no_job_is_refused(self, folder, bundles, tmp_path):
+        with pytest.raises(SystemExit, match="--jobs 0"):
+            run(folder, tmp_path, bundles, jobs=0)
+
+    def command(self, source: Path, output: Path, bundles: dict[str, str]) -> list[str]:
+        words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+        words += [str(ROOT / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
+        words += ["--picture", "false", "--device", "cpu"]
+        return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
 
 
 class TestResume:

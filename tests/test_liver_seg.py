@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -305,7 +306,8 @@ def test_round_trip_keeps_geometry_in_every_orientation(axcodes, tmp_path):
 
     config = parser()
     item = config.get_parsed_content("preprocessing")({"image": str(tmp_path / "ct.nii")})
-    item["pred"] = MetaTensor(item["image"].as_tensor() * 8 - 4)  # logits: the network that finds what is bright
+    # logits of the network that finds what is bright; at 0.5 sharp, rounding would decide
+    item["pred"] = MetaTensor(item["image"].as_tensor() * 8 - 3.9)
     item = config.get_parsed_content("restore")(item)
 
     assert item["prob"].shape[1:] == shape
@@ -328,6 +330,92 @@ def test_bf16_agrees_with_float32(abdomen):
             probs.append(config.get_parsed_content("inferer")(image[None], network).sigmoid())
     assert probs[0].max() > 0.9
     assert (probs[0] - probs[1]).abs().max() <= 0.02
+
+
+def shipped(**knobs) -> tuple[ConfigParser, torch.nn.Module]:
+    """The inference config on the CPU with the shipped weights."""
+    config = parser(device="$torch.device('cpu')", **knobs)
+    network = config.get_parsed_content("network").eval()
+    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+    return config, network
+
+
+@torch.inference_mode()
+def test_the_coarse_pass_loses_no_liver(tmp_path):
+    """A scan twice as long as its abdomen: fewer slices are looked at, and those of the liver come out the same."""
+    ct, _, affine = phantom.make_phantom((80, 64, 80), (5.0, 5.0, 8.0))
+    nib.save(nib.Nifti1Image(ct, affine), tmp_path / "ct.nii.gz")
+    out, seen = {}, {}
+    for step in (1, 4):
+        config, network = shipped(bf16=False, coarse_step=step)
+        item = config.get_parsed_content("preprocessing")({"image": str(tmp_path / "ct.nii.gz")})
+        slices = []
+        network.register_forward_pre_hook(lambda _, x, slices=slices: slices.append(len(x[0])))
+        logits = config.get_parsed_content("inferer")(item["image"][None], network)[0]
+        out[step], seen[step] = config.get_parsed_content("restore")({**item, "pred": logits}), sum(slices)
+    assert seen[1] == item["image"].shape[-1] and seen[4] < 0.7 * seen[1]
+    assert torch.equal(out[1]["pred"], out[4]["pred"]) and out[1]["pred"].any()
+    lost = out[1]["prob"].amax((0, 1, 2)) - out[4]["prob"].amax((0, 1, 2))
+    liver = out[1]["pred"].amax((0, 1, 2)) > 0
+    assert (lost[liver] == 0).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("volume", [torch.zeros(1, 1, 64, 64, 13), torch.zeros(1, 1, 64, 64, 1)])
+def test_the_coarse_pass_looks_everywhere_where_it_finds_nothing(volume):
+    config, network = shipped(coarse_step=4)
+    logits = config.get_parsed_content("inferer")(volume, network)
+    assert logits.shape == volume.shape and (logits > -20).all()
+
+
+@torch.inference_mode()
+def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
+    from scripts import seg_inferer
+
+    monkeypatch.setattr(seg_inferer, "cpu_has_bf16", lambda: True)
+    out = []
+    for broken in (False, True):
+        config, network = shipped()
+        if broken:  # as if the CPU's bfloat16 unit dropped what is small
+            network.register_forward_hook(lambda _, x, y: y * 0 if torch.is_autocast_enabled("cpu") else y)
+        inferer = config.get_parsed_content("inferer")
+        image = config.get_parsed_content("preprocessing")({"image": str(abdomen)})["image"]
+        with pytest.warns(UserWarning, match="float32 is used") if broken else contextlib.nullcontext():
+            out.append(inferer(image[None], network).sigmoid())
+        assert inferer.bf16 is not broken
+    assert out[1].max() > 0.9 and (out[0] - out[1]).abs().max() <= 0.02
+
+
+@pytest.mark.parametrize("old, new", [((31, 40, 17), (12, 15, 9)), ((12, 15, 9), (31, 40, 17)), ((31, 15, 9), (12, 40, 9))])
+def test_resampling_is_torchs_average_and_interpolation(old, new):
+    from scripts.seg_transforms import resize_volume
+
+    volume = torch.randint(-1000, 1000, (1, *old), dtype=torch.int16)
+    volume[:, : old[0] // 2] = 0
+    shrunk = [min(sizes) for sizes in zip(old, new)]
+    expected = torch.nn.functional.adaptive_avg_pool3d(volume.float(), shrunk)
+    expected = torch.nn.functional.interpolate(expected[None], size=new, mode="trilinear", align_corners=False)[0]
+    for view in (volume, volume.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)):  # either order in memory
+        torch.testing.assert_close(resize_volume(view, new), expected, atol=2e-2, rtol=1e-5)
+    leaf = volume.float().requires_grad_()
+    resize_volume(leaf, new).sum().backward()
+    assert (leaf.grad > 0).all()  # also where the volume is 0
+
+
+def test_the_liver_is_monais_largest_component():
+    from monai.transforms import KeepLargestConnectedComponent
+    from scripts.seg_io import StudyError, TakeLiverd
+
+    torch.manual_seed(0)
+    prob = torch.nn.functional.avg_pool3d(torch.rand(1, 30, 26, 22), 3, stride=1, padding=1)
+    liver = TakeLiverd("pred", threshold=0.55, prob_key="prob")({"pred": MetaTensor(prob)})
+    expected = KeepLargestConnectedComponent(applied_labels=1)((prob > 0.55).float())
+    assert 0 < expected.sum() < (prob > 0.55).sum()
+    assert torch.equal(liver["pred"].float(), expected) and torch.equal(liver["prob"], prob)
+    nothing = MetaTensor(prob * 0, meta={"filename_or_obj": "ct.nii.gz"})
+    assert not TakeLiverd("pred", required=False)({"pred": nothing})["pred"].any()
+    with pytest.raises(StudyError, match="ct.nii.gz: no liver found"):
+        TakeLiverd("pred")({"pred": nothing})
 
 
 def test_temperature_softens_the_prob_mask_and_leaves_the_liver_mask(abdomen):

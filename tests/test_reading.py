@@ -12,6 +12,7 @@ import numpy as np
 import phantom
 import pydicom
 import pytest
+import torch
 from pydicom.uid import generate_uid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,29 @@ def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(study, ct, tmp
     read = study.LoadStudyd("image")({"image": str(tmp_path / "ct.nii.gz")})["image"]
     np.testing.assert_allclose(read.affine.numpy(), ct[1], atol=1e-5)
     np.testing.assert_array_equal(read[0].numpy(), ct[0])
+
+
+@pytest.mark.parametrize("dtype, slope, inter", [("<i2", 1, 0), (">i2", 1, 0), ("<i2", 2, -1024), ("u1", 1, 0), ("<f4", 1, 0)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_are_those_nibabel_reads(study, ct, tmp_path, suffix, dtype, slope, inter):
+    values = np.asarray(ct[0]).clip(0, 200).astype(dtype)
+    image = nib.Nifti1Image(values, ct[1])
+    image.header.set_slope_inter(slope, inter)
+    image.header.set_data_dtype(dtype)
+    nib.save(image, tmp_path / f"ct{suffix}")
+    read = study.read_image(tmp_path / f"ct{suffix}")
+    np.testing.assert_array_equal(read[0].numpy(), nib.load(tmp_path / f"ct{suffix}").get_fdata(dtype=np.float32))
+    assert read.dtype == (torch.int16 if dtype == "<i2" and slope == 1 else torch.float32)
+
+
+def test_a_flipped_bit_in_a_compressed_file_is_noticed(study, ct, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(*ct), path)
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1  # of the checksum at its end
+    path.write_bytes(data)
+    with pytest.raises(study.StudyError, match="ct.nii.gz: not a readable image"):
+        study.read_image(path)
 
 
 def test_a_trailing_axis_of_one_is_no_fourth_dimension(study, ct, tmp_path):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import cc3d
 import nibabel as nib
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from monai.transforms.utils import distance_transform_edt
-from scipy import ndimage
 
 from scripts.cls_inferer import slice_groups
 from scripts.cls_study import StudyError, case_name
@@ -48,6 +48,46 @@ def axial_axis(affine: np.ndarray) -> tuple[int, bool]:
     orientation = nib.orientations.io_orientation(affine)
     axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
     return axis, bool(orientation[axis, 1] < 0)
+
+
+class CutToLiverd(MapTransform):
+    """Cut volumes ``[1, X, Y, Z]`` of any orientation, and what IndexSlicesd noted, to the liver's axial slices with
+    ``margin`` slices on both sides, as FindLiverd takes the liver.
+
+    Turning to RAS copies, and a scan may be ten times as long as its liver. Where the source is not given or empty,
+    everything stays.
+
+    Args:
+        keys: volumes to cut, those of them that are there.
+        source: the liver is where this exceeds 0.5.
+        margin: slices.
+    """
+
+    def __init__(self, keys: KeysCollection, source: str, margin: int) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.source, self.margin = source, margin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        axis, flip = axial_axis(np.asarray(d["image"].affine, dtype=np.float64))
+        box = liver_box(d[self.source][0], largest=self.source == "prob") if self.source in d else None
+        if box is None:
+            return d
+        depth = d["image"].shape[1 + axis]
+        start, stop = max(0, box[axis].start - self.margin), min(depth, box[axis].stop + self.margin)
+        for key in self.key_iterator(d):
+            d[key] = narrow(d[key], axis, start, stop)
+        kept = slice(depth - stop, depth - start) if flip else slice(start, stop)  # slices run from foot to head
+        return d | {key: d[key][kept] for key in ("slices", "slice_z")}
+
+
+def narrow(image: MetaTensor, axis: int, start: int, stop: int) -> MetaTensor:
+    """The part of ``[1, X, Y, Z]`` from ``start`` to ``stop`` along a spatial axis, where it lies."""
+    part = MetaTensor(image.as_tensor().narrow(1 + axis, start, stop - start), meta=image.meta)
+    affine = image.affine.clone()
+    affine[:3, 3] += start * affine[:3, axis]
+    part.affine = affine
+    return part
 
 
 class SelectMaskd(Transform):
@@ -85,11 +125,11 @@ def dilate(mask: MetaTensor, reach: float) -> MetaTensor:
     Within the mask's box grown by ``reach``; over the whole of a CT it would take ten times as long.
     """
     pixdim = mask.pixdim.tolist()
-    box = ndimage.find_objects(mask[0].numpy().astype(np.uint8))
+    box = bounding_box(mask[0].numpy().astype(bool))
     out = torch.zeros_like(mask, dtype=torch.float32)
     if box:
         margin = [math.ceil(reach / mm) for mm in pixdim]
-        part = (0, *(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box[0], margin)))
+        part = (0, *(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin)))
         distance = distance_transform_edt((~mask[part].bool())[None], sampling=pixdim)[0]
         out[part] = (torch.as_tensor(distance) <= reach).float()
     return out
@@ -114,8 +154,7 @@ class FindLiverd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         shape, pixdim = data["image"].shape[1:], data["image"].pixdim.tolist()
         key = next((k for k in self.keys if k in data), None)
-        step = max(1, int(3 / max(pixdim[:2]))) if key == "prob" else 1
-        box = liver_box(data[key][0], step, largest=key == "prob") if key else None
+        box = liver_box(data[key][0], largest=key == "prob") if key else None
         if key and box is None and self.required:
             source = data[key].meta.get("filename_or_obj") or data["case"]
             raise StudyError(f"{source}: no liver found in the mask. Give an abdominal CT with its liver mask.")
@@ -125,22 +164,24 @@ class FindLiverd(Transform):
         return {**data, "middle": middle, "extent": extent, "pixdim": pixdim}
 
 
-def liver_box(mask: torch.Tensor, step: int, largest: bool) -> tuple[slice, slice, slice] | None:
-    """Bounding box of ``[X, Y, Z]`` > 0.5 or of its largest part; None when empty.
+def liver_box(mask: torch.Tensor, largest: bool) -> tuple[slice, slice, slice] | None:
+    """Bounding box of ``[X, Y, Z]`` > 0.5 or of its largest part; None when empty."""
+    above = (mask.detach() > 0.5).cpu().numpy()
+    box = bounding_box(above)
+    if box and largest:
+        parts = cc3d.connected_components(np.asfortranarray(above[box]))
+        found = cc3d.statistics(parts)
+        inner = found["bounding_boxes"][1 + np.argmax(found["voxel_counts"][1:])]
+        box = tuple(slice(o.start + int(i.start), o.start + int(i.stop)) for o, i in zip(box, inner))
+    return box
 
-    Looks at blocks of ``step`` x ``step`` pixels of a slice, some 3 mm, by their largest value: nothing that hangs
-    together falls apart, in an eighth of the time.
-    """
-    blocks = F.max_pool2d(mask.detach().permute(2, 0, 1)[:, None].float(), step, ceil_mode=True)[:, 0]
-    parts = (blocks.permute(1, 2, 0) > 0.5).cpu().numpy()
-    if largest:
-        parts, count = ndimage.label(parts)
-        parts = parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else parts
-    boxes = ndimage.find_objects(parts.astype(np.uint8))
-    if not boxes:
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Of what is true in ``[X, Y, Z]``; None when nothing is. scipy's find_objects takes a hundred times as long."""
+    if not mask.any():
         return None
-    x, y, z = boxes[0]
-    return slice(x.start * step, x.stop * step), slice(y.start * step, y.stop * step), z
+    lines = (mask.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1)))
+    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
 
 
 class CutSlicesd(MapTransform):
@@ -193,11 +234,13 @@ def sampling_weights(old: int, old_mm: float, new: int, new_mm: float, middle: f
 
 def sample_plane(volume: torch.Tensor, wx: torch.Tensor, wy: torch.Tensor, fill: float) -> torch.Tensor:
     """``[1, X, Y, Z]`` weighted by ``wx`` [X', X] and ``wy`` [Y', Y]: ``[1, X', Y', Z]``, one slice after the other."""
-    x, wx, wy = volume[0].float(), wx.to(volume.device), wy.to(volume.device)
+    wx, wy = wx.to(volume.device), wy.to(volume.device)
+    used = [slice(int(w.any(0).nonzero()[0]), int(w.any(0).nonzero()[-1]) + 1) for w in (wx, wy)]
+    x, ux, uy = volume[0][used[0], used[1]].float(), wx[:, used[0]], wy[:, used[1]]
     if x.stride(0) == 1:  # as NIfTI is stored; each branch reads the volume in its own order
-        out = (wy @ (x.permute(2, 1, 0) @ wx.T)).permute(2, 1, 0)
+        out = (uy @ (x.permute(2, 1, 0) @ ux.T)).permute(2, 1, 0)
     else:
-        out = torch.tensordot(wx, wy @ x, dims=1).permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        out = torch.tensordot(ux, uy @ x, dims=1).permute(2, 0, 1).contiguous().permute(1, 2, 0)
     if fill:
         out = out + (fill * (1 - wx.sum(1)[:, None] * wy.sum(1)))[..., None]
     return out[None]

@@ -7,9 +7,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import nibabel as nib
 import numpy as np
 import torch
+from isal import igzip
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -53,10 +55,12 @@ def write_mask(mask: MetaTensor, path: Path) -> None:
     part = path.with_name(f".part-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # nibabel would turn the integers into floats and back to apply the slope
-        with nib.openers.Opener(part, "wb", compresslevel=1) as file:
+        # nibabel would turn the integers into floats and back to apply the slope, and deflate ten times as long
+        with part.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
             file.write(header.binaryblock + bytes(4))
-            file.write(values.div(slope).round().to(torch.uint8).numpy().tobytes(order="F"))
+            for slab in values.permute(2, 1, 0).split(16):
+                stored = slab.div(slope).round().to(torch.uint8) if slab.any() else torch.zeros(slab.shape, dtype=torch.uint8)
+                file.write(stored.contiguous().numpy().data)
         os.replace(part, path)
     except OSError as e:
         part.unlink(missing_ok=True) if part.parent.is_dir() else None
@@ -65,12 +69,44 @@ def write_mask(mask: MetaTensor, path: Path) -> None:
         ) from e
 
 
-class RequireLiverd(MapTransform):
-    """Raise StudyError when a liver mask ``[1, X, Y, Z]`` is empty."""
+class TakeLiverd(MapTransform):
+    """From probabilities ``[1, X, Y, Z]`` to the liver, uint8 {0, 1}: above ``threshold``, its largest component.
+
+    MONAI's KeepLargestConnectedComponent takes 5 s and 3 GB for 512 x 512 x 600; this hands the box that holds anything
+    to cc3d.
+
+    Args:
+        keys: probabilities, which become the mask.
+        threshold: of the probability.
+        prob_key: where the probabilities stay, as they are; None drops them.
+        required: raise StudyError when nothing is above the threshold.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, threshold: float = 0.5, prob_key: str | None = None, required: bool = True
+    ) -> None:
+        super().__init__(keys)
+        self.threshold, self.prob_key, self.required = threshold, prob_key, required
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        for key in self.key_iterator(data):
-            if not data[key].any():
-                path = data[key].meta["filename_or_obj"]
-                raise StudyError(f"{path}: no liver found. Give an abdominal CT that shows the liver.")
-        return dict(data)
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if self.prob_key:
+                d[self.prob_key] = d[key]
+            d[key] = self._liver(d[key])
+        return d
+
+    def _liver(self, prob: MetaTensor) -> MetaTensor:
+        above = (prob.as_tensor()[0] > self.threshold).cpu().numpy()
+        mask = np.zeros(above.T.shape, np.uint8).T  # memory of it is taken where it is written to
+        if above.any():
+            lines = (above.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1)))
+            box = tuple(slice(line[0], line[-1] + 1) for line in lines)
+            parts, count = cc3d.connected_components(np.asfortranarray(above[box]), return_N=True)
+            sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"][1:]
+            mask[box] = parts == 1 + np.argmax(sizes) if count > 1 else parts > 0
+        elif self.required:
+            path = prob.meta["filename_or_obj"]
+            raise StudyError(f"{path}: no liver found. Give an abdominal CT that shows the liver.")
+        liver = torch.from_numpy(mask)[None].to(prob.device)
+        return MetaTensor(liver, meta=prob.meta, applied_operations=prob.applied_operations)
