@@ -1,19 +1,23 @@
 # make demo          the chain on a phantom CT; make demo CT=path runs it on your own
 # make test          every test
-# Both make the environment in .venv first. PYTHON=/path/to/python chooses another interpreter.
+# make bench         how long the chain takes and how much memory; writes the tables of docs/performance.md
+# All make the environment in .venv first. PYTHON=/path/to/python chooses another interpreter.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 CT ?=
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: .venv/.run
 	$(BIN)/python scripts/demo.py $(if $(CT),--ct "$(CT)")
 
 test: .venv/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+
+bench: .venv/.run
+	$(BIN)/python bench/chain.py run
 
 .venv/.run: requirements.txt
 	@test -n "$(PYTHON)" || { echo "ERROR Python 3.10 to 3.12 with venv is needed (Debian: apt install python3-venv), or PYTHON=/path/to/python"; exit 1; }

@@ -267,6 +267,8 @@ def one(name: str, ct: str, out: str, warm: bool = True) -> None:
     """Print what one contender takes for one CT."""
     for folder in ("raw", "preprocessed", "results"):
         os.environ.setdefault(f"nnUNet_{folder}", str(Path(out) / folder))
+    from chain import peak_mb
+
     work = CONTENDERS[name][1]()
     target = Path(out) / name
     target.mkdir(parents=True, exist_ok=True)
@@ -275,7 +277,7 @@ def one(name: str, ct: str, out: str, warm: bool = True) -> None:
     start, cpu = time.perf_counter(), cpu_seconds()
     more = work(Path(ct), target) or {}
     figures = {"seconds": time.perf_counter() - start, "cpu": cpu_seconds() - cpu, **more}
-    figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["peak_mb"] = peak_mb()
     print(json.dumps(figures))
 
 

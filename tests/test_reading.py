@@ -69,7 +69,7 @@ def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(study, ct, tmp
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_voxels_are_those_nibabel_reads(study, ct, tmp_path, suffix, dtype, slope, inter):
     values = np.asarray(ct[0]).clip(0, 200).astype(dtype)
-    image = nib.Nifti1Image(values, ct[1])
+    image = nib.Nifti1Image(values, ct[1], nib.Nifti1Header(endianness=">" if dtype[0] == ">" else "<"))
     image.header.set_slope_inter(slope, inter)
     image.header.set_data_dtype(dtype)
     nib.save(image, tmp_path / f"ct{suffix}")
