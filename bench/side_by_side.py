@@ -114,7 +114,7 @@ def monai_same_network() -> Work:
         """Every slab of 5 slices gives its middle slice, repeated: the least a stock 3D window can do with 2.5D."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return stage.network(x[:, 0].permute(0, 3, 1, 2))[..., None].expand(x.shape)
+            return stage.network(x[:, 0].permute(0, 3, 1, 2))[..., None].expand(x.shape).contiguous()
 
     return monai_pipeline(Slabs().eval(), (160, 160, stage["gop"]), tuple(stage["pixdim"]), tuple(stage["hu_window"]))
 
