@@ -62,7 +62,9 @@ def make_bundles(checkout: Path, folder: Path, weights: Mapping[str, Path], knob
     """The version's own bundles with the weights of a fold; as arguments of its chain."""
     for name, place in weights.items():
         shutil.rmtree(folder / name, ignore_errors=True)
-        shutil.copytree(checkout / "bundles" / name, folder / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
+        shutil.copytree(
+            checkout / "bundles" / name, folder / name, ignore=shutil.ignore_patterns("models", "eval", "runs")
+        )
         (folder / name / "models").mkdir()
         shutil.copy(place / "model.pt", folder / name / "models")
         file = folder / name / "configs" / "inference.json"
@@ -80,7 +82,9 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[int, float]]:
     """A study's Prob-Mask, liver mask, and tumour probability by slice."""
     prob, liver = (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) for name in ("prob_mask", "liver_mask"))
     with (folder / "slices.csv").open() as stream:
-        rows = {int(r["slice"]): float(r["tumour_probability"]) for r in csv.DictReader(stream) if r["tumour_probability"]}
+        rows = {
+            int(r["slice"]): float(r["tumour_probability"]) for r in csv.DictReader(stream) if r["tumour_probability"]
+        }
     return prob, liver, rows
 
 
@@ -90,7 +94,9 @@ def judge(output: Path, cases: Sequence[Mapping[str, str]], root: Path) -> dict[
     for case in cases:
         label = np.asarray(nib.load(root / case["label"]).dataobj)
         _, liver, rows = read(output / Path(case["image"]).name.removesuffix(".nii.gz"))
-        dice.append(2 * np.count_nonzero((label > 0) & (liver > 0)) / (np.count_nonzero(label) + np.count_nonzero(liver)))
+        dice.append(
+            2 * np.count_nonzero((label > 0) & (liver > 0)) / (np.count_nonzero(label) + np.count_nonzero(liver))
+        )
         tumour = np.convolve((label == TUMOUR).any((0, 1)), np.ones(GOP), "same") > 0
         truth += [tumour[i] for i in rows]
         score += rows.values()
@@ -121,7 +127,13 @@ def report(docs: str = str(DOCS)) -> None:
     head = [f"{figures['cases']} held-out cases", "case Dice", "slice AUC", "slices"]
     keys = ("lowest_dice", "prob_in_liver_slices", "prob_anywhere", "tumour", "tumour_median")
     more = [[pair, *(f"{v[key]:.4f}" for key in keys)] for pair, v in figures["changes"].items()]
-    titles = ["from / to", "lowest Dice of the liver masks", "Prob-Mask, liver's slices", "anywhere", "tumour of a slice"]
+    titles = [
+        "from / to",
+        "lowest Dice of the liver masks",
+        "Prob-Mask, liver's slices",
+        "anywhere",
+        "tumour of a slice",
+    ]
     put(Path(docs) / "performance.md", START, END, [table(head, rows), table([*titles, "median of the cases"], more)])
 
 

@@ -104,7 +104,9 @@ def floors(ct: str, work: str) -> None:
         with FlopCounterMode(display=False) as second:
             chain.cls.infer(groups)
     inside = int(np.count_nonzero(masks["prob"].numpy()))
-    raw = (masks["prob"][0] * 255).round().byte().numpy().tobytes(order="F"), masks["pred"][0].numpy().tobytes(order="F")
+    raw = (masks["prob"][0] * 255).round().byte().numpy().tobytes(order="F"), masks["pred"][0].numpy().tobytes(
+        order="F"
+    )
     packed = Path(ct).read_bytes()
     print(
         json.dumps(
@@ -192,7 +194,9 @@ def phantom(work: Path, depth: int) -> Path:
 def measure(work: Path, command: str, ct: str, *options: str) -> Figures:
     """What a fresh process prints."""
     words = [sys.executable, __file__, command, "--ct", ct, "--work", str(work), *options]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
     print(command, Path(ct).parent.name, *options, done.stdout.strip(), flush=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -205,7 +209,13 @@ def torchrun(work: Path, ct: Path, count: int, studies: int = 8) -> Figures:
         link = source / f"study-{i}.nii.gz"
         link.unlink(missing_ok=True)
         link.symlink_to(ct)
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", str(ROOT / "scripts/cascade.py")]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={count}",
+        str(ROOT / "scripts/cascade.py"),
+    ]
     words += ["--input", str(source), "--output", str(work / "out"), "--overwrite", "true", "--picture", "false"]
     start = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -219,7 +229,8 @@ def machine() -> str:
     able = torch.cpu.get_capabilities()
     features = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if able.get(name)]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} CPU cores with {', '.join(features)}, {memory:.0f} GiB, no GPU, torch {torch.__version__.split('+')[0]}"
+    version = torch.__version__.split("+")[0]
+    return f"{os.cpu_count()} CPU cores with {', '.join(features)}, {memory:.0f} GiB, no GPU, torch {version}"
 
 
 # ------------------------------------------------------------------------------------------------------- the report
@@ -244,7 +255,17 @@ def size_table(figures: Figures) -> str:
     for name, f in figures["sizes"].items():
         depth, precision = name.split(" ", 1)
         steps = [f"{f[step]:.2f}" for step in STEPS]
-        rows.append([depth, precision, *steps, f"**{f['total']:.2f}**", f"{f['first']:.2f}", f"{f['cpu']:.1f}", f"{f['peak_mb']:.0f}"])
+        rows.append(
+            [
+                depth,
+                precision,
+                *steps,
+                f"**{f['total']:.2f}**",
+                f"{f['first']:.2f}",
+                f"{f['cpu']:.1f}",
+                f"{f['peak_mb']:.0f}",
+            ]
+        )
     return f"On {figures['machine']}.\n\n" + table(
         ["slices", "precision", *STEPS, "total s", "first s", "CPU s", "peak MB"], rows
     )
@@ -267,15 +288,16 @@ def floor_table(figures: Figures) -> str:
         "save": (f["deflate_s"], f"deflate {2 * voxels / 1e6:.0f} MB (igzip, one thread)"),
     }
     rows = [
-        [step, what, f"{floor:.3f}", f"{m[step]:.3f}", f"{m[step] / floor:.1f}"] for step, (floor, what) in floors.items()
+        [step, what, f"{floor:.3f}", f"{m[step]:.3f}", f"{m[step] / floor:.1f}"]
+        for step, (floor, what) in floors.items()
     ]
     total = sum(floor for floor, _ in floors.values())
     rows.append(["**all**", "", f"{total:.3f}", f"{m['total']:.3f}", f"{m['total'] / total:.1f}"])
     share = f["segment_gflop"] / m["segment"] / gemm
     return (
         f"Matrix products: {gemm:.0f} GFLOP/s in bfloat16, {f['float32_gflop_s']:.0f} in float32; copying: "
-        f"{f['copy_gb_s']:.0f} GB/s. Stage 1 runs at {f['segment_gflop'] / m['segment']:.0f} GFLOP/s, **{share:.0%}** of "
-        f"the matrix product's, stage 2 with its resampling at {f['classify_gflop'] / m['classify']:.0f}.\n\n"
+        f"{f['copy_gb_s']:.0f} GB/s. Stage 1 runs at {f['segment_gflop'] / m['segment']:.0f} GFLOP/s, **{share:.0%}** "
+        f"of the matrix product's, stage 2 with its resampling at {f['classify_gflop'] / m['classify']:.0f}.\n\n"
         + table(["step, 130 slices, bf16", "has to", "floor s", "takes s", "times"], rows)
     )
 
@@ -294,9 +316,7 @@ def folder_table(figures: Figures) -> str:
         rows.append([f"folder of {studies}", jobs, f"{each:.2f}", f"{single / each:.2f}", f"{f['peak_mb']:.0f}"])
     processes = figures["processes"]
     alone = processes["1"]["seconds"]
-    more = [
-        [count, f"{f['seconds']:.1f}", f"{alone / f['seconds']:.2f}"] for count, f in processes.items()
-    ]
+    more = [[count, f"{f['seconds']:.1f}", f"{alone / f['seconds']:.2f}"] for count, f in processes.items()]
     return (
         table(["130 slices, bf16, weights loaded", "`--jobs`", "s per study", "rate", "peak MB"], rows)
         + "\n\n"
@@ -319,7 +339,9 @@ def plot(figures: Figures, file: Path) -> None:
     runs = [figures["sizes"][f"{depth} bf16"] for depth in DEPTHS]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.stackplot(DEPTHS, [[run[step] for run in runs] for step in STEPS], labels=STEPS)
-    left.plot(DEPTHS, [figures["sizes"][f"{depth} float32"]["total"] for depth in DEPTHS], "k--", label="all in float32")
+    left.plot(
+        DEPTHS, [figures["sizes"][f"{depth} float32"]["total"] for depth in DEPTHS], "k--", label="all in float32"
+    )
     left.set(xlabel="slices of 512 x 512", ylabel="seconds", xlim=(0, DEPTHS[-1]), ylim=0)
     left.legend(loc="upper left", fontsize=8)
     right.plot(DEPTHS, [run["peak_mb"] / 1000 for run in runs], "o-")

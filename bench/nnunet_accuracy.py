@@ -13,7 +13,6 @@ import copy
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,10 @@ def prepare(datalist: str, folds: str, work: str) -> None:
     (preprocessed / "nnUNetPlans.json").write_text(json.dumps(small_plan(plans), indent=1))
     preprocess([1], configurations=["2d", "small"], num_processes=[2, 2])
     split = [
-        {"train": [n for n, c in cases.items() if c["fold"] != k], "val": [n for n, c in cases.items() if c["fold"] == k]}
+        {
+            "train": [n for n, c in cases.items() if c["fold"] != k],
+            "val": [n for n, c in cases.items() if c["fold"] == k],
+        }
         for k in range(max(fold_of.values()) + 1)
     ]
     (preprocessed / "splits_final.json").write_text(json.dumps(split))
@@ -126,7 +128,9 @@ def train(work: str, fold: int, seconds: float, plan: str = "2d", bf16: bool = T
     trainer = Budget({**plans, "continue_training": False}, plan, fold, dataset, device=torch.device("cpu"))
     trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
-    held_out = [(n, c) for n, c in json.loads((raw / "cases.json").read_text()).items() if c["fold"] == fold and c["volume"]]
+    held_out = [
+        (n, c) for n, c in json.loads((raw / "cases.json").read_text()).items() if c["fold"] == fold and c["volume"]
+    ]
     dice = {Path(c["image"]).name: segment(trainer, raw, name, bf16) for name, c in held_out}
     out = Path(work) / f"{plan}-{'bf16' if bf16 else 'float32'}-{fold}.json"
     out.write_text(json.dumps({"seconds": seconds, "steps": trainer.steps, "dice": dice}, indent=1))
@@ -163,8 +167,8 @@ def report(work: str, ours: str) -> None:
         means = [np.mean([table[case] for case in theirs]) for table in (theirs, mine)]
         better = sum(mine[case] > theirs[case] for case in theirs)
         print(
-            f"{kind}: {len(theirs)} cases, nnU-Net {means[0]:.3f} (lowest {min(theirs.values()):.3f}), ours {means[1]:.3f}"
-            f" (better in {better}); {runs[0]['seconds']:.0f} s, {np.mean([run['steps'] for run in runs]):.0f} steps"
+            f"{kind}: {len(theirs)} cases, nnU-Net {means[0]:.3f} (lowest {min(theirs.values()):.3f}), "
+            f"ours {means[1]:.3f} (better in {better}); {runs[0]['seconds']:.0f} s, {np.mean([run['steps'] for run in runs]):.0f} steps"
         )
 
 

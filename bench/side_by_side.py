@@ -1,4 +1,4 @@
-"""Ours beside nnU-Net v2, TotalSegmentator's fast network shape and stock MONAI pipelines: one CT, one machine, one run.
+"""Ours beside nnU-Net v2, TotalSegmentator's fast network shape and stock MONAI pipelines: one CT, one machine.
 
 python bench/side_by_side.py run --work WORK
 
@@ -69,12 +69,19 @@ def ours_stage_1() -> Work:
 
 
 def monai_pipeline(network: torch.nn.Module, roi: tuple[int, ...], pixdim: tuple[float, ...], window: tuple) -> Work:
-    """The stock inference.json of a Model Zoo bundle: LoadImaged, Spacingd, SlidingWindowInferer 0.5, Invertd, SaveImaged."""
+    """The stock inference.json of a Zoo bundle: LoadImaged, Spacingd, SlidingWindowInferer, Invertd, SaveImaged."""
     from monai.inferers import SlidingWindowInferer
-    from monai.transforms import (
-        Activationsd, Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged,
-        ScaleIntensityRanged, Spacingd,
-    )  # fmt: skip
+    from monai.transforms import (  # fmt: skip
+        Activationsd,
+        Compose,
+        EnsureChannelFirstd,
+        Invertd,
+        LoadImaged,
+        Orientationd,
+        SaveImaged,
+        ScaleIntensityRanged,
+        Spacingd,
+    )
 
     before = Compose(
         [
@@ -154,7 +161,15 @@ def plans(spacing: list[float], patch: list[int], strides: list[list[int]]) -> d
         "resampling_fn_probabilities_kwargs": {**resample, "order": 1},
         "architecture": {"network_class_name": kind, "arch_kwargs": network, "_kw_requires_import": imports},
     }  # fmt: skip
-    liver = {"max": 1000, "mean": 100, "median": 100, "min": -200, "percentile_00_5": -17, "percentile_99_5": 200, "std": 40}
+    liver = {
+        "max": 1000,
+        "mean": 100,
+        "median": 100,
+        "min": -200,
+        "percentile_00_5": -17,
+        "percentile_99_5": 200,
+        "std": 40,
+    }
     return {
         "dataset_name": "x", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": spacing,
         "original_median_shape_after_transp": patch, "image_reader_writer": "SimpleITKIO",
@@ -293,7 +308,17 @@ def run(work: str = "runs/bench", docs: str = str(DOCS), depth: int = 130) -> No
     ct, figures = phantom(Path(work).resolve(), depth), {}
     for name in CONTENDERS:
         long = name.startswith(("nnunet", "total"))  # a warm-up would not show in minutes
-        words = [sys.executable, __file__, "one", "--name", name, "--ct", str(ct), "--out", str(Path(work).resolve() / "out")]
+        words = [
+            sys.executable,
+            __file__,
+            "one",
+            "--name",
+            name,
+            "--ct",
+            str(ct),
+            "--out",
+            str(Path(work).resolve() / "out"),
+        ]
         done = subprocess.run([*words, "--warm", str(not long)], stdout=subprocess.PIPE, text=True, check=True)
         figures[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, figures[name], flush=True)
@@ -317,7 +342,13 @@ def report(docs: str = str(DOCS)) -> None:
         + [" / ".join(f"{f[key] / base[key]:.1f}" for key in ("seconds", "cpu", "peak_mb"))]
         for name, f in figures.items()
     ]
-    head = [f"512 x 512 x {content['depth']}, {content['machine']}", "wall s", "CPU s", "peak MB", "times ours: wall / CPU / memory"]
+    head = [
+        f"512 x 512 x {content['depth']}, {content['machine']}",
+        "wall s",
+        "CPU s",
+        "peak MB",
+        "times ours: wall / CPU / memory",
+    ]
     put(Path(docs) / "performance.md", START, END, [table(head, rows)])
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import fire
 import torch
+from crew import Crew
 from fire.decorators import SetParseFns
 from results import Item, SliceRow, headline, slice_rows, summary, write_rows
-from crew import Crew
 from stages import Stage, pick_device
 from studies import (
     LIVER_MASK,

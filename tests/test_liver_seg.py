@@ -386,7 +386,9 @@ def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
     assert out[1].max() > 0.9 and (out[0] - out[1]).abs().max() <= 0.02
 
 
-@pytest.mark.parametrize("old, new", [((31, 40, 17), (12, 15, 9)), ((12, 15, 9), (31, 40, 17)), ((31, 15, 9), (12, 40, 9))])
+@pytest.mark.parametrize(
+    "old, new", [((31, 40, 17), (12, 15, 9)), ((12, 15, 9), (31, 40, 17)), ((31, 15, 9), (12, 40, 9))]
+)
 def test_resampling_is_torchs_average_and_interpolation(old, new):
     from scripts.seg_transforms import resize_volume
 
@@ -404,6 +406,7 @@ def test_resampling_is_torchs_average_and_interpolation(old, new):
 
 def test_the_liver_is_monais_largest_component():
     from monai.transforms import KeepLargestConnectedComponent
+
     from scripts.seg_io import StudyError, TakeLiverd
 
     torch.manual_seed(0)

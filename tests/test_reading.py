@@ -65,7 +65,9 @@ def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(study, ct, tmp
     np.testing.assert_array_equal(read[0].numpy(), ct[0])
 
 
-@pytest.mark.parametrize("dtype, slope, inter", [("<i2", 1, 0), (">i2", 1, 0), ("<i2", 2, -1024), ("u1", 1, 0), ("<f4", 1, 0)])
+@pytest.mark.parametrize(
+    "dtype, slope, inter", [("<i2", 1, 0), (">i2", 1, 0), ("<i2", 2, -1024), ("u1", 1, 0), ("<f4", 1, 0)]
+)
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_voxels_are_those_nibabel_reads(study, ct, tmp_path, suffix, dtype, slope, inter):
     values = np.asarray(ct[0]).clip(0, 200).astype(dtype)

@@ -59,7 +59,11 @@ def write_mask(mask: MetaTensor, path: Path) -> None:
         with part.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
             file.write(header.binaryblock + bytes(4))
             for slab in values.permute(2, 1, 0).split(16):
-                stored = slab.div(slope).round().to(torch.uint8) if slab.any() else torch.zeros(slab.shape, dtype=torch.uint8)
+                stored = (
+                    slab.div(slope).round().to(torch.uint8)
+                    if slab.any()
+                    else torch.zeros(slab.shape, dtype=torch.uint8)
+                )
                 file.write(stored.contiguous().numpy().data)
         os.replace(part, path)
     except OSError as e:
