@@ -166,10 +166,9 @@ def report(work: str, ours: str) -> None:
         theirs = {case: value for run in runs for case, value in run["dice"].items()}
         means = [np.mean([table[case] for case in theirs]) for table in (theirs, mine)]
         better = sum(mine[case] > theirs[case] for case in theirs)
-        print(
-            f"{kind}: {len(theirs)} cases, nnU-Net {means[0]:.3f} (lowest {min(theirs.values()):.3f}), "
-            f"ours {means[1]:.3f} (better in {better}); {runs[0]['seconds']:.0f} s, {np.mean([run['steps'] for run in runs]):.0f} steps"
-        )
+        steps = np.mean([run["steps"] for run in runs])
+        print(f"{kind}: {len(theirs)} cases, {runs[0]['seconds']:.0f} s, {steps:.0f} steps")
+        print(f"  nnU-Net {means[0]:.3f}, lowest {min(theirs.values()):.3f}; ours {means[1]:.3f}, better in {better}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """CT to liver Prob-Mask to tumour probability: run the two bundles one after the other, in memory, study by study.
 
 python scripts/cascade.py --input CT_OR_FOLDER --output DIR
-torchrun --nproc_per_node=2 scripts/cascade.py --input FOLDER --output DIR
+torchrun --standalone --nproc_per_node=2 scripts/cascade.py --input FOLDER --output DIR
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ class TestManyStudies:
             assert_same_table(tmp_path / name, done[1] / name)
 
     def test_processes_share_the_studies(self, folder, done, bundles, tmp_path):
-        ended = subprocess.run(self.command(folder, tmp_path, bundles), capture_output=True, text=True)
+        ended = subprocess.run(self.command(folder, tmp_path, bundles), capture_output=True, text=True, timeout=300)
         lines = [line.split(":")[0] for line in ended.stdout.splitlines() if "tumour probability" in line]
         assert ended.returncode == 1 and sorted(lines) == sorted(ORIENTATIONS), ended.stderr  # each once
         assert len([line for line in ended.stderr.splitlines() if line.startswith("ERROR")]) == 1
@@ -313,7 +313,7 @@ class TestManyStudies:
             os.kill(int(workers[0]), signal.SIGKILL)
             done_before = [line, *(line for line in first.stdout if "tumour probability" in line)]
         assert len(workers) == 2 and first.returncode and len(done_before) < 20
-        second = subprocess.run(command, capture_output=True, text=True)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert second.returncode == 0, second.stderr
         assert entries(tmp_path / "out") == {f"{name}-{copy}" for name in ORIENTATIONS for copy in range(4)}
         assert second.stdout.count("finished before") >= len(done_before)
@@ -323,7 +323,7 @@ class TestManyStudies:
             run(folder, tmp_path, bundles, jobs=0)
 
     def command(self, source: Path, output: Path, bundles: dict[str, str]) -> list[str]:
-        words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         words += [str(ROOT / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
         words += ["--picture", "false", "--device", "cpu"]
         return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
