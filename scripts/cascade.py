@@ -6,7 +6,9 @@ torchrun --standalone --nproc_per_node=2 scripts/cascade.py --input FOLDER --out
 
 from __future__ import annotations
 
-import memory  # isort: skip # noqa: F401  # before torch
+import memory  # noqa: F401  # before torch
+
+# isort: split
 import json
 import logging
 import shutil

@@ -550,12 +550,7 @@ def write_slices(data: dict[str, np.ndarray], output: Path, tested: set[int], th
 
 
 def slices(
-    npz: str,
-    datalist: str,
-    output: str,
-    groups: str | None = None,
-    split: str | None = None,
-    thickness: float = 5.0,
+    npz: str, datalist: str, output: str, groups: str | None = None, split: str | None = None, thickness: float = 5.0
 ) -> None:
     """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
 

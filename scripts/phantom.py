@@ -92,7 +92,7 @@ class Canvas:
         """Coordinates bent by a few long waves, so that no surface is a perfect ellipsoid."""
         grids = np.meshgrid(*[axis.astype(np.float32) / scale for axis in self.axes], indexing="ij", sparse=True)
         warped = []
-        for target, grid in enumerate(grids):
+        for grid in grids:
             wave = grid
             for length, height in ((150, 3.0), (80, 1.8), (42, 1.0)):
                 for first, second in ((0, 1), (1, 2), (0, 2)):

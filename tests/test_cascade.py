@@ -422,7 +422,8 @@ class TestBadInput:
         source, output = tmp_path / "in", tmp_path / "out"
         source.mkdir()
         expected = save_bad_studies(source)
-        save_ct(source / "a_good.nii.gz"), save_ct(source / "z_good.nii.gz", seed=1)
+        save_ct(source / "a_good.nii.gz")
+        save_ct(source / "z_good.nii.gz", seed=1)
         with pytest.raises(SystemExit) as stop:
             run(source, output, bundles)
         assert stop.value.code == 1
@@ -456,9 +457,9 @@ class TestBadInput:
         assert line.startswith("ERROR ") and word in line and "\n" not in line
 
     def test_weights_of_another_network_are_refused(self, bundles, tmp_path):
+        shutil.copytree(bundles["seg_bundle"], tmp_path / "seg")
+        torch.save({"weight": torch.zeros(1)}, tmp_path / "seg" / "models" / "model.pt")
         with pytest.raises(SystemExit, match="model.pt: damaged, or not this bundle's weights"):
-            shutil.copytree(bundles["seg_bundle"], tmp_path / "seg")
-            torch.save({"weight": torch.zeros(1)}, tmp_path / "seg" / "models" / "model.pt")
             run(save_ct(tmp_path / "ct.nii.gz"), tmp_path / "out", {**bundles, "seg_bundle": str(tmp_path / "seg")})
 
     def test_a_full_disk_leaves_nothing_behind(self, bundles, tmp_path, capsys):

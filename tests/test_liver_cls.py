@@ -268,7 +268,6 @@ def test_logits_are_smoothed_by_distance_and_calibrated():
 def test_the_loss_asks_for_the_lesion_and_for_the_slice():
     parser()
     from monai.losses import DiceCELoss
-
     from scripts.cls_loss import LesionAndSliceLoss
 
     loss, lesion = LesionAndSliceLoss(DiceCELoss(sigmoid=True), slice_weight=2.0), DiceCELoss(sigmoid=True)

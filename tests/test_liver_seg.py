@@ -406,7 +406,6 @@ def test_resampling_is_torchs_average_and_interpolation(old, new):
 
 def test_the_liver_is_monais_largest_component():
     from monai.transforms import KeepLargestConnectedComponent
-
     from scripts.seg_io import StudyError, TakeLiverd
 
     torch.manual_seed(0)

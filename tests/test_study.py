@@ -60,7 +60,7 @@ def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
         "scores": scores,
         "masks": {"shipped": {c: counts.tolist() for c in cases}},
         "temperatures": {"0": 1.1, "1": 1.2, "2": 1.3},
-        "liver": {"shipped": {c: 0.95 for c in cases}},
+        "liver": {"shipped": dict.fromkeys(cases, 0.95)},
     }  # fmt: skip
 
 

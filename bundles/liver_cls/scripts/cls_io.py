@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
-
 from scripts.cls_study import StudyError, case_name
 
 

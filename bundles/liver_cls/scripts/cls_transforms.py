@@ -15,7 +15,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from monai.transforms.utils import distance_transform_edt
-
 from scripts.cls_inferer import slice_groups
 from scripts.cls_study import StudyError, case_name
 

@@ -61,12 +61,7 @@ class AdjacentSliceInferer(Inferer):
     UNSEEN = -20.0  # no probability to speak of
 
     def __init__(
-        self,
-        gop: int,
-        batch_size: int = 16,
-        divisor: int = 32,
-        bf16: bool | None = None,
-        coarse_step: int = 1,
+        self, gop: int, batch_size: int = 16, divisor: int = 32, bf16: bool | None = None, coarse_step: int = 1
     ) -> None:
         self.gop, self.batch_size, self.divisor, self.coarse_step = gop, batch_size, divisor, coarse_step
         self.bf16 = cpu_has_bf16() if bf16 is None else bf16

@@ -15,7 +15,6 @@ from isal import igzip
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-
 from scripts.seg_study import StudyError, case_name
 
 
