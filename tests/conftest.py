@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {"size": (40, 32, 20), "spacing": (9.0, 9.0, 8.0), "tumours": 1, "tumour_radius": (12.0, 18.0)}
 ROOT = Path(__file__).resolve().parents[1]
+collect_ignore = ["zoo"]  # for the Model Zoo; test_zoo.py runs them in its layout
 PEOPLE = {
     0: "person-0",
     1: "person-0",

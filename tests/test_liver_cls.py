@@ -549,14 +549,14 @@ def test_zoo_metadata_matches_the_schema_and_the_network():
     from jsonschema import validate
 
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    validate(metadata, json.loads(Path(__file__).with_name("meta_schema_20240725.json").read_text()))
+    validate(metadata, json.loads((ROOT / "scripts" / "meta_schema_20240725.json").read_text()))
     assert metadata["version"] in metadata["changelog"]
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     verify_net_in_out("network_def", **files, device="cpu")
 
 
 def test_zoo_metadata_passes_monais_own_check(tmp_path):
-    schema = shutil.copy(Path(__file__).with_name("meta_schema_20240725.json"), tmp_path)  # there: nothing to download
+    schema = shutil.copy(ROOT / "scripts" / "meta_schema_20240725.json", tmp_path)  # there: nothing to download
     verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
 
 
