@@ -59,16 +59,16 @@ def bundle_files(root: Path) -> dict[str, Path]:
 
 
 def check_bundle(root: Path) -> list[str]:
-    """All problems of a bundle. MONAI's own checks load its code and weights, and run when the others find nothing.
+    """All problems of the first kind that shows any: files, then what is written in them, then what MONAI makes of it.
 
     Args:
         root: a copy of the bundle that may be written to, in a folder with its zoo name.
     """
-    problems = check_files(bundle_files(root))
-    if not problems:
-        problems = check_metadata(root) + check_keys(root) + check_imports(root)
-    problems += check_style(root)
-    return problems or check_with_monai(root)
+    return (
+        check_files(bundle_files(root))
+        or check_metadata(root) + check_keys(root) + check_imports(root) + check_style(root)
+        or check_with_monai(root)
+    )
 
 
 # ---------------------------------------------------------------------------------------- files and what they say
@@ -274,12 +274,12 @@ def verify_torchscript(root: Path) -> None:
 
 
 def verify_inference(root: Path) -> None:
-    """Give the config what monai.bundle.properties lists."""
+    """Mend the config, whose ids are those of monai.bundle.properties."""
     _verify_properties(root, INFERENCE, "inference")
 
 
 def verify_train(root: Path) -> None:
-    """Give the config what monai.bundle.properties lists."""
+    """Mend the config, whose ids are those of monai.bundle.properties."""
     _verify_properties(root, TRAIN, "train")
 
 
@@ -318,7 +318,9 @@ def _scripts() -> dict[str, Any]:
 
 
 def _first_words(error: BaseException) -> str:
-    """What an exception says, in one line and without a full stop."""
+    """What an exception's first cause says, in one line and without a full stop."""
+    while error.__cause__:
+        error = error.__cause__
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines() or [type(error).__name__])
     return re.split(r"\s*Failed validating", " ".join(line for line in lines if line))[0][:200].rstrip(".: ")
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -32,18 +33,20 @@ from monai.bundle import download, get_bundle_info
 
 ROOT = Path(__file__).resolve().parents[1]
 SEG, CLS = package.ZOO_NAMES.values()
-# Runs monai.bundle and raises at the first file that is opened, or folder that is listed, in the repository.
-OUT_OF_REACH = """
-import os, runpy, sys
-repository, environment = sys.argv[1], sys.prefix
+# Inference with a bundle after the other; opening a file or listing a folder of the repository raises.
+INFER = """
+import json, os, sys
+repository, runs = sys.argv[1], json.loads(sys.argv[2])
 def guard(event, args):
     if event in ("open", "os.listdir", "os.scandir") and args and isinstance(args[0], (str, bytes)):
         path = os.path.abspath(os.fsdecode(args[0]))
-        if path.startswith(repository) and not path.startswith(environment):
+        if path.startswith(repository) and not path.startswith(sys.prefix):
             raise PermissionError(f"{path} is in the repository")
-sys.addaudithook(guard)
-sys.argv = ["monai.bundle", *sys.argv[2:]]
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+if repository:
+    sys.addaudithook(guard)
+from monai.bundle import run
+for words in runs:
+    run(**words)
 """
 
 
@@ -157,70 +160,65 @@ def test_monai_refuses_an_archive_that_was_tampered_with(dist, tmp_path):
 def test_fetched_bundles_find_what_the_repositorys_find(dist, tmp_path):
     folder, url = dist
     for name, file in zip((SEG, CLS), archives()):
-        download(name=name, url=f"{url}/{file}", bundle_dir=tmp_path / "fetched", progress=False)
+        download(name=name, url=f"{url}/{file}", bundle_dir=tmp_path / "bundles", progress=False)
     ct, _, affine = phantom.make_phantom((128, 128, 50), (3.0, 3.0, 6.0), seed=0, tumours=2)
     (tmp_path / "cts").mkdir()
     nib.save(nib.Nifti1Image(ct, affine), tmp_path / "cts" / "case.nii.gz")
-    bundles = {"fetched": tmp_path / "fetched", "repository": tmp_path / "repository"}
-    bundles["repository"].mkdir()
-    for bundle, name in package.ZOO_NAMES.items():
-        (bundles["repository"] / name).symlink_to(ROOT / "bundles" / bundle)
-    for name, words in {SEG: [], CLS: ["--prob_dir", "seg"]}.items():
-        runs = [infer(where / name, tmp_path / kind, words, kind) for kind, where in bundles.items()]
-        for run in runs:
-            _, error = run.communicate()
-            assert run.returncode == 0, error[-2000:]
-    for name in ("seg/case/case_prob.nii.gz", "seg/case/case_seg.nii.gz"):
-        masks = [np.asarray(nib.load(tmp_path / f"out_{kind}" / name).dataobj) for kind in bundles]
+    fetched = infer(tmp_path / "bundles" / SEG, tmp_path / "bundles" / CLS, tmp_path, str(ROOT))
+    own = infer(ROOT / "bundles" / "liver_seg", ROOT / "bundles" / "liver_cls", tmp_path, "")
+    for run in (fetched, own):
+        _, error = run.communicate()
+        assert run.returncode == 0, error[-2000:]
+    outputs = [Path(run.args[-1]) for run in (fetched, own)]
+    for name in ("case/case_prob.nii.gz", "case/case_seg.nii.gz"):
+        masks = [np.asarray(nib.load(output / name).dataobj) for output in outputs]
         np.testing.assert_array_equal(*masks)
         assert masks[0].max() > 0.9
-    tables = [(tmp_path / f"out_{kind}" / "cls/case/case_slices.csv").read_text() for kind in bundles]
+    tables = [(output / "case/case_slices.csv").read_text() for output in outputs]
     assert tables[0] == tables[1] and tables[0].count("\n") > 10
 
 
-def infer(bundle: Path, cwd: Path, words: list[str], kind: str) -> subprocess.Popen:
-    """Start a bundle's inference from an empty folder, and for a fetched bundle with the repository out of reach."""
-    output, cts = cwd.with_name(f"out_{kind}"), cwd.with_name("cts")
-    part = "cls" if words else "seg"
-    cwd = output / f"from_{part}"
-    cwd.mkdir(parents=True)
-    words = [str(output / word) if word == "seg" else word for word in words]
-    start = ["-c", OUT_OF_REACH, str(ROOT)] if kind == "fetched" else ["-m", "monai.bundle"]
-    command = [sys.executable, *start, "run", "--config_file", str(bundle / "configs" / "inference.json")]
-    command += ["--bundle_root", str(bundle), "--dataset_dir", str(cts), "--output_dir", str(output / part), *words]
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_the_guard_keeps_the_repository_out_of_reach(tmp_path):
-    run = infer(ROOT / "bundles" / "liver_seg", tmp_path / "x", [], "fetched")
+def test_the_repository_is_out_of_reach_there(tmp_path):
+    run = infer(ROOT / "bundles" / "liver_seg", ROOT / "bundles" / "liver_cls", tmp_path, str(ROOT))
     _, error = run.communicate()
-    assert run.returncode != 0 and "is in the repository" in error
+    assert run.returncode and f"{ROOT}/bundles/liver_seg/configs" in error and "is in the repository" in error
+
+
+def infer(seg: Path, cls: Path, folder: Path, out_of_reach: str) -> subprocess.Popen:
+    """Start inference over folder/cts with both bundles, from an empty folder; its last argument is the output's."""
+    output = Path(tempfile.mkdtemp(dir=folder))
+    common = {"dataset_dir": str(folder / "cts"), "output_dir": str(output)}
+    runs = [
+        {"config_file": f"{root}/configs/inference.json", "bundle_root": str(root), **common} for root in (seg, cls)
+    ]
+    runs[1]["prob_dir"] = str(output)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", INFER, out_of_reach, json.dumps(runs), str(output)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=tempfile.mkdtemp(dir=folder), env=env, **pipes)
 
 
 # ------------------------------------------------------------------------------------------------ the same bytes
 
 
-def test_an_archive_is_the_same_another_day_from_another_checkout_with_another_umask(one, tmp_path, monkeypatch):
-    first = pack(one, tmp_path / "first")
-    other = tmp_path / "elsewhere" / "bundles" / "liver_cls"
+def test_an_archive_is_the_same_another_day_from_another_checkout_with_another_umask(dist, tmp_path, monkeypatch):
+    other, own = tmp_path / "elsewhere" / "liver_cls", ROOT / "bundles" / "liver_cls"
     before = os.umask(0o077)
     try:
-        for path in sorted(one.rglob("*"), reverse=True):  # so that folders list their files in another order
-            if path.is_file():
-                target = other / path.relative_to(one)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
-                target.chmod(0o700)
-                os.utime(target, (1, 1))
+        for name, path in reversed(zoo_checks.bundle_files(own).items()):  # so that folders list files in another order
+            (other / name).parent.mkdir(parents=True, exist_ok=True)
+            (other / name).write_bytes(path.read_bytes())
+            (other / name).chmod(0o700)
+            os.utime(other / name, (1, 1))
         for leftover in ("eval/result.txt", "runs/model.pt", "scripts/__pycache__/cls_io.cpython-311.pyc"):
             (other / leftover).parent.mkdir(exist_ok=True)
             (other / leftover).write_text("left by a run")
         monkeypatch.setattr(time, "time", lambda: 2e9)
         monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(2e9))
-        assert pack(other, tmp_path / "second") == first
+        again = package.archive(package.copy_bundle(other, tmp_path / CLS))
     finally:
         os.umask(before)
+    assert again == (dist[0] / archives()[1]).read_bytes()
 
 
 def test_entries_say_nothing_of_the_machine_and_need_no_zlib(dist):
@@ -416,8 +414,10 @@ def test_a_folder_without_bundles_is_named(one, tmp_path):
         pack(tmp_path / "nowhere" / "liver_cls", tmp_path / "dist")
 
 
-def test_a_version_is_packaged_with_one_content_only(one, tmp_path):
+def test_a_version_is_packaged_with_one_content_only(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
     first = pack(one, tmp_path / "dist")
+    assert pack(one, tmp_path / "dist") == first
     append("docs/README.md", "\nMore.\n")(one)
     with pytest.raises(
         SystemExit, match=r"model_info.json: \w+_v[\d.]+ is there with other content. Raise the version"
@@ -429,7 +429,8 @@ def test_a_version_is_packaged_with_one_content_only(one, tmp_path):
     assert len(json.loads(files["model_info.json"])) == len(files["SHA256SUMS"].splitlines()) == 2
 
 
-def test_an_output_that_cannot_be_written_is_named(one, tmp_path):
+def test_an_output_that_cannot_be_written_is_named(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
     (tmp_path / "dist").write_text("in the way")
     with pytest.raises(SystemExit, match=r"^ERROR \S+dist: .+\. Choose another --output or free space\.$"):
         pack(one, tmp_path / "dist")
