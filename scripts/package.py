@@ -46,9 +46,8 @@ def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
             found = check_bundle(copy)
             problems += [f"{Path(bundles, folder)}/{problem}" for problem in found]
             if not found:
-                archives[f"{name}_v{json.loads((copy / METADATA).read_text())['version']}"] = archive(copy)
-    info = Path(output) / MODEL_INFO
-    problems += republished(info, archives)
+                archives[f"{name}_v{json.loads((copy / METADATA).read_bytes())['version']}"] = archive(copy)
+    problems += republished(Path(output) / MODEL_INFO, archives)
     if problems:
         raise SystemExit("\n".join(f"ERROR {problem}" for problem in problems))
     try:
@@ -84,8 +83,13 @@ def archive(root: Path) -> bytes:
 
 def republished(info: Path, archives: Mapping[str, bytes]) -> list[str]:
     """A version that was packaged before with other content; the zoo takes each version once."""
-    known = json.loads(info.read_text()) if info.is_file() else {}
-    changed = [name for name, data in archives.items() if known.get(name, {}).get("checksum", sha1(data)) != sha1(data)]
+    try:
+        known = json.loads(info.read_bytes()) if info.is_file() else {}
+        changed = [
+            name for name, data in archives.items() if known.get(name, {}).get("checksum", sha1(data)) != sha1(data)
+        ]
+    except (ValueError, AttributeError):
+        return [f"{info}: is no list of models. Remove it or choose another --output."]
     mend = "Raise the version, with a line in the changelog, or remove the entry if it was never published."
     return [f"{info}: {name} is there with other content. {mend}" for name in changed]
 
@@ -94,7 +98,7 @@ def publish(output: Path, archives: Mapping[str, bytes], source: str) -> None:
     """Write archives, checksums and model_info.json, each through a temporary name, and say what was written."""
     output.mkdir(parents=True, exist_ok=True)
     info, sums = output / MODEL_INFO, output / SHA256SUMS
-    entries = json.loads(info.read_text()) if info.is_file() else {}
+    entries = json.loads(info.read_bytes()) if info.is_file() else {}
     lines = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines()) if sums.is_file() else {}
     for name, data in archives.items():
         write(output / f"{name}.zip", data)

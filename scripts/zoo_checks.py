@@ -66,7 +66,7 @@ def check_bundle(root: Path) -> list[str]:
     """
     return (
         check_files(bundle_files(root))
-        or check_metadata(root) + check_keys(root) + check_imports(root) + check_style(root)
+        or check_metadata(root) + check_keys(root) + check_style(root)
         or check_with_monai(root)
     )
 
@@ -95,9 +95,10 @@ def check_files(files: Mapping[str, Path]) -> list[str]:
 
 
 def _check_json(name: str, path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
     try:
-        json.loads(text)
+        text = path.read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            return [f"{name}: is no JSON object. Mend it."]
     except ValueError as e:
         return [f"{name}: not JSON ({e}). Mend it."]
     personal = re.search(r"(/home|/root|/Users|/mnt|/tmp)/[^\s'\"]*", text)
@@ -105,22 +106,28 @@ def _check_json(name: str, path: Path) -> list[str]:
 
 
 def check_metadata(root: Path) -> list[str]:
-    """The version is one, the changelog tells of it, and every pinned version can be had and is the one tried here."""
+    """The changelog tells of the version; every import is pinned, to what the zoo's CI can have and was tried here."""
     metadata = _read(root, METADATA)
     problems = [f"{METADATA}: no {key}. Add it." for key in ("version", "changelog", "name") if not metadata.get(key)]
+    for key in ("changelog", "required_packages_version", "optional_packages_version"):
+        if not isinstance(metadata.get(key, {}), dict):
+            return [f"{METADATA}: {key} is no JSON object. Write {{name: text}}."]
     version = str(metadata.get("version"))
     if not problems and not re.fullmatch(r"\d+\.\d+\.\d+", version):
         problems.append(f"{METADATA}: version {version} is not like 1.2.3. Write it so.")
     if not problems and version not in metadata["changelog"]:
         problems.append(f"{METADATA}: the changelog does not tell of version {version}. Add a line.")
-    return problems + [f"{METADATA}: {problem}" for pin in pins(metadata).items() if (problem := _check_pin(*pin))]
+    wrong = [f"{METADATA}: {problem}" for pin in pins(metadata).items() if (problem := _check_pin(*pin))]
+    return problems + wrong + check_imports(root)
 
 
 def pins(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Package and version, as the zoo's CI takes them from the metadata."""
     core = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
     pinned = {name: str(metadata[key]) for name, key in core.items() if key in metadata}
-    return pinned | metadata.get("optional_packages_version", {}) | metadata.get("required_packages_version", {})
+    for key in ("optional_packages_version", "required_packages_version"):
+        pinned |= {name: str(version) for name, version in dict(metadata.get(key) or {}).items()}
+    return pinned
 
 
 def _check_pin(name: str, version: str) -> str | None:
@@ -188,8 +195,6 @@ def _config_imports(root: Path) -> Iterator[tuple[str, str]]:
 
 def check_style(root: Path) -> list[str]:
     """black, isort and flake8 with this repository's settings, which are the zoo's, from where the zoo runs them."""
-    if missing := [name for name in STYLE if _installed(name) is None]:
-        return [f"{', '.join(missing)}: not installed. pip install -r requirements-test.txt"]
     settings = ROOT / "pyproject.toml"
     tools = {
         "black": (("--check", "--config", str(settings)), r"(?:would reformat|error: cannot format) (\S+?):?(?: .*)?"),

@@ -294,6 +294,8 @@ REFUSALS = {
     "a hidden file": (put(".DS_Store", b"x"), ".DS_Store: does not belong"),
     "a link": (link, "docs/README.md: a link leads out of the archive"),
     "no JSON": (put("configs/train.json", b"{"), r"configs/train.json: not JSON \(Expecting property name"),
+    "no JSON object": (put("configs/inference.json", b"[]"), "configs/inference.json: is no JSON object"),
+    "pins that are a list": (meta(required_packages_version=["isal"]), "required_packages_version is no JSON object"),
     "a path of one machine": (
         edit("configs/inference.json", lambda c: c.update(dataset_dir="/home/someone/cts")),
         "configs/inference.json: names /home/someone/cts, a path of one machine",
@@ -435,3 +437,12 @@ def test_an_output_that_cannot_be_written_is_named(one, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"^ERROR \S+dist: .+\. Choose another --output or free space\.$"):
         pack(one, tmp_path / "dist")
     assert (tmp_path / "dist").read_text() == "in the way"
+
+
+def test_a_model_info_of_another_kind_is_left_as_it_is(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "model_info.json").write_text("[]")
+    with pytest.raises(SystemExit, match="model_info.json: is no list of models. Remove it or choose another --output"):
+        pack(one, tmp_path / "dist")
+    assert [path.name for path in (tmp_path / "dist").iterdir()] == ["model_info.json"]
