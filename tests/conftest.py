@@ -86,7 +86,7 @@ def lists(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sites(lists) -> list[Path]:
-    """Datalists, fit for both bundles, of two hospitals: two training phantoms and one to validate on, with Prob-Masks."""
+    """Datalists of two hospitals, for both bundles: two training phantoms and one to validate on, with Prob-Masks."""
     cases = json.loads(lists.read_text())["training"]
     for case in cases:
         case.update({key: str(lists.parent / case[key]) for key in ("image", "label")})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def log(caplog):
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store without runs: making its tables takes seconds, a copy nothing."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlruns.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 def run(bundle: Path, site: Path, output: Path, *overlays: str, **knobs):
@@ -94,8 +105,9 @@ def test_tensorboard_is_the_default_and_holds_loss_rate_and_metrics(bundles, sit
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_mlflow_holds_loss_rate_metrics_knobs_and_configs_and_an_evaluation_of_its_own(
-    bundles, sites, tmp_path, log, name
+    bundles, sites, tmp_path, log, empty_store, name
 ):
+    shutil.copy(empty_store, tmp_path)
     workflow = run(bundles / name, sites[0], tmp_path, tracker="mlflow", weight_decay=0.03)
     said = logged(log.records)
     log.clear()
@@ -120,8 +132,9 @@ def test_mlflow_holds_loss_rate_metrics_knobs_and_configs_and_an_evaluation_of_i
     assert evaluation.data.params["ckpt_path"] == str(tmp_path / "model.pt")
 
 
-def test_a_named_run_goes_on_after_a_break(bundles, sites, tmp_path):
+def test_a_named_run_goes_on_after_a_break(bundles, sites, tmp_path, empty_store):
     """A killed training leaves its run open; the same --run_name finds it again."""
+    shutil.copy(empty_store, tmp_path)
     knobs = {"tracker": "mlflow", "run_name": "mine"}
     run(bundles / "liver_cls", sites[0], tmp_path, epochs=1, **knobs)
     client, (first,) = mlflow_runs(tmp_path / "mlruns.db", EXPERIMENT["liver_cls"])

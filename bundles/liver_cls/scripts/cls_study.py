@@ -281,7 +281,7 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
 
 
 def require_tracker(tracker: str, uri: str) -> None:
-    """Raise SystemExit with one line for an unknown tracker, or for MLflow where it is not installed or has no place."""
+    """Raise SystemExit with one line for an unknown tracker, or MLflow where it is not installed or has no place."""
     problem = None
     if tracker not in TRACKERS:
         problem = f"--tracker {tracker}: unknown. Use {', '.join(TRACKERS)}."
