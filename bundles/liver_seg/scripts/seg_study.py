@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Hashable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 REEXPORT = "Export or copy it again."
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+TRACKERS = ("tensorboard", "mlflow", "none")
 MAX_DRIFT_MM = 1.0  # how far slices may be shifted sideways against each other
 
 
@@ -276,6 +278,19 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
     path = Path(datalist_file).resolve()
     entries = json.loads(path.read_text(encoding="utf-8")).get(section, []) if path.is_file() else []
     return [{k: str(path.parent / v) if k in CHECKS else v for k, v in e.items()} for e in entries]
+
+
+def require_tracker(tracker: str, uri: str) -> None:
+    """Raise SystemExit with one line for an unknown tracker, or MLflow where it is not installed or has no place."""
+    problem = None
+    if tracker not in TRACKERS:
+        problem = f"--tracker {tracker}: unknown. Use {', '.join(TRACKERS)}."
+    elif tracker == "mlflow" and not find_spec("mlflow"):
+        problem = "--tracker mlflow: MLflow is not installed. Run pip install mlflow, or use --tracker tensorboard."
+    elif tracker == "mlflow" and "://" not in uri:
+        problem = f"--tracking_uri {uri}: is no URI. Use sqlite:////full/path/mlruns.db or a server's http://host:port."
+    if problem:
+        raise SystemExit(f"ERROR {problem}")
 
 
 def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
