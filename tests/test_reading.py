@@ -168,7 +168,7 @@ def nothing(slices: list[Path]) -> Path:
 
 FAULTS = {
     cut: "slice cannot be read", no_header: "slice cannot be read", lost: "some are missing",
-    doubled: "two slices at one position", mixed: "several DICOM series", turned: "different orientations",
+    doubled: "two slices at one position", mixed: "2 CT series in this folder", turned: "different orientations",
     tilted: "tilted gantry", an_mr: "modality is MR", nothing: "no CT slices",
 }  # fmt: skip
 
