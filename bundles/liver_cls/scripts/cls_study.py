@@ -25,7 +25,7 @@ from monai.transforms import MapTransform
 from nibabel.volumeutils import apply_read_scaling
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    import pydicom
 
 REEXPORT = "Export or copy it again."
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -49,7 +49,7 @@ class StudyError(ValueError):
 
 class LoadStudyd(MapTransform):
     """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation; float32, or
-    int16 where the CT is stored so. That of a DICOM series names its slices' files in ``meta["files"]``, in the order of Z.
+    int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in ``meta["files"]``.
 
     LoadImaged reads an MR, a 2D image or a NaN affine without a word, and replaces a NIfTI's affine where pixdim
     differs from it in the sixth digit; this refuses the former with one clear line and takes the affine nibabel does.
@@ -166,7 +166,7 @@ def case_name(path: str | os.PathLike) -> str:
 class Slice(NamedTuple):
     """One CT slice: its data set, and the numbers in it that place and scale it."""
 
-    header: Dataset
+    header: pydicom.Dataset
     position: np.ndarray
     cosines: np.ndarray
     spacing: np.ndarray
@@ -175,10 +175,9 @@ class Slice(NamedTuple):
 
 
 def read_series(folder: Path, series: str | None = None) -> tuple[torch.Tensor, np.ndarray, list[str]]:
-    """Voxels [X, Y, Z] in HU, int16 where all are such numbers, else float32; RAS affine; files in the order of Z, which
-    runs along the slices' normal.
+    """Voxels [X, Y, Z] in HU, int16 where all are such numbers, else float32; RAS affine; files in the order of Z.
 
-    ITK's readers take gaps, repeated slices and a tilt without a word, and five times as long.
+    Z runs along the slices' normal. ITK's readers take gaps, repeated slices and a tilt without a word, and longer.
 
     Args:
         folder: holds the slices; localizers, screenshots, reports and segmentations in it are passed over.
@@ -198,7 +197,7 @@ def read_series(folder: Path, series: str | None = None) -> tuple[torch.Tensor, 
     return torch.from_numpy(read_voxels(slices).T), np.diag([-1.0, -1, 1, 1]) @ affine, files
 
 
-def find_slices(folder: Path) -> list[Dataset]:
+def find_slices(folder: Path) -> list[pydicom.Dataset]:
     """The CT slices in a folder, of whatever series.
 
     Raises:
@@ -233,7 +232,7 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_dicom(path: Path) -> Dataset:
+def read_dicom(path: Path) -> pydicom.Dataset:
     """A DICOM file with its pixels; raises StudyError."""
     import pydicom  # slow to import, and NIfTI does without
 
@@ -247,13 +246,13 @@ def read_dicom(path: Path) -> Dataset:
         raise StudyError(f"{path}: slice cannot be read ({cause}). {RESEND}") from e
 
 
-def choose_series(folder: Path, slices: Sequence[Dataset], series: str | None) -> list[Dataset]:
+def choose_series(folder: Path, slices: Sequence[pydicom.Dataset], series: str | None) -> list[pydicom.Dataset]:
     """The slices of the only series, or of the one asked for by its number or UID.
 
     Raises:
         StudyError: there is no such series, or more than one; lists those there are, without the patient.
     """
-    found: dict[str, list[Dataset]] = {}
+    found: dict[str, list[pydicom.Dataset]] = {}
     for header in slices:
         found.setdefault(str(header.get("SeriesInstanceUID")), []).append(header)
     wanted = [h for uid, h in found.items() if series is None or series in (uid, str(h[0].get("SeriesNumber")))]
@@ -266,7 +265,7 @@ def choose_series(folder: Path, slices: Sequence[Dataset], series: str | None) -
     raise StudyError(f"{folder}: {cause}: {listed}. Choose one with --series NUMBER or its SeriesInstanceUID.")
 
 
-def outline(series: Sequence[Dataset], with_uid: bool) -> str:
+def outline(series: Sequence[pydicom.Dataset], with_uid: bool) -> str:
     """What tells a series from others: number, slices, their distance and the convolution kernel."""
     first = series[0]
     try:
@@ -281,7 +280,7 @@ def outline(series: Sequence[Dataset], with_uid: bool) -> str:
     return f"{name}, {len(series)} slices {apart}, kernel {kernel}"
 
 
-def place_slice(header: Dataset) -> Slice:
+def place_slice(header: pydicom.Dataset) -> Slice:
     """A slice with its geometry and scale.
 
     Raises:
@@ -304,7 +303,7 @@ def place_slice(header: Dataset) -> Slice:
     return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]))
 
 
-def numbers(header: Dataset, name: str, count: int) -> np.ndarray:
+def numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
     """A numeric attribute as float64 ``[count]``; raises StudyError unless it is there, whole and finite."""
     value = header.get(name)
     if value is None or value == "":
@@ -332,9 +331,10 @@ def sort_slices(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     depth = positions @ along
     sideways = positions - positions[0] - np.outer(depth - depth[0], along)
     gaps = np.diff(np.sort(depth))
+    off = np.abs(np.sort(depth) - np.linspace(depth.min(), depth.max(), len(depth))).max()
     if len(gaps) and gaps.min() < 1e-3:
         raise StudyError(f"{folder}: two slices at one position. Remove the duplicates, or give one phase.")
-    if len(gaps) and gaps.max() - gaps.min() > 0.1 * gaps.min():
+    if len(gaps) and (gaps.max() - gaps.min() > 0.1 * gaps.min() or off > 0.3 * gaps.min()):
         raise StudyError(
             f"{folder}: slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {REEXPORT}"
         )
@@ -349,7 +349,7 @@ def normal(one: Slice) -> np.ndarray:
 
 
 def read_voxels(slices: Sequence[Slice]) -> np.ndarray:
-    """HU ``[Z, Y, X]`` of sorted slices, each by its own slope and intercept; int16, or float32 where that loses any."""
+    """HU ``[Z, Y, X]`` of sorted slices, each by its own slope and intercept; int16, or float32 where int16 loses."""
     volume = np.empty((len(slices), slices[0].header.Rows, slices[0].header.Columns), np.int16)
     for i, one in enumerate(slices):
         hu = slice_hu(one)
@@ -377,7 +377,7 @@ def slice_hu(one: Slice) -> np.ndarray:
     return hu
 
 
-def stored_values(header: Dataset) -> np.ndarray | None:
+def stored_values(header: pydicom.Dataset) -> np.ndarray | None:
     """Stored integers ``[Y, X]`` of a slice in plain 16 bit, or None for other ways to store; raises StudyError."""
     syntax, bits = header.file_meta.get("TransferSyntaxUID"), header.BitsStored
     plain = header.BitsAllocated == 16 and header.HighBit == bits - 1
@@ -394,7 +394,7 @@ def stored_values(header: Dataset) -> np.ndarray | None:
     return stored.reshape(header.Rows, header.Columns)
 
 
-def decode_hu(header: Dataset) -> np.ndarray:
+def decode_hu(header: pydicom.Dataset) -> np.ndarray:
     """HU ``[Y, X]`` of a slice that is compressed or stored unusually, by ITK, whose codecs come with it.
 
     Raises:
