@@ -132,7 +132,7 @@ def process(
 ) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    outputs = (OUTPUTS if picture else OUTPUTS[:-1]) + (DICOM_OUTPUTS if dicom_output else ())
+    outputs = (OUTPUTS if picture else OUTPUTS[:-1]) + DICOM_OUTPUTS * dicom_output
     if not overwrite and is_finished(target, chain.record(study), outputs):
         return f"{study.case}: finished before, left as it is"
     check_target(target)

@@ -141,7 +141,7 @@ def _may_be_slice(path: Path) -> bool:
         kind = header.SOPClassUID.name
     except Exception:  # reading the study will say what is wrong with it
         return True
-    scout = "LOCALIZER" in (header.get("ImageType") or ())
+    scout = "LOCALIZER" in str(header.get("ImageType"))
     return kind.endswith("Image Storage") and "Secondary Capture" not in kind and not scout
 
 

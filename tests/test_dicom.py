@@ -21,6 +21,8 @@ from programs import program
 from pydicom.uid import generate_uid
 from test_cascade import SIZE, SPACING, bundles, entries, read_result, read_table, run, run_bundle  # noqa: F401
 
+FILES = {"prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json"}  # without options
+DICOM_FILES = {"liver_mask.dcm", "prob_mask.dcm", "report.dcm"}
 DIRECTIONS = ("LPS", "LPI", "RAS", "LAI")  # from the feet, from the head, turned in plane, turned over
 
 
@@ -69,7 +71,7 @@ class TestSegmentations:
     @pytest.mark.parametrize("axcodes", DIRECTIONS)
     def test_they_hold_what_the_nifti_files_hold_at_the_same_place(self, done, axcodes):
         folder = done[1] / axcodes
-        assert entries(folder) == {*studies.OUTPUTS[:-1], "liver_mask.dcm", "prob_mask.dcm", "report.dcm"}
+        assert entries(folder) == FILES | DICOM_FILES
         liver, prob = (pydicom.dcmread(folder / name) for name in ("liver_mask.dcm", "prob_mask.dcm"))
         mask, nifti = nib.load(folder / "liver_mask.nii.gz"), nib.load(folder / "prob_mask.nii.gz")
         np.testing.assert_array_equal(place_frames(liver, mask), mask.get_fdata())
@@ -165,10 +167,10 @@ class TestOption:
     def test_seconds_are_told_and_without_the_option_nothing_is_written(self, done, bundles, tmp_path):  # noqa: F811
         assert read_result(done[1] / "LPS")["seconds"]["dicom"] > 0
         run(done[0] / "LPS", tmp_path, bundles)
-        assert entries(tmp_path / "LPS") == set(studies.OUTPUTS[:-1])
+        assert entries(tmp_path / "LPS") == FILES
         assert "dicom" not in read_result(tmp_path / "LPS")["seconds"]
         run(done[0] / "LPS", tmp_path, bundles, dicom_output=True)  # finished, but not with these
-        assert entries(tmp_path / "LPS") > set(studies.DICOM_OUTPUTS)
+        assert entries(tmp_path / "LPS") == FILES | DICOM_FILES
 
     def test_a_finished_study_keeps_its_objects(self, done, bundles, capsys):  # noqa: F811
         before = (done[1] / "LPS" / "report.dcm").read_bytes()

@@ -32,7 +32,7 @@ ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 RESEND, ORIGINAL = "Send or copy this series again.", "Give the scanner's original series."
 MAX_DRIFT_MM = 1.0  # how far slices may be shifted sideways against each other
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP class of a single CT slice
-NO_SLICES = {"LOCALIZER", "SCREEN SAVE"}  # ImageType of CT Images that are none of a volume
+NO_SLICES = ("LOCALIZER", "SCREEN SAVE")  # in the ImageType of CT Images that are none of a volume
 NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
@@ -206,7 +206,7 @@ def find_slices(folder: Path) -> list[pydicom.Dataset]:
     slices, others = [], {}
     for header in (read_dicom(p) for p in sorted(folder.iterdir()) if is_dicom(p)):
         is_ct = header.get("Modality") == "CT" and header.get("SOPClassUID") == CT_IMAGE
-        if is_ct and not NO_SLICES.intersection(header.get("ImageType") or ()):
+        if is_ct and not any(mark in str(header.get("ImageType")) for mark in NO_SLICES):
             slices.append(header)
         elif not is_ct and "Rows" in header:
             others.setdefault(header.get("Modality"), header)
@@ -238,7 +238,7 @@ def read_dicom(path: Path) -> pydicom.Dataset:
 
     try:
         header = pydicom.dcmread(path)
-        if not {"SOPClassUID", "DirectoryRecordSequence"} & set(header.dir()):
+        if "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
             raise ValueError("it is cut short")
         return header
     except Exception as e:
