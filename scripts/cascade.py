@@ -29,6 +29,7 @@ from fire.decorators import SetParseFns
 from results import Item, SliceRow, headline, slice_rows, summary, write_rows
 from stages import Stage, pick_device
 from studies import (
+    DICOM_OUTPUTS,
     LIVER_MASK,
     OUTPUTS,
     PICTURE,
@@ -55,18 +56,25 @@ DRAWING = threading.Lock()  # matplotlib is not made for threads
 class Chain:
     """Both bundles, loaded once for any number of studies, which it takes one at a time."""
 
-    def __init__(self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path) -> None:
-        self.seg = Stage(seg, device, output_dir=str(work))
+    def __init__(
+        self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path, series: str | None = None
+    ) -> None:
+        self.seg = Stage(seg, device, output_dir=str(work), series=series)
         self.cls = Stage(cls, device, **({"mask_source": mask_source} if mask_source else {}))
         self.threshold = float(self.cls["threshold"])
         self.settings = {
             "mask_source": self.cls["mask_source"],
             "bundles": {"liver_seg": self.seg.identity, "liver_cls": self.cls.identity},
+            **({"series": series} if series else {}),
         }
 
     @torch.inference_mode()
-    def run(self, study: Study, work: Path, picture: bool) -> Item:
+    def run(self, study: Study, work: Path, picture: bool, dicom_output: bool = False) -> Item:
         """Process one study and leave all its outputs in ``work``; returns what result.json holds."""
+        if dicom_output:
+            from dicom_out import check_series, write_dicom  # highdicom takes half a second to import
+
+            check_series(study.path)
         seconds: dict[str, float] = {}
         result = {"case": study.case, **self.record(study)}
         with timed(seconds, "read"):
@@ -87,6 +95,9 @@ class Chain:
         if picture:
             with timed(seconds, "picture"), DRAWING:
                 self._draw(work / PICTURE, ct, masks["prob"], rows, result)
+        if dicom_output:
+            with timed(seconds, "dicom"):
+                write_dicom(work, ct, masks, rows, result)
         result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
         (work / RESULT).write_text(json.dumps(result, indent=2) + "\n")
         return result
@@ -118,14 +129,17 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = round(time.perf_counter() - start, 3)
 
 
-def process(chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool) -> str:
+def process(
+    chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool, dicom_output: bool = False
+) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    if not overwrite and is_finished(target, chain.record(study), OUTPUTS if picture else OUTPUTS[:-1]):
+    outputs = (OUTPUTS if picture else OUTPUTS[:-1]) + DICOM_OUTPUTS * dicom_output
+    if not overwrite and is_finished(target, chain.record(study), outputs):
         return f"{study.case}: finished before, left as it is"
     check_target(target)
     try:
-        result = chain.run(study, fresh_folder(work), picture)
+        result = chain.run(study, fresh_folder(work), picture, dicom_output)
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -199,6 +213,8 @@ def process_all(chains: Sequence[Chain], studies: Iterator[Study], progress: tqd
     seg_bundle=str,
     cls_bundle=str,
     picture=parse_flag,
+    series=str,
+    dicom_output=parse_flag,
 )
 def cascade(
     input: str,
@@ -210,6 +226,8 @@ def cascade(
     seg_bundle: str = str(BUNDLES / "liver_seg"),
     cls_bundle: str = str(BUNDLES / "liver_cls"),
     picture: bool = True,
+    series: str | None = None,
+    dicom_output: bool = False,
 ) -> None:
     """Find the liver in CTs, and in which slices of it a tumour is likely.
 
@@ -227,9 +245,11 @@ def cascade(
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         picture: false leaves out overview.png, which takes a second per study.
+        series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
+        dicom_output: true also writes liver_mask.dcm and prob_mask.dcm (DICOM SEG) and report.dcm (Structured Report).
     """
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them
-    for reader in ("pydicom", "monai"):
+    for reader in ("pydicom", "highdicom", "monai"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)
     out, crew = Path(output).resolve(), Crew()
     try:
@@ -241,10 +261,10 @@ def cascade(
         out.mkdir(parents=True, exist_ok=True)
         jobs = min(jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
         place, where = pick_device(device), (Path(seg_bundle), Path(cls_bundle))
-        chains = [Chain(*where, place, mask_source, out / PARTIAL) for _ in range(jobs)]
+        chains = [Chain(*where, place, mask_source, out / PARTIAL, series) for _ in range(jobs)]
     except Exception as e:
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
-    each = partial(process, output=out, overwrite=overwrite, picture=picture)
+    each = partial(process, output=out, overwrite=overwrite, picture=picture, dicom_output=dicom_output)
     with tqdm(total=len(studies), unit="study", disable=None if crew.rank == 0 else True) as progress:
         failed = process_all(chains, crew.share(studies), progress, each)
     failed = crew.finish(failed)

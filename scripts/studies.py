@@ -15,6 +15,8 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png")
 PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE = OUTPUTS
+DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
+DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
 
 
 class StudyError(ValueError):
@@ -77,7 +79,7 @@ def check_target(target: Path) -> None:
     """Raise StudyError when ``target`` is anything but a folder of earlier results: nothing else is replaced."""
     if not target.exists():
         return
-    if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
+    if not target.is_dir() or any(entry.name not in OUTPUTS + DICOM_OUTPUTS for entry in target.iterdir()):
         raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
 
 
@@ -112,7 +114,8 @@ def _walk(root: Path) -> Iterator[Path]:
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         files = [entry for entry in files if not entry.startswith((".", LABEL_PREFIX))]
         yield from (folder / entry for entry in files if entry.lower().endswith(SUFFIXES))
-        if any(_is_dicom(folder / entry) for entry in sorted(files) if not entry.lower().endswith(SUFFIXES)):
+        others = (folder / entry for entry in sorted(files) if not entry.lower().endswith(SUFFIXES))
+        if any(_is_dicom(entry) and _may_be_slice(entry) for entry in others):
             yield folder
 
 
@@ -127,6 +130,19 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def _may_be_slice(path: Path) -> bool:
+    """Whether a DICOM file is a scanner's image or damaged; exports hold reports and scouts in folders of their own."""
+    import pydicom  # slow to import, and NIfTI does without
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageType"])
+        kind = header.SOPClassUID.name
+    except Exception:  # reading the study will say what is wrong with it
+        return True
+    scout = "LOCALIZER" in str(header.get("ImageType"))
+    return kind.endswith("Image Storage") and "Secondary Capture" not in kind and not scout
 
 
 def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
