@@ -27,10 +27,11 @@ from fire.decorators import SetParseFns
 from results import Item, SliceRow, headline, slice_rows, summary, write_rows
 from stages import Stage, pick_device
 from studies import (
+    ALWAYS,
     LIVER_MASK,
-    OUTPUTS,
     PICTURE,
     PROB_MASK,
+    REPORT,
     RESULT,
     TABLE,
     Study,
@@ -63,7 +64,7 @@ class Chain:
         }
 
     @torch.inference_mode()
-    def run(self, study: Study, work: Path, picture: bool) -> Item:
+    def run(self, study: Study, work: Path, picture: bool, report: bool = False) -> Item:
         """Process one study and leave all its outputs in ``work``; returns what result.json holds."""
         seconds: dict[str, float] = {}
         result = {"case": study.case, **self.record(study)}
@@ -85,6 +86,11 @@ class Chain:
         if picture:
             with timed(seconds, "picture"), DRAWING:
                 self._draw(work / PICTURE, ct, masks["prob"], rows, result)
+        if report:
+            with timed(seconds, "regions"):
+                regions = self.cls["regions"](tumour)["regions"] if "regions" in self.cls else None
+            with timed(seconds, "report"):
+                self._report(work / REPORT, ct, masks["prob"], rows, regions, result, seconds)
         result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
         (work / RESULT).write_text(json.dumps(result, indent=2) + "\n")
         return result
@@ -107,6 +113,23 @@ class Chain:
         title = f"{result['case']}    {headline(result)}"
         draw_overview(file, title, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), rows, self.threshold)
 
+    def _report(
+        self,
+        file: Path,
+        ct: torch.Tensor,
+        prob: torch.Tensor,
+        rows: Sequence[SliceRow],
+        regions: torch.Tensor | None,
+        result: Item,
+        seconds: dict[str, float],
+    ) -> None:
+        from report import model_card, write_report
+
+        result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+        place = None if regions is None else (regions[0].numpy(), regions.affine.numpy())
+        cards = [model_card(stage) for stage in (self.seg, self.cls)]
+        write_report(file, result, rows, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), place, cards)
+
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
@@ -116,18 +139,49 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = round(time.perf_counter() - start, 3)
 
 
-def process(chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool) -> str:
+def process(
+    chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool = False, report: bool = False
+) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    if not overwrite and is_finished(target, chain.record(study), OUTPUTS if picture else OUTPUTS[:-1]):
+    wanted = ALWAYS + (PICTURE,) * picture + (REPORT,) * report
+    if not overwrite and is_finished(target, chain.record(study), wanted):
         return f"{study.case}: finished before, left as it is"
     check_target(target)
     try:
-        result = chain.run(study, fresh_folder(work), picture)
+        result = chain.run(study, fresh_folder(work), picture, report)
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return f"{study.case}: {headline(result)}    -> {target}"
+
+
+def noted(each: Callable[..., str], output: Path) -> Callable[..., str]:
+    """``each``, with what fails noted for the index."""
+    from worklist import clear_failure, note_failure
+
+    def work(chain: Chain, study: Study) -> str:
+        try:
+            line = each(chain, study)
+        except Exception as e:
+            note_failure(output, study, describe(e, study.path))
+            raise
+        clear_failure(output, study)
+        return line
+
+    return work
+
+
+def list_studies(output: Path) -> int:
+    """Write the index; returns how many times that failed."""
+    from worklist import INDEX, write_index
+
+    try:
+        write_index(output)
+    except OSError as e:
+        tqdm.write(f"ERROR {describe(e, output / INDEX)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def describe(error: BaseException, path: Path) -> str:
@@ -197,6 +251,7 @@ def process_all(chains: Sequence[Chain], studies: Iterator[Study], progress: tqd
     seg_bundle=str,
     cls_bundle=str,
     picture=parse_flag,
+    report=parse_flag,
 )
 def cascade(
     input: str,
@@ -208,12 +263,13 @@ def cascade(
     seg_bundle: str = str(BUNDLES / "liver_seg"),
     cls_bundle: str = str(BUNDLES / "liver_cls"),
     picture: bool = True,
+    report: bool = True,
 ) -> None:
     """Find the liver in CTs, and in which slices of it a tumour is likely.
 
-    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json and overview.png,
-    all or none. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end. Under
-    torchrun the processes share the studies.
+    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json, overview.png and
+    report.html, all or none; OUTPUT/index.html lists all studies there. A study that cannot be processed gives one line
+    on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
 
     Args:
         input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
@@ -225,6 +281,7 @@ def cascade(
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         picture: false leaves out overview.png, which takes a second per study.
+        report: false leaves out report.html and index.html.
     """
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them
     for reader in ("pydicom", "monai"):
@@ -242,12 +299,15 @@ def cascade(
         chains = [Chain(*where, place, mask_source, out / PARTIAL) for _ in range(jobs)]
     except Exception as e:
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
-    each = partial(process, output=out, overwrite=overwrite, picture=picture)
+    each = partial(process, output=out, overwrite=overwrite, picture=picture, report=report)
+    each = noted(each, out) if report else each
     with tqdm(total=len(studies), unit="study", disable=None if crew.rank == 0 else True) as progress:
         failed = process_all(chains, crew.share(studies), progress, each)
     failed = crew.finish(failed)
     with suppress(OSError):
         (out / PARTIAL).rmdir()
+    if report and crew.rank == 0:
+        failed += list_studies(out)
     if failed:
         raise SystemExit(1)
 

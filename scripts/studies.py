@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
-OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png")
-PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE = OUTPUTS
+OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png", "report.html")
+PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE, REPORT = OUTPUTS
+ALWAYS = OUTPUTS[:4]  # the others can be left out
 
 
 class StudyError(ValueError):
@@ -105,7 +106,7 @@ def _walk(root: Path) -> Iterator[Path]:
     visited = set()
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
-        if os.path.realpath(folder) in visited or set(OUTPUTS[:-1]) <= set(files):  # a link's loop; our own results
+        if os.path.realpath(folder) in visited or set(ALWAYS) <= set(files):  # a link's loop; our own results
             folders.clear()
             continue
         visited.add(os.path.realpath(folder))
