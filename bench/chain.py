@@ -216,7 +216,8 @@ def torchrun(work: Path, ct: Path, count: int, studies: int = 8) -> Figures:
         f"--nproc_per_node={count}",
         str(ROOT / "scripts/cascade.py"),
     ]
-    words += ["--input", str(source), "--output", str(work / "out"), "--overwrite", "true", "--picture", "false"]
+    words += ["--input", str(source), "--output", str(work / "out"), "--overwrite", "true"]
+    words += ["--picture", "false", "--report", "false"]
     start = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return {"seconds": time.perf_counter() - start, "studies": studies}
