@@ -228,7 +228,7 @@ def shown_slices(rows: Sequence[SliceRow]) -> list[int]:
 
 
 def page_data(view: View, rows: Sequence[SliceRow], regions: Any, threshold: float) -> Item:
-    """What the page's script draws from: slices as JPEG, Prob-Mask and regions as deflated bytes, and where they lie."""
+    """What the page's script draws from: slices as JPEG, Prob-Mask and regions deflated, and where they lie."""
     width, height = (span.stop - span.start for span in view.box)
     pixel_mm = voxel_sizes(view.affine)
     scale = min(1.0, 512 / max(width, height), (PIXELS / (width * height * len(view.shown))) ** 0.5)

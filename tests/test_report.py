@@ -460,8 +460,8 @@ class TestRegions:
 
     @torch.inference_mode()
     def test_gradcam_is_the_lesion_map_that_makes_the_score(self, cls, scored):
-        """The logit is the largest of the map that a 1 x 1 convolution makes of the target layer: GradCAM must give that
-        map above its bias."""
+        """The logit is the largest of the map that a 1 x 1 convolution makes of the target layer: GradCAM must give
+        that map above its bias."""
         item, image = scored[0], scored[0]["image"]
         regions = type(cls["regions"])(cls.network, cls["inferer"], "upsamples.3", smooth_mm=0, lowest=0)(item)[
             "regions"

@@ -17,9 +17,10 @@ from scripts.cls_transforms import SmoothAlongZd
 
 
 class TumourRegionsd(Transform):
-    """Add ``regions`` [1, X, Y, Z], 0..1, on the network's grid with its affine: MONAI's GradCAM of every slice's logit,
-    counted as far as the mask takes a pixel for liver and smoothed along z, as the score is, and brought to the slice's
-    tumour probability at its highest.
+    """Add ``regions`` [1, X, Y, Z], 0..1, on the network's grid with its affine.
+
+    MONAI's GradCAM of every slice's logit, counted as far as the mask takes a pixel for liver and smoothed along z, as
+    the score is, and brought to the slice's tumour probability at its highest.
 
     The logit is the largest of a lesion map, so that at the last layer before it GradCAM is that map above its bias.
 
@@ -80,7 +81,7 @@ class TumourRegionsd(Transform):
 
 
 class SliceLogit(torch.nn.Module):
-    """A group's logit as a network's only class: ``[N, C * gop, X, Y]`` to ``[N, 1]``, as SliceGroupInferer takes it."""
+    """A group's logit as a network's only class: ``[N, C * gop, X, Y]`` to ``[N, 1]``, as the inferer has it."""
 
     def __init__(self, network: torch.nn.Module, inferer: SliceGroupInferer) -> None:
         super().__init__()
