@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 WINDOW = (-160, 240)  # HU kept; the page's windows lie within
 BODY = -300  # HU
-PIXELS = 24e6  # of all slices together: some 5 MB
+PIXELS = 20e6  # of all slices together: some 6 MB
 BEYOND = 60  # slices shown where no liver is near
 QUALITY = 80  # of the JPEGs
 FINE_MM = 1.4  # pixel of the Prob-Mask, which the segmenter makes at 2 mm
@@ -143,7 +143,7 @@ def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
 def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
     top = max(considered, key=lambda row: row.tumour_probability)
     flagged, threshold = len(result["flagged_slices"]), result["flag_threshold"]
-    where = f"{top.tumour_probability:.2f} at slice {top.slice} (z {mm(top.z_mm)} mm)"
+    where = f"{top.tumour_probability:.2f} at slice {top.slice} (z\N{NO-BREAK SPACE}{mm(top.z_mm)}\N{NO-BREAK SPACE}mm)"
     if not flagged:
         return f"No slice is flagged; the highest tumour probability is {where}. This does not exclude a tumour."
     slices = "slice reaches" if flagged == 1 else "slices reach"
@@ -154,8 +154,8 @@ def _about_volume(result: Item) -> str:
     volume, (low, high) = result["liver_volume_ml"], result["liver_volume_range_ml"]
     share = (high - low) / volume if volume else 0
     return (
-        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: drawn where the "
-        f"Prob-Mask is 0.9 it would be {low:.0f} ml, at 0.1 {high:.0f} ml."
+        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml lie "
+        f"above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
     )
 
 
