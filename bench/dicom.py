@@ -80,7 +80,7 @@ def write(repeats: int = 5) -> None:
         series = make_series(folder / "series")
         (folder / "study").mkdir()
         chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, folder)
-        result = chain.run(Study("study", series), folder / "study", False)
+        result = chain.run(Study("study", series), folder / "study")
         ct = chain.seg["load"]({"image": str(series)})["image"]
         masks = chain.seg["restore"](chain.seg.infer(chain.seg["transform"]({"image": ct})))
         tumour = chain.cls["score"](chain.cls.infer(chain.cls["transform"]({"image": ct, "prob": masks["prob"]})))

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
-OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png")
-PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE = OUTPUTS
+ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
+PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
+PICTURE, REPORT = "overview.png", "report.html"
 DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
 DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
+OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
 
 
 class StudyError(ValueError):
@@ -79,7 +81,7 @@ def check_target(target: Path) -> None:
     """Raise StudyError when ``target`` is anything but a folder of earlier results: nothing else is replaced."""
     if not target.exists():
         return
-    if not target.is_dir() or any(entry.name not in OUTPUTS + DICOM_OUTPUTS for entry in target.iterdir()):
+    if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
         raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
 
 
@@ -107,7 +109,7 @@ def _walk(root: Path) -> Iterator[Path]:
     visited = set()
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
-        if os.path.realpath(folder) in visited or set(OUTPUTS[:-1]) <= set(files):  # a link's loop; our own results
+        if os.path.realpath(folder) in visited or set(ALWAYS) <= set(files):  # a link's loop; our own results
             folders.clear()
             continue
         visited.add(os.path.realpath(folder))
