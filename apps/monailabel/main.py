@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from filelock import FileLock
 from lib.chain import Bundle, Chain, StudyError, describe, series_or_file
@@ -80,19 +81,28 @@ class LiverApp(MONAILabelApp):
                 line = line.replace(place, image)
             raise HTTPException(400 if its_fault else 500, line) from e
 
+    def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """As MONAI Label, which divides by the number of GPUs, and stops at a bad study unless two are worked at."""
+        defaults = {"multi_gpu": torch.cuda.device_count() > 1, "max_workers": 2}
+        return super().batch_infer({**defaults, **request}, datastore)
+
     def async_scoring(self, method: str | None, params: dict | None = None) -> dict[str, Any]:
         """As MONAI Label, which asks after every sample, but no process is started for nothing."""
         waiting = self._scoring_methods["uncertainty"].waiting(self.datastore())
         return super().async_scoring(method, params) if method or waiting else {}
 
     def _init_dicomweb_datastore(self) -> Any:
-        """As MONAI Label, but server and scoring do not fetch a series at the same time: one would read half of it."""
+        """As MONAI Label, but server and scoring do not fetch a series at the same time (one would read half of it),
+        and a series just fetched is named by its place in the cache, not by a temporary file."""
         store = super()._init_dicomweb_datastore()
         fetch, lock = store.get_image_uri, FileLock(f"{store._lock_file}-fetch")
 
         def get_image_uri(image_id: str) -> str:
             with lock:
-                return fetch(image_id)
+                first, cached = fetch(image_id), fetch(image_id)
+            if first != cached:
+                os.unlink(first)
+            return cached
 
         store.get_image_uri = get_image_uri
         return store

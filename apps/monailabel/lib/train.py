@@ -15,7 +15,9 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 
 logger = logging.getLogger(__name__)
 KNOBS = ("learning_rate", "batch_size", "volume_repeats")  # of train.json, that a request may set
-FINE_TUNING = {"max_epochs": 10, "learning_rate": 0.0002}  # a tenth of the rate that is right from scratch
+# A tenth of the bundle's rate: 10 epochs on one phantom took the Dice of three LiTS volumes from 0.966 to 0.958, the
+# bundle's to 0.927; both brought phantoms from 0.940 to 0.973 and 0.975.
+FINE_TUNING = {"max_epochs": 10, "learning_rate": 0.0002}
 
 
 class SegmentationTraining(BundleTrainTask):

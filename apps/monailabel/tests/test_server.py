@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,10 +25,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import phantom
+import pydicom
 import pytest
+import requests
 import SimpleITK
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from programs import program
 
 ROOT = Path(__file__).resolve().parents[3]
 SEG, BANDS, BOTH, CLS = (
@@ -39,6 +43,7 @@ SEG, BANDS, BOTH, CLS = (
 CASES = ("volume-0", "volume-1", "volume-2")
 BROKEN = "damaged"
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what Slicer and OHIF add to every request
+ORTHANC_DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 STEP = 1 / 255 + 1e-6  # of a Prob-Mask in a file
 
@@ -96,16 +101,22 @@ def copy_app(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT / "apps" / "monailabel", folder, ignore=left))
 
 
+def free_port() -> int:
+    """A port of loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def serve(app: Path, studies: str | Path, folder: Path, **environment: str) -> Iterator[MONAILabelClient]:
     """A client of the real server, started as the README says, on a free port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     command += ["--host", "127.0.0.1", "--port", port]
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD, **environment})
+        settings = {**os.environ, **ONE_THREAD, **environment}
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=settings, start_new_session=True)
         client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder))
         try:
             wait_for(lambda: answers(client) or server.poll() is not None, bool, 120)
@@ -113,7 +124,7 @@ def serve(app: Path, studies: str | Path, folder: Path, **environment: str) -> I
             yield client
             assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)  # also a scoring that still runs
             server.wait(30)
 
 
@@ -266,6 +277,15 @@ def test_two_requests_at_once_get_their_own_answers(site):
     assert len(answers) == 2
 
 
+def test_batch_leaves_a_mask_for_every_study_but_the_damaged_one(site):
+    batch = f"{site.client.get_server_url()}/batch/infer"
+    assert requests.post(f"{batch}/{SEG}?images=all", json={}, timeout=30).ok
+    wait_for(lambda: requests.get(f"{batch}/", timeout=30).json()["status"], lambda status: status == "DONE")
+    left = site.studies / "labels" / "original"
+    assert {file.name for file in left.iterdir()} == {f"{case}.nii.gz" for case in CASES}
+    assert np.array_equal(voxels(left / "volume-2.nii.gz"), voxels(site.chain / "volume-2" / "liver_mask.nii.gz"))
+
+
 def entropy(site: Site, case: str) -> float:
     """Mean binary entropy in bits where the chain's Prob-Mask is 0.05 or more."""
     p = voxels(site.chain / case / "prob_mask.nii.gz").astype(float)
@@ -330,6 +350,7 @@ def test_training_from_a_submitted_label_is_taken_up_at_once(site):
     file, params = site.infer(SEG, labelled, {"result": "prob_mask"})
     assert params["weights"] == f"{SEG}.pt" and np.abs(voxels(file) - before).max() > 0.05
     truth = site.truth(labelled)
+    print(f"Dice {dice(before > 0.5, truth):.3f} before, {dice(voxels(file) > 0.5, truth):.3f} after an epoch")
     assert dice(voxels(file) > 0.5, truth) > dice(before > 0.5, truth) > 0.9  # it learned from this very label
     now = hashlib.sha256((ROOT / "bundles" / "liver_seg" / "models" / "model.pt").read_bytes()).hexdigest()
     assert now == shipped and not (ROOT / "bundles" / "liver_seg" / "runs").exists()
@@ -353,3 +374,79 @@ def test_app_copied_elsewhere_with_the_bundles_inside(site, tmp_path):
     shutil.copy(site.studies / "volume-2.nii.gz", tmp_path / "studies")
     with serve(app, tmp_path / "studies", tmp_path) as client:
         check_findings(site, "volume-2", client.infer(BOTH, "volume-2", {})[1])
+
+
+@contextmanager
+def dicom_server(folder: Path) -> Iterator[str]:
+    """Address of a real Orthanc with DICOMweb, empty, on loopback."""
+    if not ORTHANC_DICOMWEB.exists():
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop("Orthanc's DICOMweb is not installed (Debian: apt-get install orthanc orthanc-dicomweb)")
+    port = free_port()
+    settings = {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    settings |= {
+        "DicomServerEnabled": False,
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+    }
+    settings |= {"Plugins": [str(ORTHANC_DICOMWEB)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    orthanc = program("Orthanc", "orthanc")
+    with (folder / "orthanc.log").open("w") as log:
+        server = subprocess.Popen([orthanc, str(folder / "orthanc.json")], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: is_up(f"http://127.0.0.1:{port}/system"), bool, 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def is_up(url: str) -> bool:
+    """Whether the address answers."""
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def store_phantom(server: str, folder: Path, seed: int, leave_out: int | None = None) -> tuple[str, nib.Nifti1Image]:
+    """Store a phantom as a DICOM series, perhaps without one slice; returns the series' UID and the liver, in RAS."""
+    ct, labels, affine = phantom.make_phantom(size=(96, 96, 50), spacing=(4, 4, 5), seed=seed)
+    paths = phantom.write_dicom_series(folder, ct, affine)
+    for number, path in enumerate(paths):
+        if number != leave_out:
+            assert requests.post(f"{server}/instances", data=path.read_bytes(), timeout=30).ok
+    liver = nib.as_closest_canonical(nib.Nifti1Image((labels > 0).astype(np.uint8), affine))
+    return str(pydicom.dcmread(paths[0]).SeriesInstanceUID), liver
+
+
+def save_as(item: pydicom.Dataset, path: Path, enforce_file_format: bool) -> None:
+    """pydicom 3's spelling, which scripts/phantom.py speaks, for the pydicom 2 of MONAI Label."""
+    item.is_little_endian, item.is_implicit_VR = True, False
+    pydicom.dcmwrite(path, item, write_like_original=not enforce_file_format)
+
+
+def test_studies_of_a_dicomweb_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(pydicom.Dataset, "save_as", save_as)
+    (tmp_path / "bundles").symlink_to(ROOT / "bundles")
+    app = copy_app(tmp_path / "apps" / "monailabel")
+    with dicom_server(tmp_path) as orthanc:
+        whole, liver = store_phantom(orthanc, tmp_path / "whole", seed=5)
+        gap, _ = store_phantom(orthanc, tmp_path / "gap", seed=6, leave_out=20)
+        cache = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(tmp_path / "cache")}
+        with serve(app, f"{orthanc}/dicom-web", tmp_path, **cache) as client:
+            site = Site(tmp_path, client)
+            file, params = site.infer(BOTH, whole)
+            mask = nib.as_closest_canonical(nib.load(file))
+            assert np.allclose(mask.affine, liver.affine, atol=1e-3) and len(params["slices"]) > 10
+            assert dice(np.asarray(mask.dataobj) > 0, np.asarray(liver.dataobj) > 0) > 0.9
+            status, line = site.refusal(SEG, gap)
+            assert status == 400 and line.startswith(f"{gap}: slices 5.00 to 10.00 mm apart, so some are missing.")
+
+            assert site.client.next_sample("least_certain", {})["id"] == whole  # the other cannot be read
+            nib.save(liver, tmp_path / "liver.nii.gz")
+            client.save_label(whole, str(tmp_path / "liver.nii.gz"), params={"label_info": [{"name": "liver"}]})
+            stored = requests.get(f"{orthanc}/dicom-web/series?Modality=SEG", timeout=30).json()
+            assert len(stored) == 1
+            assert site.client.next_sample("least_certain", {}).get("id") != whole
