@@ -93,7 +93,9 @@ def write(repeats: int = 5) -> None:
                 measure(seconds, folder, ct, masks, rows, result)
             print("every frame holds something" if full else "as found")
             for kind, values in seconds.items():
-                size = sum((folder / file).stat().st_size for file in DICOM_OUTPUTS if kind in ("all", "all, CPU", file))
+                size = sum(
+                    (folder / file).stat().st_size for file in DICOM_OUTPUTS if kind in ("all", "all, CPU", file)
+                )
                 print(f"  {kind}: {statistics.median(values[1:]):.3f} s, {size / 1e6:.2f} MB (median of {repeats})")
 
 
@@ -154,7 +156,8 @@ def picture(series: str, results: str, output: str) -> None:
             )
         if outline.any():
             axis.contour(outline, [0.5], colors="#35c9c1", linewidths=1.2)
-        axis.set_title(title, loc="left"), axis.axis("off")
+        axis.set_title(title, loc="left")
+        axis.axis("off")
     figure.suptitle("report.dcm: " + "; ".join(lines), x=0.01, ha="left", fontsize=10)
     figure.savefig(output, dpi=80)
 

@@ -139,11 +139,7 @@ def make_segmentation(headers: Sequence[pydicom.Dataset], mask: np.ndarray, resu
 
 
 def make_report(
-    headers: Sequence[pydicom.Dataset],
-    liver: Segmentation,
-    prob: Segmentation,
-    rows: Sequence[SliceRow],
-    result: Item,
+    headers: Sequence[pydicom.Dataset], liver: Segmentation, prob: Segmentation, rows: Sequence[SliceRow], result: Item
 ) -> sr.Comprehensive3DSR:
     """The Structured Report: the liver's volume, and how certain a tumour is in the study and in each flagged slice.
 

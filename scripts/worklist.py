@@ -11,10 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from report import mm, render
 from results import Item
 from studies import ALWAYS, PICTURE, REPORT, RESULT, TABLE, Study
-
-from report import mm, render
 
 INDEX = "index.html"
 FAILED = ".failed"  # a file for each study that failed and has not been finished since

@@ -85,7 +85,9 @@ def save_ct(path: Path, **knobs) -> Path:
 
 def run(source: Path, output: Path, bundles: dict[str, str], **knobs) -> None:
     """The chain in this process, without picture and report unless asked for."""
-    cascade.cascade(str(source), str(output), **{"device": "cpu", "picture": False, "report": False, **bundles, **knobs})
+    cascade.cascade(
+        str(source), str(output), **{"device": "cpu", "picture": False, "report": False, **bundles, **knobs}
+    )
 
 
 def read_table(folder: Path) -> list[SliceRow]:
@@ -341,7 +343,9 @@ class TestResume:
         run(*study)
         assert stamps(study[1] / "ct") == before
 
-    @pytest.mark.parametrize("knobs", [{"overwrite": True}, {"mask_source": "binary"}, {"picture": True}, {"report": True}])
+    @pytest.mark.parametrize(
+        "knobs", [{"overwrite": True}, {"mask_source": "binary"}, {"picture": True}, {"report": True}]
+    )
     def test_done_again_when_something_else_is_asked_for(self, study, knobs):
         before = stamps(study[1] / "ct")
         run(*study, **knobs)

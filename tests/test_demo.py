@@ -24,7 +24,9 @@ def test_a_series_of_the_users_own(tmp_path, capsys):
     phantom.write_dicom_series(tmp_path / "CT 1", ct, affine)
     demo.demo(ct=str(tmp_path / "CT 1"), output=str(tmp_path / "out"))
     assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'out' / 'CT 1' / 'report.html'}"
-    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(studies.OUTPUTS) - set(studies.DICOM_OUTPUTS)
+    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(studies.OUTPUTS) - set(
+        studies.DICOM_OUTPUTS
+    )
 
 
 def test_a_liver_that_is_missed_is_no_success(tmp_path, monkeypatch):

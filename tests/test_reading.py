@@ -218,7 +218,9 @@ def test_jpeg_2000_reads_as_the_uncompressed(study, series, tmp_path):
         writer = itk.ImageFileWriter.New(itk.image_from_array(header.pixel_array), FileName=str(tmp_path / "one.dcm"))
         codec = itk.GDCMImageIO.New()
         codec.SetCompressor("JPEG2000")
-        writer.SetImageIO(codec), writer.UseCompressionOn(), writer.Update()
+        writer.SetImageIO(codec)
+        writer.UseCompressionOn()
+        writer.Update()
         packed = pydicom.dcmread(tmp_path / "one.dcm")
         header.PixelData = encapsulate([get_frame(packed.PixelData, 0, number_of_frames=1)])
         header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID

@@ -16,14 +16,13 @@ import nibabel as nib
 import numpy as np
 import phantom
 import pytest
+import report
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image, ImageChops
 from programs import program
 from stages import Stage
-
-import report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,6 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.visualize import GradCAM
-
 from scripts.cls_inferer import SliceGroupInferer, slice_groups
 from scripts.cls_transforms import SmoothAlongZd
 
