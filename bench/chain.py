@@ -54,7 +54,7 @@ def one(ct: str, work: str, precision: str = "bf16", repeats: int = 5) -> None:
     runs, cpu = [], []
     for _ in range(repeats + 1):
         folder, start = fresh_folder(Path(work).resolve() / "study"), (time.perf_counter(), time.process_time())
-        seconds = chain.run(Study("study", Path(ct)), folder, picture=False)["seconds"]
+        seconds = chain.run(Study("study", Path(ct)), folder)["seconds"]
         runs.append({**seconds, "total": time.perf_counter() - start[0]})
         cpu.append(time.process_time() - start[1])
     middle = np.argsort([run["total"] for run in runs[1:]])[repeats // 2] + 1
@@ -74,7 +74,7 @@ def folder(ct: str, work: str, studies: int, jobs: int) -> None:
     quiet = tqdm(disable=True)
 
     def each(chain: Any, study: Study) -> str:
-        return process(chain, study, out, overwrite=True, picture=False)
+        return process(chain, study, out, overwrite=True)
 
     def go(names: list[str]) -> float:
         start = time.perf_counter()
@@ -216,7 +216,8 @@ def torchrun(work: Path, ct: Path, count: int, studies: int = 8) -> Figures:
         f"--nproc_per_node={count}",
         str(ROOT / "scripts/cascade.py"),
     ]
-    words += ["--input", str(source), "--output", str(work / "out"), "--overwrite", "true", "--picture", "false"]
+    words += ["--input", str(source), "--output", str(work / "out"), "--overwrite", "true"]
+    words += ["--picture", "false", "--report", "false"]
     start = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return {"seconds": time.perf_counter() - start, "studies": studies}

@@ -44,7 +44,7 @@ def ours() -> Work:
 
     def work(ct: Path, out: Path) -> None:
         chain.seg["save"].transforms[0].output_dir = out
-        chain.run(Study("study", ct), fresh_folder(out / "study"), picture=False)
+        chain.run(Study("study", ct), fresh_folder(out / "study"))
 
     return work
 

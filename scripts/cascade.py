@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,10 +29,13 @@ from fire.decorators import SetParseFns
 from results import Item, SliceRow, headline, slice_rows, summary, write_rows
 from stages import Stage, pick_device
 from studies import (
+    ALWAYS,
+    DICOM_OUTPUTS,
+    DICOM_REPORT,
     LIVER_MASK,
-    OUTPUTS,
     PICTURE,
     PROB_MASK,
+    REPORT,
     RESULT,
     TABLE,
     Study,
@@ -55,18 +58,25 @@ DRAWING = threading.Lock()  # matplotlib is not made for threads
 class Chain:
     """Both bundles, loaded once for any number of studies, which it takes one at a time."""
 
-    def __init__(self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path) -> None:
-        self.seg = Stage(seg, device, output_dir=str(work))
+    def __init__(
+        self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path, series: str | None = None
+    ) -> None:
+        self.seg = Stage(seg, device, output_dir=str(work), series=series)
         self.cls = Stage(cls, device, **({"mask_source": mask_source} if mask_source else {}))
         self.threshold = float(self.cls["threshold"])
         self.settings = {
             "mask_source": self.cls["mask_source"],
             "bundles": {"liver_seg": self.seg.identity, "liver_cls": self.cls.identity},
+            **({"series": series} if series else {}),
         }
 
     @torch.inference_mode()
-    def run(self, study: Study, work: Path, picture: bool) -> Item:
-        """Process one study and leave all its outputs in ``work``; returns what result.json holds."""
+    def run(self, study: Study, work: Path, extras: Collection[str] = ()) -> Item:
+        """Process one study and leave its outputs and the ``extras`` in ``work``; returns what result.json holds."""
+        if DICOM_REPORT in extras:
+            from dicom_out import check_series, write_dicom  # highdicom takes half a second to import
+
+            check_series(study.path)
         seconds: dict[str, float] = {}
         result = {"case": study.case, **self.record(study)}
         with timed(seconds, "read"):
@@ -84,9 +94,17 @@ class Chain:
             rows = slice_rows(masks["pred"][0].numpy(), ct.affine.numpy(), tumour)
             write_rows(rows, work / TABLE)
         result |= summary(rows, masks["pred"], float(tumour["study_probability"]), self.threshold)
-        if picture:
+        if PICTURE in extras:
             with timed(seconds, "picture"), DRAWING:
                 self._draw(work / PICTURE, ct, masks["prob"], rows, result)
+        if DICOM_REPORT in extras:
+            with timed(seconds, "dicom"):
+                write_dicom(work, ct, masks, rows, result)
+        if REPORT in extras:
+            with timed(seconds, "regions"):
+                regions = self.cls["regions"](tumour)["regions"] if "regions" in self.cls else None
+            with timed(seconds, "report"):
+                self._report(work / REPORT, ct, masks["prob"], rows, regions, result, seconds)
         result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
         (work / RESULT).write_text(json.dumps(result, indent=2) + "\n")
         return result
@@ -109,6 +127,23 @@ class Chain:
         title = f"{result['case']}    {headline(result)}"
         draw_overview(file, title, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), rows, self.threshold)
 
+    def _report(
+        self,
+        file: Path,
+        ct: torch.Tensor,
+        prob: torch.Tensor,
+        rows: Sequence[SliceRow],
+        regions: torch.Tensor | None,
+        result: Item,
+        seconds: dict[str, float],
+    ) -> None:
+        from report import model_card, write_report
+
+        result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+        place = None if regions is None else (regions[0].numpy(), regions.affine.numpy())
+        cards = [model_card(stage) for stage in (self.seg, self.cls)]
+        write_report(file, result, rows, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), place, cards)
+
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
@@ -118,18 +153,46 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = round(time.perf_counter() - start, 3)
 
 
-def process(chain: Chain, study: Study, output: Path, overwrite: bool, picture: bool) -> str:
+def process(chain: Chain, study: Study, output: Path, overwrite: bool, extras: Collection[str] = ()) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    if not overwrite and is_finished(target, chain.record(study), OUTPUTS if picture else OUTPUTS[:-1]):
+    if not overwrite and is_finished(target, chain.record(study), (*ALWAYS, *extras)):
         return f"{study.case}: finished before, left as it is"
     check_target(target)
     try:
-        result = chain.run(study, fresh_folder(work), picture)
+        result = chain.run(study, fresh_folder(work), extras)
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return f"{study.case}: {headline(result)}    -> {target}"
+
+
+def noted(each: Callable[..., str], output: Path) -> Callable[..., str]:
+    """``each``, with what fails noted for the index."""
+    from worklist import clear_failure, note_failure
+
+    def work(chain: Chain, study: Study) -> str:
+        try:
+            line = each(chain, study)
+        except Exception as e:
+            note_failure(output, study, describe(e, study.path))
+            raise
+        clear_failure(output, study)
+        return line
+
+    return work
+
+
+def list_studies(output: Path) -> int:
+    """Write the index; returns how many times that failed."""
+    from worklist import INDEX, write_index
+
+    try:
+        write_index(output)
+    except OSError as e:
+        tqdm.write(f"ERROR {describe(e, output / INDEX)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def describe(error: BaseException, path: Path) -> str:
@@ -199,6 +262,9 @@ def process_all(chains: Sequence[Chain], studies: Iterator[Study], progress: tqd
     seg_bundle=str,
     cls_bundle=str,
     picture=parse_flag,
+    report=parse_flag,
+    dicom_output=parse_flag,
+    series=str,
 )
 def cascade(
     input: str,
@@ -210,12 +276,15 @@ def cascade(
     seg_bundle: str = str(BUNDLES / "liver_seg"),
     cls_bundle: str = str(BUNDLES / "liver_cls"),
     picture: bool = True,
+    report: bool = True,
+    dicom_output: bool = False,
+    series: str | None = None,
 ) -> None:
     """Find the liver in CTs, and in which slices of it a tumour is likely.
 
-    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json and overview.png,
-    all or none. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end. Under
-    torchrun the processes share the studies.
+    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json, overview.png and
+    report.html, all or none; OUTPUT/index.html lists all studies there. A study that cannot be processed gives one line
+    on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
 
     Args:
         input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
@@ -227,9 +296,12 @@ def cascade(
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         picture: false leaves out overview.png, which takes a second per study.
+        report: false leaves out report.html and index.html.
+        dicom_output: true also writes liver_mask.dcm and prob_mask.dcm (DICOM SEG) and report.dcm (Structured Report).
+        series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them
-    for reader in ("pydicom", "monai"):
+    for reader in ("pydicom", "highdicom", "monai"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)
     out, crew = Path(output).resolve(), Crew()
     try:
@@ -241,15 +313,19 @@ def cascade(
         out.mkdir(parents=True, exist_ok=True)
         jobs = min(jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
         place, where = pick_device(device), (Path(seg_bundle), Path(cls_bundle))
-        chains = [Chain(*where, place, mask_source, out / PARTIAL) for _ in range(jobs)]
+        chains = [Chain(*where, place, mask_source, out / PARTIAL, series) for _ in range(jobs)]
     except Exception as e:
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
-    each = partial(process, output=out, overwrite=overwrite, picture=picture)
+    extras = (PICTURE,) * picture + (REPORT,) * report + DICOM_OUTPUTS * dicom_output
+    each = partial(process, output=out, overwrite=overwrite, extras=extras)
+    each = noted(each, out) if report else each
     with tqdm(total=len(studies), unit="study", disable=None if crew.rank == 0 else True) as progress:
         failed = process_all(chains, crew.share(studies), progress, each)
     failed = crew.finish(failed)
     with suppress(OSError):
         (out / PARTIAL).rmdir()
+    if report and crew.rank == 0:
+        failed += list_studies(out)
     if failed:
         raise SystemExit(1)
 

@@ -10,11 +10,11 @@ import fire
 import nibabel as nib
 import numpy as np
 import phantom
-from studies import LIVER_MASK, PICTURE, find_studies
+from studies import LIVER_MASK, REPORT, find_studies
 
 
 def demo(ct: str | None = None, output: str = "demo") -> None:
-    """Run the chain and name the picture to open; on the phantom also print the liver's Dice.
+    """Run the chain and name the report to open; on the phantom also print the liver's Dice.
 
     Args:
         ct: a CT (NIfTI, MHA, NRRD or a DICOM series folder); default a phantom with three tumours.
@@ -34,7 +34,7 @@ def demo(ct: str | None = None, output: str = "demo") -> None:
         print(f"liver Dice on the phantom: {dice:.3f}")
         if dice < 0.8:
             raise SystemExit("ERROR the phantom's liver was not found: the bundles' weights are not the shipped ones")
-    print(f"open {case / PICTURE}")
+    print(f"open {case / REPORT}")
 
 
 def liver_dice(mask: Path, label: Path) -> float:

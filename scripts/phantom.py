@@ -442,6 +442,7 @@ def dicom_header(series: Any, columns: np.ndarray, shape: Sequence[int]) -> Any:
     header.PatientBirthDate, header.PatientSex = "", "O"
     header.StudyDate, header.StudyTime, header.StudyID, header.AccessionNumber = "20240101", "120000", "1", ""
     header.ReferringPhysicianName, header.PositionReferenceIndicator = "", ""
+    header.BodyPartExamined, header.ConvolutionKernel = "ABDOMEN", "B30f"
     header.SeriesNumber, header.AcquisitionNumber, header.KVP, header.PatientPosition = 1, 1, 120, "HFS"
     header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     header.ImageOrientationPatient = [round(float(v), 8) for v in (columns[:, :2] / sizes[:2]).T.ravel()]
@@ -454,12 +455,19 @@ def dicom_header(series: Any, columns: np.ndarray, shape: Sequence[int]) -> Any:
     return header
 
 
-def write_dicom_series(folder: str | Path, ct: np.ndarray, affine: np.ndarray) -> list[Path]:
-    """Write a CT [X,Y,Z] in HU as a DICOM CT series, one file per axial slice, sorted from the feet up."""
+def write_dicom_series(folder: str | Path, ct: np.ndarray, affine: np.ndarray, axcodes: str = "LPS") -> list[Path]:
+    """Write a CT [X,Y,Z] in HU as a DICOM CT series, one file per axial slice, numbered as ``axcodes`` says.
+
+    Args:
+        folder: to write to; made if missing.
+        ct: in any orientation.
+        affine: 4 x 4, voxel to world mm (RAS).
+        axcodes: where columns, rows and slices run to: LPS from the feet up, LPI from the head down.
+    """
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    turn = ornt_transform(nib.io_orientation(affine), axcodes2ornt("LPS"))
+    turn = ornt_transform(nib.io_orientation(affine), axcodes2ornt(axcodes))
     stored = np.clip(apply_orientation(ct, turn), -1024, 32767).astype(np.int32) + 1024
     world = np.diag([-1, -1, 1, 1]) @ affine @ inv_ornt_aff(turn, ct.shape)  # DICOM: x to the left, y to the back
     header = dicom_header([generate_uid() for _ in range(3)], world[:3, :3], stored.shape)

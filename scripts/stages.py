@@ -48,6 +48,9 @@ class Stage:
     def __getitem__(self, config_id: str) -> Any:
         return self.parser.get_parsed_content(config_id)
 
+    def __contains__(self, config_id: str) -> bool:
+        return config_id in self.parser
+
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as the bundles' evaluators do

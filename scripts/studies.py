@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
-OUTPUTS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png")
-PROB_MASK, LIVER_MASK, TABLE, RESULT, PICTURE = OUTPUTS
+ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
+PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
+PICTURE, REPORT = "overview.png", "report.html"
+DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
+DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
+OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
 
 
 class StudyError(ValueError):
@@ -105,14 +109,15 @@ def _walk(root: Path) -> Iterator[Path]:
     visited = set()
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
-        if os.path.realpath(folder) in visited or set(OUTPUTS[:-1]) <= set(files):  # a link's loop; our own results
+        if os.path.realpath(folder) in visited or set(ALWAYS) <= set(files):  # a link's loop; our own results
             folders.clear()
             continue
         visited.add(os.path.realpath(folder))
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         files = [entry for entry in files if not entry.startswith((".", LABEL_PREFIX))]
         yield from (folder / entry for entry in files if entry.lower().endswith(SUFFIXES))
-        if any(_is_dicom(folder / entry) for entry in sorted(files) if not entry.lower().endswith(SUFFIXES)):
+        others = (folder / entry for entry in sorted(files) if not entry.lower().endswith(SUFFIXES))
+        if any(_is_dicom(entry) and _may_be_slice(entry) for entry in others):
             yield folder
 
 
@@ -127,6 +132,19 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def _may_be_slice(path: Path) -> bool:
+    """Whether a DICOM file is a scanner's image or damaged; exports hold reports and scouts in folders of their own."""
+    import pydicom  # slow to import, and NIfTI does without
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageType"])
+        kind = header.SOPClassUID.name
+    except Exception:  # reading the study will say what is wrong with it
+        return True
+    scout = "LOCALIZER" in str(header.get("ImageType"))
+    return kind.endswith("Image Storage") and "Secondary Capture" not in kind and not scout
 
 
 def _spellings(path: Path, root: Path) -> tuple[str, str, str]:

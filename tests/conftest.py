@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import phantom
 import pytest
 
@@ -82,3 +83,22 @@ def lists(tmp_path_factory) -> Path:
     content = {"training": list(entries.values()), "training_slices": [lone], "test": [test]}
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder / "datalist.json"
+
+
+@pytest.fixture(scope="session")
+def sites(lists) -> list[Path]:
+    """Datalists of two hospitals, for both bundles: two training phantoms and one to validate on, with Prob-Masks."""
+    cases = json.loads(lists.read_text())["training"]
+    for case in cases:
+        case.update({key: str(lists.parent / case[key]) for key in ("image", "label")})
+        label = nib.load(case["label"])
+        case["prob"] = case["label"].replace("segmentation", "prob")
+        nib.save(
+            nib.Nifti1Image(np.where(np.asarray(label.dataobj) > 0, 0.9, 0).astype(np.float32), label.affine),
+            case["prob"],
+        )
+    files = []
+    for i, (training, validation) in enumerate(((cases[:2], cases[2:3]), (cases[2:4], cases[4:]))):
+        files.append(lists.with_name(f"site-{i}.json"))
+        files[-1].write_text(json.dumps({"training": training, "validation": validation}))
+    return files

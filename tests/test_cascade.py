@@ -84,8 +84,10 @@ def save_ct(path: Path, **knobs) -> Path:
 
 
 def run(source: Path, output: Path, bundles: dict[str, str], **knobs) -> None:
-    """The chain in this process, without the picture unless asked for."""
-    cascade.cascade(str(source), str(output), **{"device": "cpu", "picture": False, **bundles, **knobs})
+    """The chain in this process, without picture and report unless asked for."""
+    cascade.cascade(
+        str(source), str(output), **{"device": "cpu", "picture": False, "report": False, **bundles, **knobs}
+    )
 
 
 def read_table(folder: Path) -> list[SliceRow]:
@@ -325,7 +327,7 @@ class TestManyStudies:
     def command(self, source: Path, output: Path, bundles: dict[str, str]) -> list[str]:
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         words += [str(ROOT / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
-        words += ["--picture", "false", "--device", "cpu"]
+        words += ["--picture", "false", "--report", "false", "--device", "cpu"]
         return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
 
 
@@ -341,12 +343,14 @@ class TestResume:
         run(*study)
         assert stamps(study[1] / "ct") == before
 
-    @pytest.mark.parametrize("knobs", [{"overwrite": True}, {"mask_source": "binary"}, {"picture": True}])
+    @pytest.mark.parametrize(
+        "knobs", [{"overwrite": True}, {"mask_source": "binary"}, {"picture": True}, {"report": True}]
+    )
     def test_done_again_when_something_else_is_asked_for(self, study, knobs):
         before = stamps(study[1] / "ct")
         run(*study, **knobs)
         assert stamps(study[1] / "ct")["result.json"] != before["result.json"]
-        assert entries(study[1]) == {"ct"}
+        assert entries(study[1]) == {"ct", *(["index.html"] if "report" in knobs else [])}
 
     def test_done_again_when_the_input_changed(self, study):
         before = read_probabilities(study[1] / "ct" / "slices.csv")
@@ -368,7 +372,7 @@ class TestResume:
                 run(ct, output, bundles)
         assert entries(output) == {".partial"} and entries(output / ".partial" / "ct")
         run(ct, output, bundles)
-        assert entries(output) == {"ct"} and entries(output / "ct") == set(studies.OUTPUTS[:-1])
+        assert entries(output) == {"ct"} and entries(output / "ct") == set(studies.ALWAYS)
 
 
 def interrupt(*args, **kwargs):
@@ -519,7 +523,7 @@ class TestDicom:
                 "not a date Secret",
             )
             slice_.save_as(path)
-        run(series, tmp_path / "out", bundles, picture=True)
+        run(series, tmp_path / "out", bundles, picture=True, report=True)
         written = [path.read_bytes() for path in (tmp_path / "out" / "series").iterdir()]
         written += [gzip.decompress(data) for data in written if data[:2] == b"\x1f\x8b"]
         assert not any(b"Secret" in data for data in written)
@@ -592,4 +596,4 @@ def test_the_command_line(bundles, tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("ERROR ") and "empty.nii.gz: the file is empty." in line
     assert "1_2: tumour probability" in ended.stdout
-    assert entries(tmp_path / "1.10" / "1_2") == set(studies.OUTPUTS)
+    assert entries(tmp_path / "1.10" / "1_2") == set(studies.OUTPUTS) - set(studies.DICOM_OUTPUTS)

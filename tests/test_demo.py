@@ -1,4 +1,4 @@
-"""`make demo`: the shipped weights find the phantom's liver, and the picture is named."""
+"""`make demo`: the shipped weights find the phantom's liver, and the report is named."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import pytest
 import studies
 
 
-def test_the_phantoms_liver_is_found_and_the_picture_named(tmp_path, capsys):
+def test_the_phantoms_liver_is_found_and_the_report_named(tmp_path, capsys):
     demo.demo(output=str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     dice = float(next(line for line in lines if line.startswith("liver Dice")).split()[-1])
     assert dice > 0.85
-    assert lines[-1] == f"open {tmp_path / 'volume-0' / 'overview.png'}" and Path(lines[-1][5:]).stat().st_size > 50_000
+    assert lines[-1] == f"open {tmp_path / 'volume-0' / 'report.html'}" and Path(lines[-1][5:]).stat().st_size > 50_000
 
 
 def test_a_series_of_the_users_own(tmp_path, capsys):
     ct, _, affine = phantom.make_phantom((128, 128, 50), (3.0, 3.0, 6.0))
     phantom.write_dicom_series(tmp_path / "CT 1", ct, affine)
     demo.demo(ct=str(tmp_path / "CT 1"), output=str(tmp_path / "out"))
-    assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'out' / 'CT 1' / 'overview.png'}"
-    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(studies.OUTPUTS)
+    assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'out' / 'CT 1' / 'report.html'}"
+    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(studies.OUTPUTS) - set(
+        studies.DICOM_OUTPUTS
+    )
 
 
 def test_a_liver_that_is_missed_is_no_success(tmp_path, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -320,12 +322,14 @@ def test_evaluation_considers_the_liver_and_five_slices_around_it(data, tmp_path
 @pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
 def test_two_processes(data, tmp_path, weights, overlays):
     knobs = {**QUICK, "bundle_root": BUNDLE, "dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
-    knobs |= {"ckpt_path": weights, "studies_per_batch": 1}
+    knobs |= {"ckpt_path": weights, "studies_per_batch": 1, "tracker": "mlflow"}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
     files = str([str(CONFIGS / name) for name in ("train.json", *overlays)])
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     done = bundle_run("--config_file", files, *words, launcher=launcher, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlruns.db")) as store:  # rank 0 alone logs
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
     if "evaluate.json" in overlays:
         assert {r["case"] for r in slice_table(tmp_path / "eval" / "slices.csv")} == {"volume-2", "volume-3"}
         return

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -204,11 +205,14 @@ def test_two_processes(data, tmp_path, overlays):
     )
     knobs = {**QUICK, "datalist_file": data / "datalist.json", "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     knobs |= {"ckpt_path": tmp_path / "w.pt"} if "evaluate.json" in overlays else {}
+    knobs |= {"tracker": "mlflow"}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
     files = str([f"configs/{name}" for name in ("train.json", *overlays)])
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     done = bundle_run("--config_file", files, *words, launcher=launcher)
     assert done.returncode == 0, done.stderr[-2000:]
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlruns.db")) as store:  # rank 0 alone logs
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
     made = tmp_path / ("eval/slice_dice_raw.csv" if "evaluate.json" in overlays else "last_checkpoint_epoch=1.pt")
     assert made.exists()
     if made.suffix == ".pt":  # plain names, so that one process can go on with it

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import phantom
 import pydicom
 import pytest
 import torch
+from programs import program
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 
 
-@pytest.fixture(params=["seg", "cls"])
-def study(request):
-    """The module that reads studies, of one bundle after the other."""
-    root = str(ROOT / "bundles" / f"liver_{request.param}")
+def bundle_module(bundle: str, name: str):
+    """A module of a bundle's scripts."""
+    root = str(ROOT / "bundles" / f"liver_{bundle}")
     if root not in sys.path:
         sys.path.append(root)
-    return importlib.import_module(f"scripts.{request.param}_study")
+    return importlib.import_module(f"scripts.{bundle}_{name}")
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The module that reads studies, which both bundles hold alike."""
+    return bundle_module("seg", "study")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +126,155 @@ def test_what_is_no_slice_of_the_series_is_passed_over(study, series):
     assert study.read_image(folder).shape == expected
 
 
+@pytest.mark.parametrize("axcodes", ["LPS", "LPI", "RAS", "LAI"])
+def test_slices_are_ordered_by_their_place_whatever_their_names_and_numbers(study, ct, tmp_path, axcodes):
+    files = phantom.write_dicom_series(tmp_path / "series", *ct, axcodes=axcodes)
+    order = np.random.default_rng(0).permutation(len(files))
+    for number, path in zip(order, files):
+        edit(path, InstanceNumber=int(number))
+        path.rename(path.with_name(f"{number:03d}.dcm"))
+    read = study.read_image(tmp_path / "series")
+    turned = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))
+    expected = nib.as_closest_canonical(nib.Nifti1Image(ct[0], ct[1]))
+    np.testing.assert_allclose(turned.affine, expected.affine, atol=1e-3)
+    np.testing.assert_array_equal(turned.get_fdata(), expected.get_fdata())
+    heights = [float(pydicom.dcmread(file).ImagePositionPatient[2]) for file in read.meta["files"]]
+    ends = read.affine.numpy()[2] @ np.array([[0, 0, 0, 1], [0, 0, len(files) - 1, 1]]).T
+    np.testing.assert_allclose([heights[0], heights[-1]], ends, atol=1e-3)
+    assert heights == sorted(heights, reverse=ends[0] > ends[1])
+
+
+def test_voxels_are_those_itk_reads(study, series):
+    """Every slice has a slope and an intercept of its own, as PET-CT and some CT scanners write them."""
+    for number, path in enumerate(series):
+        edit(path, RescaleSlope=1 + number % 3, RescaleIntercept=-1024 - number)
+    read = study.read_image(series[0].parent)
+    expected = itk.array_from_image(itk.imread(sorted(map(str, series)), itk.F))
+    assert read.dtype == torch.int16
+    np.testing.assert_array_equal(read[0].numpy().T, expected)
+
+
+@pytest.mark.parametrize("slope, intercept, dtype", [("1.5", "-1024", "f4"), ("1", "-1024.5", "f4"), ("40", "0", "f4")])
+def test_hu_that_are_no_int16_are_read_as_float32(study, series, slope, intercept, dtype):
+    edit(series[3], RescaleSlope=slope, RescaleIntercept=intercept)
+    read = study.read_image(series[0].parent)
+    assert read.dtype == torch.float32
+    stored = pydicom.dcmread(series[3]).pixel_array.T
+    np.testing.assert_array_equal(
+        read[0, :, :, 3].numpy(), (stored * float(slope) + float(intercept)).astype(np.float32)
+    )
+    stored = pydicom.dcmread(series[4]).pixel_array.T
+    np.testing.assert_array_equal(read[0, :, :, 4].numpy(), stored.astype(np.float32) - 1024)
+
+
+def store_otherwise(path: Path, signed: bool, bits: int) -> np.ndarray:
+    """Store a slice's pixels signed, or in fewer bits with an overlay in the unused ones; returns the pixels."""
+    header = pydicom.dcmread(path)
+    stored = header.pixel_array.astype(np.int32) - (1024 if signed else 0)
+    header.PixelRepresentation, header.RescaleIntercept = int(signed), 0 if signed else -1024
+    header.BitsStored, header.HighBit = bits, bits - 1
+    unused = 0xFFFF & ~((1 << bits) - 1)
+    header.PixelData = ((stored & ((1 << bits) - 1)) | (stored * 7919 & unused)).astype("<u2").tobytes()
+    header.save_as(path)
+    return stored
+
+
+@pytest.mark.parametrize("signed, bits", [(True, 16), (True, 12), (False, 12)])
+def test_pixels_are_taken_as_stored_and_unused_bits_left_out(study, series, signed, bits):
+    before = study.read_image(series[0].parent)
+    for path in series:
+        store_otherwise(path, signed, bits)
+    assert torch.equal(study.read_image(series[0].parent).as_tensor(), before.as_tensor())
+
+
+SYNTAXES = {
+    "implicit": ["dcmconv", "+ti"], "deflated": ["dcmconv", "+td"], "big endian": ["dcmconv", "+tb"],
+    "RLE": ["dcmcrle"], "JPEG lossless": ["dcmcjpeg", "+el"], "JPEG lossless SV1": ["dcmcjpeg", "+e1"],
+    "JPEG-LS": ["dcmcjpls"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", SYNTAXES.values(), ids=SYNTAXES)
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_compressed_slices_read_as_the_uncompressed_ones(study, series, command, signed):
+    folder = series[0].parent
+    before = study.read_image(folder)
+    for path in series[:3]:  # mixed with uncompressed ones, which is a case of its own
+        store_otherwise(path, signed, 16)
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.1"
+    after = study.read_image(folder)
+    assert torch.equal(after.as_tensor(), before.as_tensor()) and after.dtype == torch.int16
+    cut_short = path.read_bytes()
+    path.write_bytes(cut_short[: len(cut_short) * 2 // 3])
+    with pytest.raises(study.StudyError, match=path.name):
+        study.read_image(folder)
+
+
+def test_jpeg_2000_reads_as_the_uncompressed(study, series, tmp_path):
+    before = study.read_image(series[0].parent)
+    for path in series[:3]:
+        header = pydicom.dcmread(path)
+        writer = itk.ImageFileWriter.New(itk.image_from_array(header.pixel_array), FileName=str(tmp_path / "one.dcm"))
+        codec = itk.GDCMImageIO.New()
+        codec.SetCompressor("JPEG2000")
+        writer.SetImageIO(codec)
+        writer.UseCompressionOn()
+        writer.Update()
+        packed = pydicom.dcmread(tmp_path / "one.dcm")
+        header.PixelData = encapsulate([get_frame(packed.PixelData, 0, number_of_frames=1)])
+        header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        header.save_as(path)
+    assert "JPEG 2000" in header.file_meta.TransferSyntaxUID.name
+    assert torch.equal(study.read_image(series[0].parent).as_tensor(), before.as_tensor())
+
+
+class TestSeveralSeries:
+    @pytest.fixture
+    def folder(self, ct, series) -> Path:
+        """The series 1 and two others in one folder: 4, of another kernel and half as many slices, and a second 1."""
+        sharp = phantom.write_dicom_series(series[0].parent / "sharp", ct[0] + 1, ct[1])
+        for path in sharp:
+            edit(path, SeriesNumber=4, ConvolutionKernel=["B70f", "3"], PatientName="Secret^Name")
+        for path in sharp[1::2]:
+            path.unlink()
+        again = phantom.write_dicom_series(series[0].parent / "again", ct[0] + 2, ct[1])
+        for path in (*sharp[::2], *again):
+            path.rename(series[0].parent / f"{path.parent.name}-{path.name}")
+        return series[0].parent
+
+    def test_they_are_listed_without_the_patient(self, study, folder):
+        with pytest.raises(study.StudyError) as error:
+            study.read_image(folder)
+        line = str(error.value)
+        assert line.startswith(f"{folder}: 3 CT series in this folder: ") and "Secret" not in line and "\n" not in line
+        assert "4, 10 slices 20 mm apart, kernel B70f/3" in line and "20 slices 10 mm apart, kernel B30f" in line
+        assert "--series" in line and line.endswith(".")
+
+    @pytest.mark.parametrize("number", ["4", 4])
+    def test_one_is_chosen_by_number(self, study, ct, folder, number):
+        read = study.LoadStudyd("image", series=number)({"image": str(folder)})["image"]
+        np.testing.assert_array_equal(np.sort(read[0].numpy(), None), np.sort(ct[0][..., ::2] + 1, None))
+
+    def test_one_is_chosen_by_uid(self, study, folder):
+        uids = {
+            str(pydicom.dcmread(folder / name).SeriesInstanceUID) for name in ("slice_0001.dcm", "again-slice_0001.dcm")
+        }
+        one, other = (study.read_image(folder, uid).as_tensor() for uid in sorted(uids))
+        assert (one - other).abs().unique().tolist() == [2]
+
+    @pytest.mark.parametrize("number, word", [("1", "2 CT series"), ("7", "no CT series 7 in this folder, but: ")])
+    def test_a_number_of_none_or_two_is_refused(self, study, folder, number, word):
+        with pytest.raises(study.StudyError, match=word) as error:
+            study.read_image(folder, number)
+        assert number == "7" or str(error.value).count("1.2.826.0.1") == 2  # told apart by their UIDs
+
+    def test_a_damaged_slice_of_another_series_does_not_matter(self, study, folder):
+        path = folder / "again-slice_0003.dcm"
+        path.write_bytes(path.read_bytes()[:-500])
+        assert study.read_image(folder, 4).shape[-1] == 10
+
+
 def cut(slices: list[Path]) -> Path:
     slices[7].write_bytes(slices[7].read_bytes()[: slices[7].stat().st_size // 2])
     return slices[7]
@@ -154,6 +312,112 @@ def tilted(slices: list[Path]) -> Path:
     return slices[0].parent
 
 
+def every(slices: list[Path], **values) -> Path:
+    for path in slices:
+        edit(path, **values)
+    return slices[0]
+
+
+def one(slices: list[Path], **values) -> Path:
+    edit(slices[7], **values)
+    return slices[7]
+
+
+def without(name: str):
+    def fault(slices: list[Path]) -> Path:
+        header = pydicom.dcmread(slices[7])
+        delattr(header, name)
+        header.save_as(slices[7])
+        return slices[7]
+
+    fault.__name__ = f"no_{name}"
+    return fault
+
+
+def position_nan(slices: list[Path]) -> Path:
+    return one(slices, ImagePositionPatient=["nan", 0, 0])
+
+
+def orientation_infinite(slices: list[Path]) -> Path:
+    return one(slices, ImageOrientationPatient=[1, 0, 0, 0, "inf", 0])
+
+
+def orientation_skewed(slices: list[Path]) -> Path:
+    return every(slices, ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0])
+
+
+def spacing_nan(slices: list[Path]) -> Path:
+    return one(slices, PixelSpacing=[8, "nan"])
+
+
+def spacing_zero(slices: list[Path]) -> Path:
+    return one(slices, PixelSpacing=[8, 0])
+
+
+def slope_zero(slices: list[Path]) -> Path:
+    return one(slices, RescaleSlope=0)
+
+
+def spacing_differs(slices: list[Path]) -> Path:
+    edit(slices[7], PixelSpacing=[8, 8.1])
+    return slices[0].parent
+
+
+def matrix_differs(slices: list[Path]) -> Path:
+    header = pydicom.dcmread(slices[7])
+    header.Rows, header.PixelData = header.Rows - 2, header.PixelData[: -2 * 2 * header.Columns]
+    header.save_as(slices[7])
+    return slices[0].parent
+
+
+def drifting(slices: list[Path]) -> Path:
+    """Each gap is within a tenth of the others, their sum half a slice off."""
+    for number, path in enumerate(slices):
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        edit(path, ImagePositionPatient=[x, y, float(z) + 0.9 * max(0, number - len(slices) // 2)])
+    return slices[0].parent
+
+
+def effective_z(slices: list[Path]) -> Path:
+    return every(slices, RescaleType="Z_EFF")
+
+
+def multi_frame(slices: list[Path]) -> Path:
+    return one(slices, NumberOfFrames=2)
+
+
+def enhanced(slices: list[Path]) -> Path:
+    every(slices[:1], SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", NumberOfFrames=20)
+    for path in slices[1:]:
+        path.unlink()
+    return slices[0]
+
+
+def no_decoder(slices: list[Path]) -> Path:
+    header = pydicom.dcmread(slices[0])
+    header.PixelData = encapsulate([bytes(100)])
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
+    header.save_as(slices[0])
+    return slices[0]
+
+
+def a_private_syntax(slices: list[Path]) -> Path:
+    header = pydicom.dcmread(slices[0])
+    header.file_meta.TransferSyntaxUID = "1.2.3.4"
+    header.save_as(slices[0])
+    return slices[0]
+
+
+def screenshots(slices: list[Path]) -> Path:
+    every(slices, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    return slices[0]
+
+
+def scouts(slices: list[Path]) -> Path:
+    every(slices, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    return slices[0].parent
+
+
 def an_mr(slices: list[Path]) -> Path:
     for path in slices:
         edit(path, Modality="MR")
@@ -168,8 +432,18 @@ def nothing(slices: list[Path]) -> Path:
 
 FAULTS = {
     cut: "slice cannot be read", no_header: "slice cannot be read", lost: "some are missing",
-    doubled: "two slices at one position", mixed: "several DICOM series", turned: "different orientations",
+    doubled: "two slices at one position", mixed: "2 CT series in this folder", turned: "different orientations",
     tilted: "tilted gantry", an_mr: "modality is MR", nothing: "no CT slices",
+    position_nan: "ImagePositionPatient is not 3 finite numbers", spacing_nan: "PixelSpacing is not 2 finite",
+    orientation_infinite: "ImageOrientationPatient is not 6 finite", orientation_skewed: "no two directions",
+    spacing_zero: "PixelSpacing is", slope_zero: "RescaleSlope is", spacing_differs: "different PixelSpacing",
+    matrix_differs: "different matrix sizes", drifting: "some are missing", effective_z: "Z_EFF, not HU",
+    multi_frame: "several frames", enhanced: "Enhanced CT Image, which is not read here. Convert it to single slices",
+    no_decoder: "stored as MPEG-4 AVC/H.264 High Profile / Level 4.1 cannot be decoded",
+    a_private_syntax: "stored as 1.2.3.4 cannot be decoded", screenshots: "Secondary Capture Image",
+    scouts: "no CT slices", without("PixelData"): "holds no pixels",
+    **{without(name): f"{name} is missing" for name in
+       ("RescaleSlope", "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows")},
 }  # fmt: skip
 
 
@@ -182,9 +456,9 @@ def test_a_series_that_would_be_read_wrongly_is_refused(study, series, fault):
     assert line.startswith(f"{blamed}: ") and FAULTS[fault] in line and line.endswith(".") and "\n" not in line
 
 
-def test_a_cpu_without_bf16_computes_in_float32(study, monkeypatch):
-    name = study.__name__.split(".")[1].split("_")[0]
-    inferer = importlib.import_module(f"scripts.{name}_inferer")
+@pytest.mark.parametrize("name", ["seg", "cls"])
+def test_a_cpu_without_bf16_computes_in_float32(name, monkeypatch):
+    inferer = bundle_module(name, "inferer")
     make = inferer.AdjacentSliceInferer if name == "seg" else inferer.SliceGroupInferer
     for has_it in (False, True):
         monkeypatch.setattr(inferer.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it})

@@ -63,11 +63,15 @@ class SliceGroupInferer(Inferer):
     def _study(self, study: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
         slices = study.permute(3, 0, 1, 2).contiguous()
         centres = torch.arange(len(slices), device=study.device).split(self.batch_size)
-        logits = [self._forward(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
-        lesions = torch.cat(logits)[:, 0]
-        if slices.shape[1] == 2:  # CT and mask: what lies outside the liver is no tumour of the liver
-            lesions = lesions + slices[:, 1].clamp(1e-3, 1).log()
-        return lesions.flatten(1).amax(1)
+        lesions = [self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
+        return torch.cat(lesions).flatten(1).amax(1)
+
+    def judge(self, groups: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+        """Groups ``[N, C * gop, X, Y]`` to lesion maps ``[N, 1, X, Y]``, whose largest logit is the group's."""
+        lesions = self._forward(groups, network, *args, **kwargs)
+        if groups.shape[1] == 2 * self.gop:  # CT and mask: what lies outside the liver is no tumour of the liver
+            lesions = lesions + groups[:, self.gop + self.gop // 2, None].clamp(1e-3, 1).log()
+        return lesions
 
     def _forward(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
         x = x.contiguous(memory_format=torch.channels_last)

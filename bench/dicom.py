@@ -1,0 +1,196 @@
+"""DICOM: how long reading and writing take and how large the results are, and a picture made from the files alone.
+
+python bench/dicom.py read --before CHECKOUT
+python bench/dicom.py write
+python bench/dicom.py picture --series FOLDER --results FOLDER --output docs/dicom.png
+
+CHECKOUT is an earlier version of this repository (git worktree add CHECKOUT COMMIT). On a phantom of 512 x 512 x 130,
+made in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts")]
+SIZE, SPACING = (512, 512, 130), (0.75, 0.75, 2.5)
+WINDOW = (-60, 200)  # HU
+
+
+def make_series(folder: Path) -> Path:
+    """The phantom as a DICOM series."""
+    import phantom
+
+    return phantom.write_dicom_series(folder, *phantom.make_phantom(SIZE, SPACING)[::2])[0].parent
+
+
+def read_once(checkout: str, series: str, dump: str, repeats: int = 5) -> None:
+    """Print seconds and CPU seconds of reading the series by a version's reader; keep what it read in ``dump``."""
+    sys.path.insert(0, str(Path(checkout) / "bundles" / "liver_seg"))
+    study = importlib.import_module("scripts.seg_study")
+    image = study.read_image(Path(series))  # warm-up
+    np.savez(dump, voxels=image.numpy().astype(np.float32), affine=image.affine.numpy())
+    for _ in range(repeats):
+        start = time.perf_counter(), time.process_time()
+        study.read_image(Path(series))
+        print(time.perf_counter() - start[0], time.process_time() - start[1])
+
+
+def read(before: str, rounds: int = 3) -> None:
+    """Both versions in turn, each in processes of its own, on one series: medians, their ratio, and whether they read
+    the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        series, found = make_series(Path(folder) / "series"), {"before": [], "after": []}
+        for _ in range(rounds):
+            for name, checkout in (("before", before), ("after", str(ROOT))):
+                words = [sys.executable, __file__, "read_once", "--checkout", checkout, "--series", str(series)]
+                words += ["--dump", f"{folder}/{name}.npz"]
+                lines = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+                found[name] += [[float(v) for v in line.split()] for line in lines]
+        one, other = (np.load(f"{folder}/{name}.npz") for name in found)
+        same = all(np.array_equal(one[key], other[key]) for key in ("voxels", "affine"))
+    for kind, column in (("seconds", 0), ("CPU seconds", 1)):
+        old, new = (statistics.median(run[column] for run in runs) for runs in found.values())
+        print(f"{kind}: {old:.3f} before, {new:.3f} after, ratio {old / new:.2f} (medians of {len(found['after'])})")
+    print("bit-equal voxels and affine:", same)
+
+
+def write(repeats: int = 5) -> None:
+    """Seconds and sizes of the two segmentations and the report, of what the shipped weights find, with and without
+    empty frames."""
+    import torch
+    from cascade import BUNDLES, Chain
+    from results import slice_rows
+    from studies import DICOM_OUTPUTS, Study
+
+    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+        folder = Path(name)
+        series = make_series(folder / "series")
+        (folder / "study").mkdir()
+        chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, folder)
+        result = chain.run(Study("study", series), folder / "study")
+        ct = chain.seg["load"]({"image": str(series)})["image"]
+        masks = chain.seg["restore"](chain.seg.infer(chain.seg["transform"]({"image": ct})))
+        tumour = chain.cls["score"](chain.cls.infer(chain.cls["transform"]({"image": ct, "prob": masks["prob"]})))
+        rows = slice_rows(masks["pred"][0].numpy(), ct.affine.numpy(), tumour)
+        for full in (False, True):
+            if full:  # a voxel in every frame
+                masks["pred"][0, 0, 0], masks["prob"][0, 0, 0] = 1, 1
+            seconds = {kind: [] for kind in ("all", "all, CPU", *DICOM_OUTPUTS)}
+            for _ in range(repeats + 1):
+                measure(seconds, folder, ct, masks, rows, result)
+            print("every frame holds something" if full else "as found")
+            for kind, values in seconds.items():
+                size = sum(
+                    (folder / file).stat().st_size for file in DICOM_OUTPUTS if kind in ("all", "all, CPU", file)
+                )
+                print(f"  {kind}: {statistics.median(values[1:]):.3f} s, {size / 1e6:.2f} MB (median of {repeats})")
+
+
+def measure(seconds: dict[str, list[float]], folder: Path, ct: Any, masks: Any, rows: Any, result: Any) -> None:
+    """Append how long all takes, and each object by itself with the headers read."""
+    import dicom_out as out
+
+    start, cpu = time.perf_counter(), time.process_time()
+    out.write_dicom(folder, ct, masks, rows, result)
+    seconds["all"].append(time.perf_counter() - start)
+    seconds["all, CPU"].append(time.process_time() - cpu)
+    headers, made = out.read_headers(ct), []
+    steps = ((out.DICOM_LIVER, "pred"), (out.DICOM_PROB, "prob"))
+    for name, key in steps:
+        start = time.perf_counter()
+        made.append(out.make_segmentation(headers, masks[key][0].numpy(), result, name))
+        made[-1].save_as(folder / name)
+        seconds[name].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    out.make_report(headers, *made, rows, result).save_as(folder / out.DICOM_REPORT)
+    seconds[out.DICOM_REPORT].append(time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------------------------------------- the picture
+
+
+def picture(series: str, results: str, output: str) -> None:
+    """The slice that the report is most certain of, found by its UID, with both segmentations over it, placed by the
+    positions that their frames give; and a coronal cut. Everything is read from DICOM files."""
+    import matplotlib
+    import pydicom
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from studies import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
+
+    slices = sorted(map(pydicom.dcmread, Path(series).iterdir()), key=lambda s: float(s.ImagePositionPatient[2]))
+    ct = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
+    heights = [float(s.ImagePositionPatient[2]) for s in slices]
+    liver, prob = (frames_at(pydicom.dcmread(Path(results) / name), heights) for name in (DICOM_LIVER, DICOM_PROB))
+    certainty, uid, lines = most_certain(pydicom.dcmread(Path(results) / DICOM_REPORT))
+    z = [s.SOPInstanceUID for s in slices].index(uid)
+    y = int(np.argmax(liver.sum((0, 2))))
+    dy, dx = (float(v) for v in slices[0].PixelSpacing)
+    dz = heights[1] - heights[0]
+    plt.rcParams.update({"text.color": "w", "axes.titlecolor": "w", "font.size": 9})
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), facecolor="#101418", layout="constrained")
+    panels = [
+        (f"liver_mask.dcm, slice of {certainty:.0f} %", ct[z], liver[z], None, dy / dx, "upper"),
+        ("prob_mask.dcm, the same slice", ct[z], liver[z] * 0, prob[z] / 255, dy / dx, "upper"),
+        ("both, coronal", ct[:, y], liver[:, y], prob[:, y] / 255, dz / dx, "lower"),
+    ]
+    for axis, (title, plane, outline, heat, aspect, origin) in zip(axes, panels):
+        axis.imshow(plane, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1], aspect=aspect, origin=origin)
+        if heat is not None:
+            axis.imshow(
+                np.ma.masked_less(heat, 0.02), cmap="inferno", vmin=0, vmax=1, alpha=0.5, aspect=aspect, origin=origin
+            )
+        if outline.any():
+            axis.contour(outline, [0.5], colors="#35c9c1", linewidths=1.2)
+        axis.set_title(title, loc="left")
+        axis.axis("off")
+    figure.suptitle("report.dcm: " + "; ".join(lines), x=0.01, ha="left", fontsize=10)
+    figure.savefig(output, dpi=80)
+
+
+def frames_at(seg: Any, heights: list[float]) -> np.ndarray:
+    """Frames ``[Z, Y, X]`` of an axial SEG at the given heights, zeros where it has none."""
+    volume = np.zeros((len(heights), seg.Rows, seg.Columns), np.uint8)
+    for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence):
+        volume[int(np.argmin(np.abs(np.subtract(heights, group.PlanePositionSequence[0].ImagePositionPatient[2]))))] = (
+            frame
+        )
+    return volume
+
+
+def most_certain(report: Any) -> tuple[float, str, list[str]]:
+    """Highest certainty of a slice in percent, the slice's SOPInstanceUID, and the report's figures in words."""
+    slices, lines = [], []
+    (measured,) = (
+        i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
+    )
+    for group in measured.ContentSequence:
+        items = {i.ConceptNameCodeSequence[0].CodeMeaning: i for i in group.ContentSequence}
+        name, number = items["Tracking Identifier"].TextValue, next(i for i in items.values() if i.ValueType == "NUM")
+        value, unit = number.MeasuredValueSequence[0].NumericValue, number.MeasuredValueSequence[0]
+        unit = unit.MeasurementUnitsCodeSequence[0].CodeValue
+        if "slice" in name:
+            uid = items["Source of Measurement"].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            slices.append((float(value), uid))
+        else:
+            lines.append(f"{name}: {number.ConceptNameCodeSequence[0].CodeMeaning.lower()} {float(value):.0f} {unit}")
+    return *max(slices), [*lines, f"{len(slices)} slices flagged"]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    fire.Fire({"read": read, "read_once": read_once, "write": write, "picture": picture})

@@ -1,0 +1,146 @@
+"""The two stages as MONAI Deploy operators, each a bundle reached through its config's ids, as scripts/cascade.py does.
+
+The SDK has an operator for bundles; it casts every output to uint8, which leaves nothing of a Prob-Mask.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+import torch
+from monai.data import MetaTensor
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+from monai.deploy.core.domain.dicom_series import DICOMSeries
+from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
+from results import Item, headline, slice_rows, summary, write_rows
+from stages import Stage
+from studies import LIVER_MASK, PROB_MASK, RESULT, TABLE, StudyError
+
+
+class Masks(NamedTuple):
+    """CT, Prob-Mask and liver mask [1, X, Y, Z] between the stages; in a dict the SDK would strip their affines."""
+
+    ct: MetaTensor
+    prob: MetaTensor
+    pred: MetaTensor
+
+
+class LiverOperator(Operator):
+    """Stage 1: the selected CT series to the liver.
+
+    Input ``study_selected_series_list``: one study. Outputs ``seg_image``: the liver mask as uint8 frames
+    [slices, rows, columns], in the order of the series' instances, as the SDK's SEG writer takes them; ``masks``, a
+    Masks. Writes prob_mask.nii.gz and liver_mask.nii.gz, as the chain does.
+
+    Args:
+        stage: the liver_seg bundle, whose output_dir is ``output_folder``.
+        output_folder: where the files go.
+    """
+
+    def __init__(self, fragment: Fragment, *args, stage: Stage, output_folder: Path, **kwargs) -> None:
+        self.stage, self.output_folder = stage, output_folder
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("study_selected_series_list")
+        spec.output("seg_image")
+        spec.output("masks")
+
+    def compute(self, op_input, op_output, context) -> None:
+        series = only_series(op_input.receive("study_selected_series_list"))
+        with torch.inference_mode():
+            ct = load_series(self.stage, series)
+            masks = self.stage["restore"](self.stage.infer(self.stage["transform"]({"image": ct})))
+        self._save(masks)
+        op_output.emit(frames(masks["pred"], series), "seg_image")
+        op_output.emit(Masks(ct, masks["prob"], masks["pred"]), "masks")
+
+    def _save(self, masks: Item) -> None:
+        for key in ("prob", "pred"):
+            masks[key].meta["filename_or_obj"] = "study"
+        self.stage["save"](masks)
+        for postfix, name in (("prob", PROB_MASK), ("seg", LIVER_MASK)):
+            (self.output_folder / "study" / f"study_{postfix}.nii.gz").rename(self.output_folder / name)
+        (self.output_folder / "study").rmdir()
+
+
+class TumourOperator(Operator):
+    """Stage 2: CT and Prob-Mask to the tumour probability of every slice and of the study.
+
+    Input ``masks``: as from LiverOperator. Output ``text``: the findings, for the SDK's SR writer. Writes result.json
+    and slices.csv, as the chain does.
+
+    Args:
+        stage: the liver_cls bundle.
+        output_folder: where the files go.
+    """
+
+    def __init__(self, fragment: Fragment, *args, stage: Stage, output_folder: Path, **kwargs) -> None:
+        self.stage, self.output_folder = stage, output_folder
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("masks")
+        spec.output("text")
+
+    def compute(self, op_input, op_output, context) -> None:
+        masks = op_input.receive("masks")
+        with torch.inference_mode():
+            item = self.stage["transform"]({"image": masks.ct, "prob": masks.prob})
+            tumour = self.stage["score"](self.stage.infer(item))
+        rows = slice_rows(masks.pred[0].numpy(), masks.ct.affine.numpy(), tumour)
+        result = summary(rows, masks.pred, float(tumour["study_probability"]), float(self.stage["threshold"]))
+        write_rows(rows, self.output_folder / TABLE)
+        (self.output_folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+        op_output.emit(report(result, {row.slice: row.z_mm for row in rows}), "text")
+
+
+def only_series(studies: list[StudySelectedSeries]) -> DICOMSeries:
+    """The first series selected in the only study; raises StudyError for several studies or none selected."""
+    found = [study for study in studies or [] if study.selected_series]
+    if len(found) != 1:
+        raise StudyError(f"--input: {len(found)} studies with a CT series. Give the folder of one study.")
+    return found[0].selected_series[0].series
+
+
+def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
+    """The CT [1, X, Y, Z] by the bundle's own reader, from all files of the series.
+
+    The SDK's reader takes gaps and repeated slices without a word, and swaps a pixel's width and height.
+    """
+    folders = {Path(item.get_native_sop_instance().filename).parent for item in series.get_sop_instances()}
+    with TemporaryDirectory() as work:
+        for i, file in enumerate(sorted(file for folder in folders for file in folder.iterdir() if file.is_file())):
+            if series_uid(file) == series.SeriesInstanceUID:
+                Path(work, f"{i}{file.suffix}").symlink_to(file.resolve())
+        try:
+            return stage["load"]({"image": work})["image"]
+        except Exception as e:
+            raise StudyError(str(e.__cause__ or e).replace(work, str(sorted(folders)[0]))) from e
+
+
+def series_uid(file: Path) -> str | None:
+    """SeriesInstanceUID of a DICOM file; None for any other file."""
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID
+    except Exception:
+        return None
+
+
+def frames(mask: torch.Tensor, series: DICOMSeries) -> np.ndarray:
+    """A mask [1, X, Y, Z] with an affine in RAS mm as frames [slices, rows, columns] in the series' order."""
+    positions = [item.get_native_sop_instance().ImagePositionPatient for item in series.get_sop_instances()]
+    corners = np.array([[-x, -y, z, 1] for x, y, z in positions], dtype=np.float64)  # DICOM: left and back are positive
+    index = np.rint(corners @ np.linalg.inv(mask.affine.numpy()).T)[:, 2].astype(int)
+    return np.ascontiguousarray(mask[0].numpy().transpose(2, 1, 0)[index])
+
+
+def report(result: Item, z_mm: dict[int, float]) -> str:
+    """The findings in words."""
+    places = ", ".join(f"{z_mm[i]:.1f}" for i in result["flagged_slices"]) or "none"
+    return f"{headline(result)}. Flagged slices, z in mm: {places}. For research, not for diagnosis."

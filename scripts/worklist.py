@@ -1,0 +1,91 @@
+"""index.html: all studies of a folder of results, the most suspicious first, and those that failed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from report import mm, render
+from results import Item
+from studies import ALWAYS, PICTURE, REPORT, RESULT, TABLE, Study
+
+INDEX = "index.html"
+FAILED = ".failed"  # a file for each study that failed and has not been finished since
+
+
+def write_index(output: Path) -> None:
+    """Write ``output/index.html`` from the results of all runs that lie in ``output``: whole or not at all."""
+    studies = sorted(_finished(output), key=lambda study: (-study["probability"], study["case"]))
+    page = render(INDEX, script="index.js", studies=studies, failed=sorted(_failed(output)))
+    part = output / f".{INDEX}.{os.getpid()}"
+    try:
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, output / INDEX)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def note_failure(output: Path, study: Study, line: str) -> None:
+    """Keep the error line of a study for the index, without the folders it names."""
+    for folder in (study.path.parent, output):
+        line = line.replace(f"{folder}{os.sep}", "")
+    with suppress(OSError):  # the line is on stderr, and a full disk is no further error
+        (output / FAILED).mkdir(exist_ok=True)
+        (output / FAILED / study.case).write_text(line, encoding="utf-8")
+
+
+def clear_failure(output: Path, study: Study) -> None:
+    """Forget an earlier failure of a study that is finished."""
+    with suppress(OSError):
+        (output / FAILED / study.case).unlink()
+        (output / FAILED).rmdir()  # when it was the last
+
+
+def _failed(output: Path) -> Iterator[tuple[str, str]]:
+    folder = output / FAILED
+    for file in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            yield file.name, file.read_text(encoding="utf-8")
+
+
+def _finished(output: Path) -> Iterator[Item]:
+    """A row of the index for each study; what is no whole result is passed over."""
+    for folder in output.iterdir():
+        if folder.name.startswith(".") or not all((folder / name).is_file() for name in ALWAYS):
+            continue
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            result = json.loads((folder / RESULT).read_text())
+            done = datetime.fromtimestamp((folder / RESULT).stat().st_mtime)
+            shown = next((name for name in (REPORT, PICTURE) if (folder / name).is_file()), RESULT)
+            yield {
+                "case": folder.name,
+                "link": f"{quote(folder.name)}/{shown}",
+                "probability": float(result["study_tumour_probability"]),
+                "flagged": len(result["flagged_slices"]),
+                "volume": float(result["liver_volume_ml"]),
+                "seconds": float(result["seconds"]["total"]),
+                "done": done.isoformat(" ", "minutes"),
+                "stamp": done.timestamp(),
+                **_sparkline(folder / TABLE, result["flag_threshold"]),
+            }
+
+
+def _sparkline(table: Path, threshold: float) -> Item:
+    """The tumour probability along z, feet on the left, as paths in a box of 100 x 20, and in words."""
+    with table.open(newline="") as stream:
+        rows = [(float(row["z_mm"]), row["tumour_probability"]) for row in csv.DictReader(stream)]
+    points = sorted((z, float(p)) for z, p in rows if p)
+    low, high = points[0][0], points[-1][0]
+    places = [(100 * (z - low) / max(1e-6, high - low), 20 - 20 * p) for z, p in points]
+    top = max(points, key=lambda point: point[1])
+    return {
+        "line": "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places),
+        "dots": "".join(f"M{x:.1f},{y:.1f}h0" for x, y in places if y <= 20 - 20 * threshold),
+        "said": f"highest at z {mm(top[0])} mm",
+    }

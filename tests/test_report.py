@@ -1,0 +1,478 @@
+"""Promises of report.html and index.html, kept in a browser on what the chain writes for phantoms."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cascade
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+import report
+import torch
+from monai.data import MetaTensor
+from nibabel.orientations import apply_orientation, io_orientation
+from PIL import Image, ImageChops
+from programs import program
+from stages import Stage
+
+sync_api = pytest.importorskip("playwright.sync_api")
+ROOT = Path(__file__).resolve().parents[1]
+SIZE, SPACING = (144, 120, 48), (2.6, 2.6, 5.0)
+SMALL = {"size": (72, 60, 24), "spacing": (5.2, 5.2, 10.0)}
+HARMFUL = "<script>alert(1)<"
+STUDIES = {  # knobs of the phantom
+    "plain": {"axcodes": "LPS"},
+    HARMFUL: {"axcodes": "SAR", "spacing": (2.6, 3.1, 5.0)},
+    "healthy": {"tumours": 0, "seed": 1},
+}
+BROWSER = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def save_case(folder: Path, name: str, **knobs) -> np.ndarray:
+    """Write a phantom CT; returns its labels."""
+    ct, labels, affine = phantom.make_phantom(**{"size": SIZE, "spacing": SPACING, "tumours": 2, "seed": 3, **knobs})
+    folder.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(ct, affine), folder / f"{name}.nii.gz")
+    return labels
+
+
+def run(source: Path, output: Path, **knobs) -> None:
+    cascade.cascade(str(source), str(output), **{"device": "cpu", "picture": False, **knobs})
+
+
+def read_result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, Path, dict[str, np.ndarray]]:
+    """Folder of inputs, folder of results by the shipped weights, and the labels; one of the inputs is no image."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("output")
+    labels = {name: save_case(source, name, **knobs) for name, knobs in STUDIES.items()}
+    (source / "broken.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        run(source, output)
+    return source, output, labels
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program("chromium", "chromium"), args=list(BROWSER))
+        yield started
+        started.close()
+
+
+@pytest.fixture()
+def visit(browser) -> Iterator:
+    """Function that opens a file in a page of its own; errors, dialogs and requests but for the file fail the test."""
+    wrong, pages = [], []
+
+    def note(request) -> None:
+        if not request.url.startswith(("data:", pages[-1].asked)):
+            wrong.append(request.url)
+
+    def open_file(file: Path, **options):
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page.asked = file.as_uri()
+        pages.append(page)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        page.on("request", note)
+        page.goto(file.as_uri())
+        if file.name == "report.html":
+            page.wait_for_selector("#slice[data-drawn]")
+        return page
+
+    yield open_file
+    for page in pages:
+        page.close()
+    assert wrong == []
+
+
+def place(page) -> int:
+    """Which of the shown slices is drawn, once drawing has caught up."""
+    page.wait_for_function("find('slice').dataset.drawn === String(state.place)")
+    return page.evaluate("state.place")
+
+
+def pixels(page, canvas: str = "slice") -> np.ndarray:
+    """``[rows, columns, 3]`` of a canvas, once it is drawn."""
+    place(page)
+    page.wait_for_timeout(50)
+    url = page.evaluate(f"find('{canvas}').toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"), np.int16)
+
+
+def changed(one: np.ndarray, other: np.ndarray) -> int:
+    """How many pixels differ, but for rounding."""
+    return int((np.abs(one - other) > 1).any(-1).sum())
+
+
+class TestReport:
+    def test_opens_at_the_most_suspicious_slice_and_says_what_result_json_says(self, done, visit):
+        result, page = read_result(done[1] / "plain"), visit(done[1] / "plain" / "report.html")
+        assert page.title().startswith("plain") and page.inner_text("h1") == "plain"
+        assert page.inner_text("#probability") == f"{result['study_tumour_probability']:.2f}"
+        assert page.inner_text("#flagged") == str(len(result["flagged_slices"])) != "0"
+        assert page.inner_text("#volume") == f"{result['liver_volume_ml']:.0f}"
+        low, high = result["liver_volume_range_ml"]
+        assert page.inner_text("#uncertain") == f"{high - low:.0f}"
+        assert f"{result['study_tumour_probability']:.2f}, flagged" in page.inner_text("#now")
+        shown = page.evaluate("data.slices.filter(s => s[2] >= data.threshold).map(s => s[0])")
+        assert sorted(shown) == sorted(result["flagged_slices"])
+        rows = dict(row.split("\t") for row in page.inner_text("#seconds").splitlines())
+        for step in set(rows) - {"total"}:
+            assert float(rows[step]) == result["seconds"][step]
+        assert result["seconds"]["total"] == pytest.approx(sum(result["seconds"].values()) / 2, abs=0.01)
+        text = page.content()
+        for bundle in result["bundles"].values():
+            assert bundle["weights_sha256"] in text and bundle["version"] in text
+        assert "Not for diagnosis" in text and "CC BY-NC-ND 4.0" in text and "0.861" in text
+
+    def test_volume_range_is_that_of_the_prob_mask_on_disk(self, done):
+        for name in STUDIES:
+            mask = nib.load(done[1] / name / "prob_mask.nii.gz")
+            values, voxel_ml = np.asarray(mask.dataobj.get_unscaled()), abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+            expected = [(values / 255 > level).sum() * voxel_ml for level in (0.9, 0.1)]
+            assert read_result(done[1] / name)["liver_volume_range_ml"] == pytest.approx(expected, abs=0.02)
+
+    def test_findings_name_every_run_of_flagged_slices(self, done, visit):
+        result, page = read_result(done[1] / "plain"), visit(done[1] / "plain" / "report.html")
+        slices = set()
+        for row in page.query_selector_all("#runs tbody tr"):
+            ends = [int(number) for number in re.findall(r"\d+", row.query_selector("td").inner_text())]
+            slices |= set(range(ends[0], ends[-1] + 1))
+        assert slices == set(result["flagged_slices"])
+        page.click("#runs tbody tr:last-child button")
+        slice_ = page.get_attribute("#runs tbody tr:last-child button", "data-slice")
+        assert page.inner_text("#now").startswith(f"slice {slice_},") and "flagged" in page.inner_text("#now")
+
+    def test_keys_wheel_slider_buttons_and_curve_move_through_the_slices(self, done, visit):
+        page = visit(done[1] / "plain" / "report.html")
+        first, start = pixels(page), place(page)
+        page.keyboard.press("ArrowRight")
+        assert place(page) == start + 1 and changed(first, pixels(page)) > 10_000
+        page.keyboard.press("ArrowLeft")
+        assert changed(first, pixels(page)) == 0
+        page.hover("#axial")
+        page.mouse.wheel(0, 100)
+        assert place(page) == start - 1
+        page.mouse.wheel(0, -100)
+        page.keyboard.press("PageUp")
+        assert place(page) == start + 10
+        page.keyboard.press("Home")
+        assert place(page) == 0 and page.input_value("#place") == "0" and "not considered" in page.inner_text("#now")
+        page.fill("#place", str(start))
+        assert place(page) == start
+        page.click("#up")
+        page.click("#down")
+        page.click("#down")
+        assert place(page) == start - 1
+        page.click("#next")
+        assert place(page) == start and "flagged" in page.inner_text("#now")
+
+    @pytest.mark.parametrize("share", [0.2, 0.5, 0.93])
+    def test_a_click_on_the_curve_or_the_coronal_goes_there(self, done, visit, share):
+        page = visit(done[1] / HARMFUL / "report.html")
+        low, high = (float(page.get_attribute("#curve", f"data-{end}")) for end in ("low", "high"))
+        for selector, x, y, wanted in (
+            ("#curve", share, 0.5, low + share * (high - low)),
+            ("#coronal", 0.5, share, high - share * (high - low)),
+        ):
+            box = page.query_selector(selector).bounding_box()
+            page.click(selector, position={"x": x * box["width"], "y": y * box["height"]})
+            z = page.evaluate(f"data.slices[{place(page)}][1]")
+            assert abs(z - wanted) <= SPACING[2] * 0.6
+            cursor = (
+                page.query_selector("#cursor").bounding_box()["x"]
+                + 1
+                - page.query_selector("#curve").bounding_box()["x"]
+            )
+            width = page.query_selector("#curve").bounding_box()["width"]
+            assert cursor / width == pytest.approx((z - low) / (high - low), abs=0.01)
+
+    def test_opacity_prob_mask_regions_and_window_change_the_picture(self, done, visit):
+        page = visit(done[1] / "plain" / "report.html")
+        plain = pixels(page)
+        page.fill("#opacity", "20")
+        faint = pixels(page)
+        page.fill("#opacity", "0")
+        bare = pixels(page)
+        assert (bare[..., 0] == bare[..., 1]).all() and (bare[..., 0] == bare[..., 2]).all()  # nothing but gray
+        strength = [np.abs(image - bare).sum() for image in (faint, plain)]
+        assert 0 < strength[0] < 0.5 * strength[1]
+        page.fill("#opacity", "70")
+        page.uncheck("#show-prob")
+        assert changed(bare, pixels(page)) == 0
+        page.check("#show-regions")
+        assert 100 < changed(bare, pixels(page)) < 0.1 * bare[..., 0].size
+        page.keyboard.press("r")
+        page.keyboard.press("m")
+        assert changed(plain, pixels(page)) == 0
+        page.click("text=Soft tissue")
+        assert changed(plain, pixels(page)) > 10_000
+
+    def test_a_screenshot_changes_too(self, done, visit):
+        page, shots = visit(done[1] / "plain" / "report.html"), []
+        for action in (lambda: None, lambda: page.check("#show-regions"), lambda: page.keyboard.press("ArrowLeft")):
+            action()
+            place(page)
+            page.wait_for_timeout(100)
+            page.query_selector("#axial").screenshot(path=str(done[1].parent / "shot.png"))
+            shots.append(Image.open(done[1].parent / "shot.png").convert("RGB"))
+        assert all(ImageChops.difference(one, other).getbbox() for one, other in zip(shots, shots[1:]))
+
+    @pytest.mark.parametrize("name", ["plain", HARMFUL])
+    def test_regions_and_prob_mask_lie_where_they_belong_in_the_picture(self, done, visit, name):
+        """In the pixels of the browser: the regions on the tumour, the lines of the Prob-Mask around the liver."""
+        source, output, labels = done
+        ct = nib.load(source / f"{name}.nii.gz")
+        turn = io_orientation(ct.affine)
+        label, box = (apply_orientation(labels[name], turn), report.body_box(apply_orientation(ct.get_fdata(), turn)))
+        page = visit(output / name / "report.html")
+        prob = pixels(page)
+        page.uncheck("#show-prob")
+        bare = pixels(page)
+        page.check("#show-regions")
+        heat = np.abs(pixels(page) - bare).sum(-1)
+        seen = Image.fromarray(label[box[0], box[1], page.evaluate("state.place")][::-1, ::-1].T)
+        seen = np.asarray(seen.resize(bare.shape[1::-1], Image.Resampling.NEAREST))
+        assert (seen == 2).any() and seen[np.unravel_index(heat.argmax(), heat.shape)] == 2
+        tinted = np.abs(prob - bare).sum(-1) > 0
+        both = (tinted & (seen > 0)).sum()
+        assert 2 * both / (tinted.sum() + (seen > 0).sum()) > 0.85
+
+    def test_names_are_harmless(self, done, visit):
+        page = visit(done[1] / HARMFUL / "report.html")
+        assert page.inner_text("h1") == HARMFUL and page.query_selector("h1 script") is None
+        assert HARMFUL.encode() not in (done[1] / HARMFUL / "report.html").read_bytes()
+
+    def test_no_flag_is_no_promise(self, done, visit):
+        page = visit(done[1] / "healthy" / "report.html")
+        assert page.inner_text("#flagged") == "0" and page.is_disabled("#next")
+        assert "does not exclude a tumour" in page.inner_text("#findings")
+
+    @pytest.mark.parametrize("width", [360, 768, 1366])
+    def test_no_page_is_wider_than_its_screen(self, done, visit, width):
+        for file in (done[1] / HARMFUL / "report.html", done[1] / "index.html"):
+            page = visit(file, viewport={"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    def test_dark_where_the_reader_likes_it_and_white_on_paper(self, done, visit):
+        back = "getComputedStyle(document.body).backgroundColor"
+        file = done[1] / "plain" / "report.html"
+        light, dark = (visit(file, color_scheme=scheme) for scheme in ("light", "dark"))
+        assert sum(map(int, re.findall(r"\d+", light.evaluate(back)))) > 600
+        assert sum(map(int, re.findall(r"\d+", dark.evaluate(back)))) < 150
+        dark.emulate_media(media="print", color_scheme="dark")
+        assert dark.evaluate(back) == "rgb(255, 255, 255)" and not dark.is_visible("#opacity")
+        assert dark.is_visible("#slice") and dark.is_visible("#findings")
+
+    def test_left_out_when_asked_for(self, done, tmp_path):
+        run(done[0] / "healthy.nii.gz", tmp_path, report=False)
+        assert {path.name for path in tmp_path.iterdir()} == {"healthy"}
+        assert not (tmp_path / "healthy" / "report.html").exists()
+        assert not {"report", "regions"} & set(read_result(tmp_path / "healthy")["seconds"])
+
+    def test_a_bundle_without_regions_has_a_report_without(self, done, visit, tmp_path):
+        bundle = tmp_path / "liver_cls"
+        (bundle / "configs").mkdir(parents=True)
+        for name in ("models", "scripts", "docs"):
+            (bundle / name).symlink_to(ROOT / "bundles" / "liver_cls" / name)
+        for name in ("metadata.json", "inference.json"):
+            config = json.loads((ROOT / "bundles" / "liver_cls" / "configs" / name).read_text())
+            config.pop("regions", None)
+            (bundle / "configs" / name).write_text(json.dumps(config))
+        run(done[0] / "healthy.nii.gz", tmp_path / "out", cls_bundle=str(bundle))
+        page = visit(tmp_path / "out" / "healthy" / "report.html")
+        assert page.is_disabled("#show-regions") and "GradCAM" not in page.inner_text("#viewer")
+
+
+class TestManySlices:
+    def test_a_long_scan_is_thinned_beyond_the_liver_only(self):
+        from results import SliceRow
+
+        rows = [SliceRow(i, 0.7 * i, 0.0, 0.2 if 300 <= i < 500 else None) for i in range(900)]
+        shown = report.shown_slices(rows)
+        assert set(range(300, 500)) <= set(shown) and 50 <= len(shown) - 200 <= 65
+        assert report.shown_slices(rows[250:350]) == list(range(100))
+
+
+class TestIndex:
+    def order(self, page) -> list[str]:
+        return [cell.inner_text() for cell in page.query_selector_all("#studies tbody td:first-child")]
+
+    def test_the_most_suspicious_study_comes_first_and_each_heading_sorts(self, done, visit):
+        results = {name: read_result(done[1] / name) for name in STUDIES}
+        page = visit(done[1] / "index.html")
+        keys = {
+            "probability": lambda name: results[name]["study_tumour_probability"],
+            "flagged": lambda name: len(results[name]["flagged_slices"]),
+            "volume": lambda name: results[name]["liver_volume_ml"],
+            "seconds": lambda name: results[name]["seconds"]["total"],
+            "stamp": lambda name: (done[1] / name / "result.json").stat().st_mtime,
+        }
+        assert self.order(page) == sorted(STUDIES, key=keys["probability"], reverse=True)
+        page.click("[data-key=probability] button")
+        assert self.order(page) == sorted(STUDIES, key=keys["probability"])
+        for name, key in list(keys.items())[1:]:
+            page.click(f"[data-key={name}] button")
+            found = [key(study) for study in self.order(page)]
+            assert found == sorted(found, reverse=True)
+            assert page.get_attribute(f"[data-key={name}]", "aria-sort") == "descending"
+        page.click("[data-key=case] button")
+        assert self.order(page) == [HARMFUL, "healthy", "plain"]
+
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_links_open_the_reports(self, done, visit, name):
+        page = visit(done[1] / "index.html")
+        with page.expect_navigation():
+            page.asked = done[1].as_uri()
+            page.click(f"#studies tbody tr:nth-child({1 + self.order(page).index(name)}) a")
+        page.wait_for_selector("#slice[data-drawn]")
+        assert page.inner_text("h1") == name
+
+    def test_failures_are_named_without_their_folders_until_they_are_finished(self, visit, tmp_path):
+        source, output = tmp_path / "secret" / "in", tmp_path / "secret" / "out"
+        source.parent.mkdir()
+        save_case(source, "good", **SMALL)
+        (source / "<b>bad.nii.gz").write_bytes(b"no image")
+        with pytest.raises(SystemExit):
+            run(source, output)
+        page = visit(output / "index.html")
+        assert self.order(page) == ["good"]
+        assert page.inner_text(".failed li").startswith("<b>bad <b>bad.nii.gz: not a readable image")
+        assert "secret" not in page.content()
+        save_case(tmp_path / "more", "later", **SMALL)
+        run(tmp_path / "more", output)  # another run, of other studies: nothing is lost
+        page = visit(output / "index.html")
+        assert sorted(self.order(page)) == ["good", "later"] and page.query_selector(".failed")
+        save_case(source, "<b>bad", **SMALL)
+        run(source, output)
+        page = visit(output / "index.html")
+        assert sorted(self.order(page)) == ["<b>bad", "good", "later"] and not page.query_selector(".failed")
+        assert {path.name for path in output.iterdir()} == {"<b>bad", "good", "later", "index.html"}
+
+    def test_what_is_no_whole_result_is_passed_over(self, done, visit, tmp_path):
+        for name in ("half", "torn"):
+            (tmp_path / name).mkdir()
+            for file in ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")[
+                : 4 if name == "torn" else 3
+            ]:
+                (tmp_path / name / file).write_text("{")
+        run(done[0] / "healthy.nii.gz", tmp_path)
+        assert self.order(visit(tmp_path / "index.html")) == ["healthy"]
+
+    def test_a_place_that_is_taken_is_one_clear_line(self, done, tmp_path, capsys):
+        (tmp_path / "index.html").mkdir()
+        with pytest.raises(SystemExit) as stop:
+            run(done[0] / "healthy.nii.gz", tmp_path)
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 1 and (tmp_path / "healthy" / "report.html").is_file()
+        assert [line for line in lines if line.startswith("ERROR")] and "index.html" in lines[-1]
+        assert {path.name for path in tmp_path.iterdir()} == {"index.html", "healthy"}
+
+    def test_processes_that_share_the_studies_write_one_index(self, done, visit, tmp_path):
+        for number in range(3):
+            save_case(tmp_path / "in", f"study-{number}", seed=number, **SMALL)
+        (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no image")
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        words += [
+            str(ROOT / "scripts" / "cascade.py"),
+            "--input",
+            str(tmp_path / "in"),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+        ended = subprocess.run([*words, "--picture", "false", "--device", "cpu"], capture_output=True, text=True)
+        assert ended.returncode == 1 and "broken.nii.gz" in ended.stderr
+        page = visit(tmp_path / "out" / "index.html")
+        assert sorted(self.order(page)) == ["study-0", "study-1", "study-2"]
+        assert page.inner_text(".failed li b") == "broken"
+
+
+class TestRegions:
+    @pytest.fixture(scope="class")
+    def cls(self) -> Stage:
+        return Stage(ROOT / "bundles" / "liver_cls", torch.device("cpu"))
+
+    @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "IRP", "ASL"])
+    @torch.inference_mode()
+    def test_affine_takes_pixels_of_the_network_to_their_place(self, cls, axcodes):
+        """The middle of a soft ball, in mm, is the same in the CT and in the network's input."""
+        size, spacing = np.array([120, 110, 40]), np.array([1.3, 1.9, 5.0])
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = [-70, 15, -300]
+        grid = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), -1) * spacing + affine[:3, 3]
+        ball = [12.3, 99.9, -205.2]
+        ct = -40 + 150 * np.exp(-(((grid - ball) / [9, 9, 7]) ** 2).sum(-1) / 2)
+        prob = (((grid - [10, 110, -205]) / [55, 60, 60]) ** 2).sum(-1) < 1
+        turn = nib.orientations.ornt_transform(io_orientation(affine), nib.orientations.axcodes2ornt(axcodes))
+        turned = affine @ nib.orientations.inv_ornt_aff(turn, tuple(size))
+        item = {}
+        for key, volume in (("image", ct), ("prob", prob)):
+            array = np.ascontiguousarray(apply_orientation(volume.astype(np.float32), turn))
+            item[key] = MetaTensor(torch.from_numpy(array)[None], affine=torch.tensor(turned))
+        out = cls["transform"](item)
+        weight = out["image"][0].numpy() - out["image"][0].numpy().min()
+        index = [(weight * part).sum() / weight.sum() for part in np.indices(weight.shape)]
+        np.testing.assert_allclose((out["affine"].numpy() @ [*index, 1])[:3], ball, atol=0.1)
+
+    @pytest.fixture(scope="class")
+    def scored(self, cls, done) -> tuple[dict, torch.Tensor]:
+        """What the classifier says of the plain phantom, with regions, and its logits."""
+        with torch.inference_mode():
+            load = {"image": str(done[0] / "plain.nii.gz"), "prob": str(done[1] / "plain" / "prob_mask.nii.gz")}
+            item = cls.infer(cls["transform"](cls["load"](load)))
+            return cls["regions"](cls["score"](item)), item["pred"]
+
+    def test_hottest_near_the_tumour_in_every_flagged_slice(self, scored, done):
+        tumour, ct = scored[0], nib.load(done[0] / "plain.nii.gz")
+        lesion, regions = np.argwhere(done[2]["plain"] == 2), tumour["regions"]
+        flagged = np.flatnonzero(tumour["pred"].numpy() >= 0.5)
+        assert len(flagged) >= 4
+        for k in flagged:
+            hottest = np.unravel_index(int(regions[0, ..., k].argmax()), regions.shape[1:3])
+            voxel = np.linalg.inv(ct.affine) @ regions.affine.numpy() @ [*hottest, k, 1]
+            assert voxel[2] == pytest.approx(int(tumour["slices"][k]), abs=1e-3)
+            assert np.linalg.norm((lesion - voxel[:3]) * SPACING, axis=1).min() < 6
+
+    def test_as_strong_as_the_slice_is_suspicious(self, scored):
+        probs = scored[0]["pred"].numpy()
+        highest = scored[0]["regions"][0].amax((0, 1)).numpy()
+        np.testing.assert_allclose(highest[probs >= 0.1], probs[probs >= 0.1], rtol=1e-3)
+        assert not highest[probs < 0.1].any() and (probs < 0.1).any()
+
+    @torch.inference_mode()
+    def test_gradcam_is_the_lesion_map_that_makes_the_score(self, cls, scored):
+        """The logit is the largest of the map that a 1 x 1 convolution makes of the target layer: GradCAM must give
+        that map above its bias."""
+        item, image = scored[0], scored[0]["image"]
+        regions = type(cls["regions"])(cls.network, cls["inferer"], "upsamples.3", smooth_mm=0, lowest=0)(item)[
+            "regions"
+        ]
+        k = int(item["pred"].argmax())
+        group = image[:, :, :, [k - 1, k, k + 1]].permute(0, 3, 1, 2).flatten(0, 1)[None]
+        lesions = (cls["inferer"](group, cls.network)[0, 0] - cls.network.output_block.conv.conv.bias).relu()
+        expected = lesions * image[1, :, :, k]
+        expected = expected / expected.max() * item["pred"][k]
+        np.testing.assert_allclose(regions[0, ..., k].numpy(), expected.numpy(), atol=0.03)
+
+    @torch.inference_mode()
+    def test_looking_for_regions_changes_no_later_answer(self, cls, scored):
+        np.testing.assert_array_equal(cls.infer({"image": scored[0]["image"]})["pred"], scored[1])
+        assert not any(module._forward_hooks for module in cls.network.modules())
