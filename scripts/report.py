@@ -154,8 +154,8 @@ def _about_volume(result: Item) -> str:
     volume, (low, high) = result["liver_volume_ml"], result["liver_volume_range_ml"]
     share = (high - low) / volume if volume else 0
     return (
-        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml lie "
-        f"above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
+        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml "
+        f"lie above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
     )
 
 
