@@ -35,7 +35,7 @@ bench: .venv/.run
 
 .venv-deploy/.run: examples/deploy/requirements.txt
 	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet --requirement examples/deploy/requirements.txt pytest
+	.venv-deploy/bin/python -m pip install --quiet --requirement examples/deploy/requirements.txt pytest==9.2.0
 	touch $@
 
 clean:
