@@ -67,7 +67,7 @@ class Chain:
         self.settings = {
             "mask_source": self.cls["mask_source"],
             "bundles": {"liver_seg": self.seg.identity, "liver_cls": self.cls.identity},
-            **({"series": series} if series else {}),
+            "series": series,
         }
 
     @torch.inference_mode()

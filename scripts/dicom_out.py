@@ -34,9 +34,8 @@ WARNING = "Algorithm, research only, not for diagnosis"
 NEOPLASM = Code("126851005", "SCT", "Neoplasm of liver")
 SERIES = {DICOM_LIVER: 9001, DICOM_PROB: 9002, DICOM_REPORT: 9003}  # SeriesNumber, above those of scanners
 COLOUR = CIELabColor.from_rgb(221, 130, 101)
-# What the standard lets be empty but not lacking, and what such a value must look like.
 REQUIRED = ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
-VALID = {
+VALID = {  # of what the standard lets be empty, but not lacking
     "PatientID": str, "PatientName": str, "PatientBirthDate": DA, "PatientSex": hd.PatientSexValues, "StudyDate": DA,
     "StudyTime": TM, "StudyID": str, "AccessionNumber": str, "ReferringPhysicianName": str,
 }  # fmt: skip
@@ -60,7 +59,7 @@ def write_dicom(folder: Path, ct: Item, masks: Item, rows: Sequence[SliceRow], r
         liver = make_segmentation(headers, masks["pred"][0].numpy(), result, DICOM_LIVER)
         prob = make_segmentation(headers, masks["prob"][0].numpy(), result, DICOM_PROB)
         report = make_report(headers, liver, prob, rows, result)
-    except Exception as e:  # whose text may hold the patient's name
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:  # whose text may name the patient
         cause = f"its headers allow no DICOM output ({type(e).__name__})"
         raise StudyError(f"{headers[0].filename}: {cause}. Check them, or leave out --dicom_output.") from e
     for name, dataset in ((DICOM_LIVER, liver), (DICOM_PROB, prob), (DICOM_REPORT, report)):

@@ -247,6 +247,9 @@ class TestFolders:
         for series in ("1", "5", "5"):
             run(mixed, tmp_path / "out", bundles, series=series)
         assert capsys.readouterr().out.count("finished before") == 1
+        with pytest.raises(SystemExit):
+            run(mixed, tmp_path / "out", bundles)
+        assert "2 CT series" in capsys.readouterr().err and read_result(tmp_path / "out" / "mixed")["series"] == "5"
 
     def test_folders_of_reports_and_scouts_are_no_studies(self, done, mixed, tmp_path):
         for name, files in (("SEG", ["liver_mask.dcm"]), ("SR", ["report.dcm"]), ("SCOUT", ["scout"])):

@@ -33,6 +33,7 @@ ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 TRACKERS = ("tensorboard", "mlflow", "none")
 RESEND, ORIGINAL = "Send or copy this series again.", "Give the scanner's original series."
 MAX_DRIFT_MM = 1.0  # how far slices may be shifted sideways against each other
+DEFER = 2**14  # bytes; longer values, the pixels, are read when they are asked for
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP class of a single CT slice
 NO_SLICES = ("LOCALIZER", "SCREEN SAVE")  # in the ImageType of CT Images that are none of a volume
 NUMBERS = {
@@ -239,7 +240,7 @@ def read_dicom(path: Path) -> pydicom.Dataset:
     import pydicom  # slow to import, and NIfTI does without
 
     try:
-        header = pydicom.dcmread(path)
+        header = pydicom.dcmread(path, defer_size=DEFER)
         if "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
             raise ValueError("it is cut short")
         return header
