@@ -57,7 +57,7 @@ test-deploy: .venv-deploy/.run
 .venv-deploy/.run: examples/deploy/requirements.txt
 	$(HAVE_PYTHON)
 	$(PYTHON) -m venv .venv-deploy
-	$(DEPLOY)/python -m pip install --quiet --requirement examples/deploy/requirements.txt pytest
+	$(DEPLOY)/python -m pip install --quiet --requirement examples/deploy/requirements.txt pytest==9.2.0
 	touch $@
 
 clean:

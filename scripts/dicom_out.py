@@ -7,6 +7,7 @@ is not done again, so that sending it twice sends the same objects.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import highdicom as hd
@@ -83,20 +84,20 @@ def read_headers(ct: Item) -> list[pydicom.Dataset]:
     shift = np.linalg.norm(places - [[float(v) for v in h.ImagePositionPatient] for h in headers], axis=1)
     if shift.max() > np.linalg.norm(affine[:3, 2]) / 2:
         raise StudyError(f"{path}: array and files differ in order. Use a segmentation bundle that keeps it.")
-    for header in headers:
-        tidy(header)
+    for header, name in product(headers, REQUIRED):
+        if not header.get(name):
+            raise StudyError(f"{header.filename}: {name} is missing, so no result can refer to it. Send it again.")
+    tidy(headers[0])
     return headers
 
 
 def tidy(header: pydicom.Dataset) -> None:
-    """Empty what is lacking or invalid of patient and study, which highdicom would stop at, in memory only.
-
-    Raises:
-        StudyError: a UID is lacking without which no result can be linked to the CT.
-    """
-    for name in REQUIRED:
-        if not header.get(name):
-            raise StudyError(f"{header.filename}: {name} is missing, so no result can refer to it. Send it again.")
+    """Empty what is lacking or invalid of the header that highdicom copies patient and study from, in memory only."""
+    for tag in list(header.keys()):
+        try:
+            header[tag]  # from bytes to a value
+        except (ValueError, TypeError):  # a weight of "80,5"
+            del header[tag]
     for name, kind in VALID.items():
         try:
             kind(header[name].value)
@@ -232,6 +233,7 @@ def series_of(name: str, description: str, result: Item) -> Item:
         "manufacturer_model_name": MODEL,
         "software_versions": versions(result),
         "device_serial_number": serial_number(result),
+        "specific_character_set": hd.SpecificCharacterSetValues.UNICODE_IN_UTF8,  # holds whatever the source's holds
     }
 
 

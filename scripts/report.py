@@ -1,7 +1,7 @@
 """report.html: what was found in a study, in words, numbers and pictures, as one file that needs no network.
 
-Plain HTML with JPEG slices: 5.8 MB for a phantom of 512 x 512 x 130. With NiiVue it was 15.2 MB (2.3 MB of JavaScript, the
-volume lossless, though cut to the body and 8-bit), and needs WebGL2.
+Plain HTML with JPEG slices: 5.8 MB for a phantom of 512 x 512 x 130. With NiiVue it was 15.2 MB (2.3 MB of JavaScript,
+the volume lossless, though cut to the body and 8-bit), and needs WebGL2.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 WINDOW = (-160, 240)  # HU kept; the page's windows lie within
 BODY = -300  # HU
-PIXELS = 20e6  # of all slices together: some 6 MB
+PIXELS = 24e6  # of all slices together: some 6 to 8 MB
 BEYOND = 60  # slices shown where no liver is near
 QUALITY = 80  # of the JPEGs
 FINE_MM = 1.4  # pixel of the Prob-Mask, which the segmenter makes at 2 mm
@@ -143,7 +143,7 @@ def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
 def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
     top = max(considered, key=lambda row: row.tumour_probability)
     flagged, threshold = len(result["flagged_slices"]), result["flag_threshold"]
-    where = f"{top.tumour_probability:.2f} at slice {top.slice} (z\N{NO-BREAK SPACE}{mm(top.z_mm)}\N{NO-BREAK SPACE}mm)"
+    where = f"{top.tumour_probability:.2f} at slice {top.slice} (z\xa0{mm(top.z_mm)}\xa0mm)"  # no break
     if not flagged:
         return f"No slice is flagged; the highest tumour probability is {where}. This does not exclude a tumour."
     slices = "slice reaches" if flagged == 1 else "slices reach"
@@ -154,8 +154,8 @@ def _about_volume(result: Item) -> str:
     volume, (low, high) = result["liver_volume_ml"], result["liver_volume_range_ml"]
     share = (high - low) / volume if volume else 0
     return (
-        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml lie "
-        f"above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
+        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml "
+        f"lie above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
     )
 
 

@@ -143,8 +143,8 @@ def _may_be_slice(path: Path) -> bool:
         kind = header.SOPClassUID.name
     except Exception:  # reading the study will say what is wrong with it
         return True
-    scout = "LOCALIZER" in str(header.get("ImageType"))
-    return kind.endswith("Image Storage") and "Secondary Capture" not in kind and not scout
+    other = kind.endswith("Storage") and not kind.endswith("Image Storage") or "Secondary Capture" in kind
+    return not other and "LOCALIZER" not in str(header.get("ImageType"))
 
 
 def _spellings(path: Path, root: Path) -> tuple[str, str, str]:

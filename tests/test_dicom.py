@@ -197,16 +197,21 @@ class TestOption:
         for name, cause in (("coronal", "axial"), ("nifti.nii.gz", "not a DICOM series"), ("nowhere", "FrameOfRefe")):
             assert cause in next(line for line in lines.splitlines() if f"/in/{name}" in line)
 
-    def test_odd_patient_data_stops_nothing_and_is_not_printed(self, bundles, tmp_path, capfd):  # noqa: F811
+    @pytest.mark.parametrize(
+        "letters, name", [("ISO_IR 100", "Sécret^Ünal"), (["", "ISO 2022 IR 87"], "Secret^Tarou=山田^太郎")]
+    )
+    def test_odd_patient_data_stops_nothing_and_is_not_printed(
+        self, bundles, tmp_path, capfd, letters, name  # noqa: F811
+    ):
         odd = {"PatientBirthDate": "1.1.1950", "PatientSex": "secret", "StudyTime": "noon", "PatientAge": "old"}
-        series = write_series(tmp_path / "in", PatientName="Sécret^Ünal", SpecificCharacterSet="ISO_IR 100", **odd)
+        series = write_series(tmp_path / "in", PatientName=name, SpecificCharacterSet=letters, **odd)
         for path in series.iterdir():
             header = pydicom.dcmread(path)
             del header.StudyID, header.AccessionNumber, header.ReferringPhysicianName
             header.save_as(path)
         run(series, tmp_path / "out", bundles, dicom_output=True)
-        for name in studies.DICOM_OUTPUTS:
-            assert str(pydicom.dcmread(tmp_path / "out" / "in" / name).PatientName) == "Sécret^Ünal"
+        for file in studies.DICOM_OUTPUTS:
+            assert pydicom.dcmread(tmp_path / "out" / "in" / file).PatientName == name
         assert "cret" not in "".join(capfd.readouterr())
 
 

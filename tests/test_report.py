@@ -282,6 +282,13 @@ class TestReport:
         assert dark.evaluate(back) == "rgb(255, 255, 255)" and not dark.is_visible("#opacity")
         assert dark.is_visible("#slice") and dark.is_visible("#findings")
 
+    def test_an_old_browser_says_so(self, done, browser):
+        page = browser.new_page()
+        page.add_init_script("delete window.DecompressionStream")
+        page.goto((done[1] / "plain" / "report.html").as_uri())
+        page.wait_for_function("find('now').textContent.startsWith('The slices cannot be shown')")
+        page.close()
+
     def test_left_out_when_asked_for(self, done, tmp_path):
         run(done[0] / "healthy.nii.gz", tmp_path, report=False)
         assert {path.name for path in tmp_path.iterdir()} == {"healthy"}
@@ -449,7 +456,8 @@ class TestRegions:
             hottest = np.unravel_index(int(regions[0, ..., k].argmax()), regions.shape[1:3])
             voxel = np.linalg.inv(ct.affine) @ regions.affine.numpy() @ [*hottest, k, 1]
             assert voxel[2] == pytest.approx(int(tumour["slices"][k]), abs=1e-3)
-            assert np.linalg.norm((lesion - voxel[:3]) * SPACING, axis=1).min() < 6
+            near = lesion[np.abs(lesion[:, 2] - voxel[2]) < 1.5]  # of the group that is judged
+            assert np.linalg.norm(((near - voxel[:3]) * SPACING)[:, :2], axis=1).min() < 3
 
     def test_as_strong_as_the_slice_is_suspicious(self, scored):
         probs = scored[0]["pred"].numpy()

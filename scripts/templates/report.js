@@ -253,4 +253,6 @@ async function start() {
   drawScout();
 }
 
-start();
+start().catch((error) => {
+  find("now").textContent = `The slices cannot be shown (${error.message}). A browser of 2023 or later can.`;
+});
