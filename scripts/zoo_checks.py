@@ -17,13 +17,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,13 +159,19 @@ def check_keys(root: Path) -> list[str]:
 
 def check_imports(root: Path) -> list[str]:
     """Every package that scripts and configs import is pinned in the metadata."""
-    named = {canonicalize_name(name) for name in pins(_read(root, METADATA))}
-    owners, problems = packages_distributions(), []
-    for name, module in sorted({*_script_imports(root), *_config_imports(root)}):
-        packages = [*sorted(owners.get(module, [])), module]  # itk's module comes from its parts, such as itk-core
-        if not named & {canonicalize_name(package) for package in packages}:
-            problems.append(f"{name}: imports {module}. Pin {packages[0]} in required_packages_version.")
-    return problems
+    provided = {module for name in pins(_read(root, METADATA)) for module in _modules(name)}
+    return [
+        f"{name}: imports {module}, of no pinned package. Pin its package in required_packages_version."
+        for name, module in sorted({*_script_imports(root), *_config_imports(root)})
+        if module not in provided
+    ]
+
+
+def _modules(name: str) -> set[str]:
+    """What can be imported of a package; importlib's packages_distributions misses some in Python 3.10."""
+    package = _installed(name)
+    files = package.files or () if package else ()
+    return {name, *(file.parts[0].partition(".")[0] for file in files)}
 
 
 def _script_imports(root: Path) -> Iterator[tuple[str, str]]:
