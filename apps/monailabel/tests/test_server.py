@@ -214,6 +214,15 @@ def test_viewers_see_the_prob_mask_in_three_ranges(site):
     assert set(np.unique(bands)) == {0, 1, 2, 3} and list(params["label_names"].values()) == [1, 2, 3]
 
 
+def test_image_from_the_viewers_own_disk(site):
+    image = str(site.studies / "volume-2.nii.gz")
+    session = site.client.create_session(image)["session_id"]
+    for more in ({"session_id": session}, {"file": image}):
+        file, params = site.infer(BOTH, "", **more)
+        assert np.array_equal(voxels(file), voxels(site.chain / "volume-2" / "liver_mask.nii.gz"))
+        check_findings(site, "volume-2", params)
+
+
 def chain_rows(site: Site, case: str) -> dict[int, float]:
     """Tumour probability by slice, of the chain."""
     with (site.chain / case / "slices.csv").open() as file:
