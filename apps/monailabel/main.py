@@ -66,9 +66,10 @@ class LiverApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """As MONAI Label, but what goes wrong reaches the client as one line, not as "Internal Server Error"."""
-        image = str(request.get("image"))
-        path = image if os.path.exists(image) else (datastore or self.datastore()).get_image_uri(image)
+        path = image = str(request.get("image"))
         try:
+            if not os.path.exists(image):
+                path = (datastore or self.datastore()).get_image_uri(image)
             if not path:
                 raise StudyError(f"{image}: no such image among the studies. Choose one of those that are listed.")
             return super().infer(request, datastore)

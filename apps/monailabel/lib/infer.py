@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -138,7 +137,8 @@ def write_result(masks: Item, result: str, request: dict[str, Any], segmenter: S
     """Write ``prob_mask`` (uint8: NIfTI with slope 1/255, any other format 0 to 255), ``mask`` or ``bands`` on the CT's
     grid, as ``request["result_extension"]`` wants it (Slicer and OHIF: .nrrd); returns the file."""
     extension = request.get("result_extension") or ".nii.gz"
-    file = tempfile.NamedTemporaryFile(suffix=extension).name
+    # not where clients put theirs under the same name: MONAI Label removes this file once it is sent
+    file = str(Path(segmenter["output_dir"], f"{uuid.uuid4().hex}{extension}"))
     if extension == ".nii.gz" and result != "bands":  # MONAI Label's writer knows no slope, and deflates slowly
         save(masks, "prob" if result == "prob_mask" else "seg", file, segmenter)
         return file

@@ -49,7 +49,7 @@ class SegmentationTraining(BundleTrainTask):
             StudyError: no label submitted yet.
             SystemExit: a label that cannot be used, by the bundle's own check; a line each.
         """
-        request = {**FINE_TUNING, "multi_gpu": False, "tracking": "None", **request}
+        request = {**FINE_TUNING, "tracking": "None", **request, "multi_gpu": False}
         self.request, self.run_dir = request, self.runs / time.strftime("%Y%m%d-%H%M%S")
         super().__call__(request, datastore)
         best = self.run_dir / "model.pt"

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ def serve(app: Path, studies: str | Path, folder: Path, **environment: str) -> I
     with (folder / "server.log").open("w") as log:
         settings = {**os.environ, **ONE_THREAD, **environment}
         server = subprocess.Popen(command, stdout=log, stderr=log, env=settings, start_new_session=True)
-        client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder))
+        client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=tempfile.mkdtemp(dir=folder))
         try:
             wait_for(lambda: answers(client) or server.poll() is not None, bool, 120)
             assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
@@ -177,6 +178,13 @@ def test_liver_mask_lies_on_the_ct_and_on_the_liver(site):
     assert params["liver_volume_ml"] == pytest.approx(result["liver_volume_ml"], abs=0.02)
 
 
+def test_file_stays_with_a_client_that_uses_the_servers_temporary_folder(site):
+    client = MONAILabelClient(site.client.get_server_url(), tmpdir=tempfile.gettempdir())
+    file, _ = client.infer(SEG, "volume-0", {})
+    assert client.info() and Path(file).exists()  # the server removes its own after the answer
+    Path(file).unlink()
+
+
 @pytest.mark.parametrize("model", [SEG, BOTH])
 def test_prob_mask_comes_as_file_and_is_the_chains(site, model):
     file, params = site.infer(model, "volume-1", {"result": "prob_mask"})
@@ -204,6 +212,15 @@ def test_viewers_see_the_prob_mask_in_three_ranges(site):
     for band, edge in enumerate((0.1, 0.5, 0.9), 1):
         assert not (bands[prob > edge + STEP] < band).any() and not (bands[prob < edge - STEP] >= band).any()
     assert set(np.unique(bands)) == {0, 1, 2, 3} and list(params["label_names"].values()) == [1, 2, 3]
+
+
+def test_image_from_the_viewers_own_disk(site):
+    image = str(site.studies / "volume-2.nii.gz")
+    session = site.client.create_session(image)["session_id"]
+    for more in ({"session_id": session}, {"file": image}):
+        file, params = site.infer(BOTH, "", **more)
+        assert np.array_equal(voxels(file), voxels(site.chain / "volume-2" / "liver_mask.nii.gz"))
+        check_findings(site, "volume-2", params)
 
 
 def chain_rows(site: Site, case: str) -> dict[int, float]:
@@ -294,15 +311,14 @@ def entropy(site: Site, case: str) -> float:
     return float((-p * np.log2(p) - (1 - p) * np.log2(1 - p)).sum() / count)
 
 
-def scored(site: Site, weights: str) -> bool:
-    """Whether all phantoms that can be read have a score by these weights."""
-    files = list((site.studies.parent / "apps" / "monailabel" / "model").glob("uncertainty-*.json"))
-    scores = json.loads(files[0].read_text()) if files else {}
-    return all(scores.get(case, {}).get("weights", "").startswith(weights) for case in (*CASES, BROKEN))
+def scores(root: Path) -> dict[str, dict]:
+    """What the server's scoring has found so far, by image."""
+    files = list((root / "apps" / "monailabel" / "model").glob("uncertainty-*.json"))
+    return json.loads(files[0].read_text()) if files else {}
 
 
 def test_least_certain_study_comes_next(site):
-    wait_for(lambda: scored(site, "model.pt"), bool)
+    wait_for(lambda: set(scores(site.studies.parent)), lambda found: found == {*CASES, BROKEN})
     by_entropy = sorted(CASES, key=lambda case: entropy(site, case), reverse=True)
     start = time.monotonic()
     first = site.client.next_sample("least_certain", {})
@@ -360,8 +376,7 @@ def test_training_from_a_submitted_label_is_taken_up_at_once(site):
 
 def test_new_weights_score_the_studies_anew(site):
     left = [case for case in CASES if not (site.studies / "labels" / "final" / f"{case}.nii.gz").exists()]
-    files = list((site.studies.parent / "apps" / "monailabel" / "model").glob("uncertainty-*.json"))
-    wait_for(lambda: json.loads(files[0].read_text())[left[-1]]["weights"].split()[0], lambda name: name == f"{SEG}.pt")
+    wait_for(lambda: scores(site.studies.parent)[left[-1]]["weights"].split()[0], lambda name: name == f"{SEG}.pt")
     found = site.client.next_sample("least_certain", {})
     assert found["uncertainty"] == pytest.approx(site.infer(SEG, found["id"])[1]["uncertainty"], abs=1e-5)
 
@@ -444,6 +459,7 @@ def test_studies_of_a_dicomweb_server(tmp_path, monkeypatch):
             status, line = site.refusal(SEG, gap)
             assert status == 400 and line.startswith(f"{gap}: slices 5.00 to 10.00 mm apart, so some are missing.")
 
+            wait_for(lambda: set(scores(tmp_path)), lambda found: found == {whole, gap})
             assert site.client.next_sample("least_certain", {})["id"] == whole  # the other cannot be read
             nib.save(liver, tmp_path / "liver.nii.gz")
             client.save_label(whole, str(tmp_path / "liver.nii.gz"), params={"label_info": [{"name": "liver"}]})
