@@ -21,10 +21,10 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image, ImageChops
+from playwright import sync_api
 from programs import program
 from stages import Stage
 
-sync_api = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (144, 120, 48), (2.6, 2.6, 5.0)
 SMALL = {"size": (72, 60, 24), "spacing": (5.2, 5.2, 10.0)}
