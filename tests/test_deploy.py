@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,11 +23,26 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def series(tmp_path_factory) -> Path:
     """A phantom large enough for the shipped weights, pixels wider than high, its files in no order."""
-    folder = tmp_path_factory.mktemp("study") / "series"
+    folder = tmp_path_factory.mktemp("chain") / "series"
     ct, _, affine = phantom.make_phantom((128, 140, 50), (3.0, 2.6, 6.0), axcodes="LPS")
     for i, file in enumerate(phantom.write_dicom_series(folder, ct, affine)):
         file.rename(folder / f"{(i * 17) % 50:02d}.dcm")
     return folder
+
+
+@pytest.fixture(scope="module")
+def study(series, tmp_path_factory) -> Path:
+    """The same series in one folder with a short one of the same study."""
+    import pydicom
+
+    folder = tmp_path_factory.mktemp("study") / "CT"
+    shutil.copytree(series, folder)
+    uid = pydicom.uid.generate_uid()
+    for name in ("07.dcm", "08.dcm"):
+        item = pydicom.dcmread(folder / name)
+        item.SeriesInstanceUID, item.SOPInstanceUID = uid, pydicom.uid.generate_uid()
+        item.save_as(folder / f"a{name}", enforce_file_format=True)
+    return folder.parent
 
 
 def run(script: str, source: Path, output: Path) -> subprocess.CompletedProcess:
@@ -48,10 +64,10 @@ def liver_points(seg, sources: dict) -> np.ndarray:
     return np.concatenate(points) * [-1, -1, 1]
 
 
-def test_app_gives_what_the_chain_gives(series, tmp_path):
+def test_app_gives_what_the_chain_gives(series, study, tmp_path):
     import pydicom
 
-    done = run("examples/deploy/app.py", series.parent, tmp_path / "app")
+    done = run("examples/deploy/app.py", study, tmp_path / "app")
     assert done.returncode == 0, done.stderr[-2000:]
     assert run("scripts/cascade.py", series, tmp_path / "chain").returncode == 0
     app, chain = tmp_path / "app", tmp_path / "chain" / "series"
