@@ -40,8 +40,9 @@ class LiverApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.model_dir = Path(app_dir, "model")
-        seg = Bundle(find_bundle(Path(app_dir), SEG), trained=self.model_dir / f"{SEG}.pt")
-        self.chain = Chain(seg, Bundle(find_bundle(Path(app_dir), CLS)))
+        places = {name: find_bundle(Path(app_dir), name) for name in FOLDERS}
+        seg, cls = (Bundle(places[name], self.model_dir / f"{name}.pt") for name in (SEG, CLS))
+        self.chain = Chain(seg, cls)
         self.scores = ScoreFile(self.model_dir, studies)
         about = "Liver in CT, how sure of it the network is, and in which slices a tumour is likely. Not for diagnosis."
         version = seg.metadata["version"]

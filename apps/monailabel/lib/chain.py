@@ -20,19 +20,19 @@ class StudyError(ValueError):
 
 
 class Bundle:
-    """A bundle's folder and its weights: those of the bundle, or those trained here once there are any.
+    """A bundle's folder and its weights: those of the bundle, or the server's own once there are any.
 
     Args:
         root: the bundle's folder.
-        trained: where training publishes weights; None for a bundle that is not trained here.
+        trained: where training and uploads leave weights.
 
     Raises:
         StudyError: no bundle there.
     """
 
-    def __init__(self, root: Path, trained: Path | None = None) -> None:
+    def __init__(self, root: Path, trained: Path) -> None:
         self.root = root
-        self.weights = [root / "models" / "model.pt", *([trained] if trained else [])]
+        self.weights = [root / "models" / "model.pt", trained]
         try:
             self.metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
         except OSError as e:

@@ -381,6 +381,17 @@ def test_new_weights_score_the_studies_anew(site):
     assert found["uncertainty"] == pytest.approx(site.infer(SEG, found["id"])[1]["uncertainty"], abs=1e-5)
 
 
+def test_uploaded_weights_leave_the_bundles_own(site):
+    shipped = ROOT / "bundles" / "liver_cls" / "models" / "model.pt"
+    before, url = shipped.read_bytes(), f"{site.client.get_server_url()}/model/{CLS}"
+    assert requests.put(url, files={"file": ("model.pt", before)}, timeout=30).ok
+    assert site.infer(CLS, "volume-0")[1]["weights"] == f"{CLS}.pt" and shipped.read_bytes() == before
+    assert requests.put(url, files={"file": ("model.pt", before[:1000])}, timeout=30).ok
+    assert "missing, damaged or of another network" in site.refusal(CLS, "volume-0")[1]
+    assert requests.delete(url, timeout=30).ok
+    assert site.infer(CLS, "volume-0")[1]["weights"] == "model.pt"
+
+
 def test_app_copied_elsewhere_with_the_bundles_inside(site, tmp_path):
     app = copy_app(tmp_path / "app")
     for folder, name in (("liver_seg", SEG), ("liver_cls", CLS)):
