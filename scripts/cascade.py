@@ -32,6 +32,7 @@ from studies import (
     ALWAYS,
     DICOM_OUTPUTS,
     DICOM_REPORT,
+    INDEX,
     LIVER_MASK,
     PICTURE,
     PROB_MASK,
@@ -43,8 +44,8 @@ from studies import (
     check_target,
     find_studies,
     fingerprint,
+    finished_outputs,
     fresh_folder,
-    is_finished,
     publish,
 )
 from tqdm import tqdm
@@ -156,11 +157,15 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 def process(chain: Chain, study: Study, output: Path, overwrite: bool, extras: Collection[str] = ()) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    if not overwrite and is_finished(target, chain.record(study), (*ALWAYS, *extras)):
+    there = set() if overwrite else finished_outputs(target, chain.record(study))
+    missing = {*ALWAYS, *extras} - there
+    if not missing:
         return f"{study.case}: finished before, left as it is"
     check_target(target)
     try:
-        result = chain.run(study, fresh_folder(work), extras)
+        result = chain.run(study, fresh_folder(work), missing)
+        for name in there - {*ALWAYS}:
+            shutil.copy2(target / name, work / name)
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -185,11 +190,11 @@ def noted(each: Callable[..., str], output: Path) -> Callable[..., str]:
 
 def list_studies(output: Path) -> int:
     """Write the index; returns how many times that failed."""
-    from worklist import INDEX, write_index
+    from worklist import write_index
 
     try:
         write_index(output)
-    except OSError as e:
+    except Exception as e:  # under torchrun others wait for this
         tqdm.write(f"ERROR {describe(e, output / INDEX)}", file=sys.stderr)
         return 1
     return 0
@@ -296,7 +301,7 @@ def cascade(
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         picture: false leaves out overview.png, which takes a second per study.
-        report: false leaves out report.html and index.html.
+        report: false leaves out report.html, and makes no index.html where there is none.
         dicom_output: true also writes liver_mask.dcm and prob_mask.dcm (DICOM SEG) and report.dcm (Structured Report).
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
@@ -318,14 +323,13 @@ def cascade(
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
     extras = (PICTURE,) * picture + (REPORT,) * report + DICOM_OUTPUTS * dicom_output
     each = partial(process, output=out, overwrite=overwrite, extras=extras)
-    each = noted(each, out) if report else each
+    listed = report or (out / INDEX).exists()
+    each = noted(each, out) if listed else each
     with tqdm(total=len(studies), unit="study", disable=None if crew.rank == 0 else True) as progress:
         failed = process_all(chains, crew.share(studies), progress, each)
-    failed = crew.finish(failed)
+    failed = crew.finish(failed, partial(list_studies, out) if listed else int)
     with suppress(OSError):
         (out / PARTIAL).rmdir()
-    if report and crew.rank == 0:
-        failed += list_studies(out)
     if failed:
         raise SystemExit(1)
 

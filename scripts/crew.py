@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -30,13 +30,14 @@ class Crew:
             if self.store is None or self.store.add(f"taken/{study.case}", 1) == 1:
                 yield study
 
-    def finish(self, failed: int) -> int:
+    def finish(self, failed: int, last: Callable[[], int]) -> int:
         """Wait for the others, since torchrun stops them all when one exits with an error; returns the failures of
-        all."""
+        all. One process alone does ``last`` when all are ready, before any leaves; it returns failures, too."""
         if self.store is None:
-            return failed
+            return failed + last()
         self.store.add("failed", failed)
         if self.store.add("ready", 1) == self.size:
+            self.store.add("failed", last())
             self.store.set("finished", "")
         self.store.wait(["finished"], DAYS)
         return self.store.add("failed", 0)

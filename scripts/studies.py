@@ -16,6 +16,7 @@ LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
 PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
 PICTURE, REPORT = "overview.png", "report.html"
+INDEX = "index.html"  # of all studies, beside their folders
 DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
 DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
 OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
@@ -67,14 +68,17 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
-def is_finished(target: Path, record: Mapping[str, Any], outputs: Iterable[str]) -> bool:
-    """Whether ``target`` holds all ``outputs`` and its result.json says all that ``record`` does."""
+def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
+    """The outputs in ``target``, if it is a whole result whose result.json says all that ``record`` does, else none."""
     try:
         result = json.loads((target / RESULT).read_text())
     except (OSError, ValueError):
-        return False
+        return set()
+    found = {name for name in OUTPUTS if (target / name).is_file()}
+    if not {*DICOM_OUTPUTS} <= found:  # they refer to each other
+        found -= {*DICOM_OUTPUTS}
     same = all(result.get(key) == value for key, value in record.items())
-    return same and all((target / name).is_file() for name in outputs)
+    return found if same and {*ALWAYS} <= found else set()
 
 
 def check_target(target: Path) -> None:

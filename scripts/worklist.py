@@ -13,9 +13,8 @@ from urllib.parse import quote
 
 from report import mm, render
 from results import Item
-from studies import ALWAYS, PICTURE, REPORT, RESULT, TABLE, Study
+from studies import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE, Study
 
-INDEX = "index.html"
 FAILED = ".failed"  # a file for each study that failed and has not been finished since
 
 
@@ -29,37 +28,43 @@ def write_index(output: Path) -> None:
         os.replace(part, output / INDEX)
     finally:
         part.unlink(missing_ok=True)
+    with suppress(OSError):
+        (output / FAILED).rmdir()  # where none is left
 
 
 def note_failure(output: Path, study: Study, line: str) -> None:
-    """Keep the error line of a study for the index, without the folders it names."""
+    """Keep a study's path and its error line for the index, the latter without the folders it names."""
     for folder in (study.path.parent, output):
         line = line.replace(f"{folder}{os.sep}", "")
     with suppress(OSError):  # the line is on stderr, and a full disk is no further error
         (output / FAILED).mkdir(exist_ok=True)
-        (output / FAILED / study.case).write_text(line, encoding="utf-8")
+        (output / FAILED / study.case).write_text(f"{study.path}\n{line}", encoding="utf-8")
 
 
 def clear_failure(output: Path, study: Study) -> None:
     """Forget an earlier failure of a study that is finished."""
     with suppress(OSError):
         (output / FAILED / study.case).unlink()
-        (output / FAILED).rmdir()  # when it was the last
 
 
 def _failed(output: Path) -> Iterator[tuple[str, str]]:
+    """Case and line of each failure; those of studies that are no longer there are forgotten."""
     folder = output / FAILED
-    for file in folder.iterdir() if folder.is_dir() else ():
-        with suppress(OSError):
-            yield file.name, file.read_text(encoding="utf-8")
+    for file in [*folder.iterdir()] if folder.is_dir() else ():
+        with suppress(OSError, ValueError):
+            path, line = file.read_text(encoding="utf-8").split("\n", 1)
+            if Path(path).exists():
+                yield file.name, line
+            else:
+                file.unlink()
 
 
 def _finished(output: Path) -> Iterator[Item]:
     """A row of the index for each study; what is no whole result is passed over."""
     for folder in output.iterdir():
-        if folder.name.startswith(".") or not all((folder / name).is_file() for name in ALWAYS):
-            continue
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            if folder.name.startswith(".") or not all((folder / name).is_file() for name in ALWAYS):
+                continue
             result = json.loads((folder / RESULT).read_text())
             done = datetime.fromtimestamp((folder / RESULT).stat().st_mtime)
             shown = next((name for name in (REPORT, PICTURE) if (folder / name).is_file()), RESULT)

@@ -303,6 +303,20 @@ class TestManyStudies:
         for name in ORIENTATIONS:
             assert_same_table(tmp_path / name, done[1] / name)
 
+    def test_none_leaves_before_the_last_has_done_what_is_for_one_alone(self, tmp_path):
+        """torchrun stops the others as soon as one exits with an error."""
+        script = tmp_path / "slow.py"
+        script.write_text(
+            "import pathlib, sys, time\nfrom crew import Crew\n"
+            "def last():\n    time.sleep(1)\n    pathlib.Path('index').write_text('x')\n    return 1\n"
+            "failed = Crew().finish(1, last)\nprint('all:', failed)\nsys.exit(failed)\n"
+        )
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+        path = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+        ended = subprocess.run(words, cwd=tmp_path, env=path, capture_output=True, text=True)
+        assert ended.returncode == 1 and (tmp_path / "index").exists()
+        assert ended.stdout.count("all: 3") == 2
+
     def test_a_second_run_does_what_dead_workers_left(self, folder, bundles, tmp_path):
         (tmp_path / "in").mkdir()
         for copy in range(4):  # enough to be killed in the middle
@@ -351,6 +365,15 @@ class TestResume:
         run(*study, **knobs)
         assert stamps(study[1] / "ct")["result.json"] != before["result.json"]
         assert entries(study[1]) == {"ct", *(["index.html"] if "report" in knobs else [])}
+
+    def test_what_is_there_already_stays_when_more_is_asked_for(self, study):
+        run(*study, picture=True)
+        before = stamps(study[1] / "ct")
+        run(*study, report=True)
+        after = stamps(study[1] / "ct")
+        assert after["overview.png"] == before["overview.png"] and {"overview.png", "report.html"} <= {*after}
+        run(*study)
+        assert stamps(study[1] / "ct") == after
 
     def test_done_again_when_the_input_changed(self, study):
         before = read_probabilities(study[1] / "ct" / "slices.csv")

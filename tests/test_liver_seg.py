@@ -484,8 +484,9 @@ def test_zoo_exports_equal_the_network(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["train", "inference"])
-def test_zoo_properties(kind, data):
+def test_zoo_properties(kind, data, tmp_path):
     knobs = {"datalist_file": str(data / "datalist.json"), **QUICK} if kind == "train" else {"datalist": []}
+    knobs["ckpt_dir"] = str(tmp_path)
     workflow = create_workflow(
         config_file=str(CONFIGS / f"{kind}.json"),
         workflow_type=kind,
@@ -501,7 +502,10 @@ def test_zoo_properties_hold_in_a_process_of_their_own(kind, tmp_path):
     """Elsewhere, and without what other tests left on the path."""
     lines = ["from monai.bundle import create_workflow", "import sys"]
     lines += [f"w = create_workflow(config_file={str(CONFIGS / kind)!r} + '.json', workflow_type={kind!r},"]
-    lines += [f"    bundle_root={str(BUNDLE)!r}, logging_file=False)", "sys.exit(bool(w.check_properties()))"]
+    lines += [
+        f"    bundle_root={str(BUNDLE)!r}, ckpt_dir='runs', logging_file=False)",
+        "sys.exit(bool(w.check_properties()))",
+    ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

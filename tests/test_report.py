@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -392,6 +393,34 @@ class TestIndex:
         assert stop.value.code == 1 and (tmp_path / "healthy" / "report.html").is_file()
         assert [line for line in lines if line.startswith("ERROR")] and "index.html" in lines[-1]
         assert {path.name for path in tmp_path.iterdir()} == {"index.html", "healthy"}
+
+    def test_what_is_damaged_or_out_of_reach_is_passed_over(self, done, visit, tmp_path):
+        run(done[0] / "healthy.nii.gz", tmp_path)
+        shutil.copytree(tmp_path / "healthy", tmp_path / "no-probabilities")
+        (tmp_path / "no-probabilities" / "slices.csv").write_text("slice,z_mm,liver_area_mm2,tumour_probability\n")
+        (tmp_path / ".failed").mkdir()
+        (tmp_path / ".failed" / "torn").write_bytes(b"\xff\xfe")
+        run(done[0] / "healthy.nii.gz", tmp_path)
+        page = visit(tmp_path / "index.html")
+        assert self.order(page) == ["healthy"] and not page.query_selector(".failed")
+
+    def test_a_failed_study_that_is_gone_is_forgotten(self, done, visit, tmp_path):
+        broken = tmp_path / "in" / "broken.nii.gz"
+        save_case(tmp_path / "in", "whole", **SMALL)
+        broken.write_bytes(b"no image")
+        with pytest.raises(SystemExit):
+            run(tmp_path / "in", tmp_path / "out")
+        assert visit(tmp_path / "out" / "index.html").inner_text(".failed li b") == "broken"
+        broken.unlink()
+        run(tmp_path / "in", tmp_path / "out")
+        assert not visit(tmp_path / "out" / "index.html").query_selector(".failed")
+        assert not (tmp_path / "out" / ".failed").exists()
+
+    def test_an_index_that_is_there_is_kept_right_without_reports(self, done, visit, tmp_path):
+        run(done[0] / "healthy.nii.gz", tmp_path)
+        run(done[0] / "healthy.nii.gz", tmp_path, overwrite=True, report=False)
+        page = visit(tmp_path / "index.html")
+        assert page.get_attribute("tbody a", "href") == "healthy/result.json"
 
     def test_processes_that_share_the_studies_write_one_index(self, done, visit, tmp_path):
         for number in range(3):

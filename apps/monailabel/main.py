@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from fastapi import HTTPException
 from filelock import FileLock
-from lib.chain import Bundle, Chain, StudyError, describe, series_or_file
+from lib.chain import Bundle, Chain, StudyError, describe
 from lib.infer import Classification, Segmentation, TwoStage
 from lib.train import SegmentationTraining
 from lib.uncertainty import LeastCertain, ScoreFile, UncertaintyScoring
@@ -42,7 +42,7 @@ class LiverApp(MONAILabelApp):
         self.model_dir = Path(app_dir, "model")
         places = {name: find_bundle(Path(app_dir), name) for name in FOLDERS}
         seg, cls = (Bundle(places[name], self.model_dir / f"{name}.pt") for name in (SEG, CLS))
-        self.chain = Chain(seg, cls)
+        self.chain = Chain(seg, cls, dicomweb=studies.startswith("http"))
         self.scores = ScoreFile(self.model_dir, studies)
         about = "Liver in CT, how sure of it the network is, and in which slices a tumour is likely. Not for diagnosis."
         version = seg.metadata["version"]
@@ -79,7 +79,7 @@ class LiverApp(MONAILabelApp):
         except Exception as e:
             its_fault, line = describe(e, image)
             logger.error(f"ERROR {line}", exc_info=not its_fault)
-            for place in filter(None, (path, series_or_file(path))):
+            for place in filter(None, (path, self.chain.source(path or ""))):
                 line = line.replace(place, image)
             raise HTTPException(400 if its_fault else 500, line) from e
 

@@ -93,10 +93,15 @@ class Chain:
 
     MONAI Label's BundleInferTask imports the bundles' shared package `scripts` anew for every request, builds the
     network from `network_def` alone (without the bundle's float32 input block), and writes no key but `pred`.
+
+    Args:
+        seg: stage 1.
+        cls: stage 2.
+        dicomweb: whether the studies come from a DICOMweb server.
     """
 
-    def __init__(self, seg: Bundle, cls: Bundle) -> None:
-        self.seg, self.cls = seg, cls
+    def __init__(self, seg: Bundle, cls: Bundle, dicomweb: bool) -> None:
+        self.seg, self.cls, self.dicomweb = seg, cls, dicomweb
         self.outbox = tempfile.TemporaryDirectory(prefix="liver-ct-")  # for what the segmenter's `save` writes
         self.lock = threading.RLock()
         self.stages: dict[tuple, Stage] = {}
@@ -113,12 +118,17 @@ class Chain:
         """Stage 1."""
         return self.stage(self.seg, device, output_dir=self.outbox.name)
 
+    def source(self, image: str) -> str:
+        """A file, or the DICOM series that MONAI Label made it from, which the bundle checks slice by slice."""
+        series = Path(image.removesuffix(".nii.gz"))
+        return str(series) if self.dicomweb and image.endswith(".nii.gz") and series.is_dir() else image
+
     @torch.inference_mode()
     def logits(self, image: str, device: str) -> tuple[torch.Tensor, Item]:
         """The CT ``[1, X, Y, Z]`` and what stage 1 makes of it on its working grid."""
         with self.lock:
             stage = self.segmenter(device)
-            ct = stage["load"]({"image": series_or_file(image)})["image"]
+            ct = stage["load"]({"image": self.source(image)})["image"]
             return ct, stage.infer(stage["transform"]({"image": ct}))
 
     @torch.inference_mode()
@@ -141,14 +151,8 @@ class Chain:
         """The classifier's answer within a mask made by hand, a file on the CT's grid, above 0 in the liver."""
         with self.lock:
             stage = self.stage(self.cls, device, mask_source="manual")
-            item = stage["load"]({"image": series_or_file(image), "label": label})
+            item = stage["load"]({"image": self.source(image), "label": label})
             return findings(stage["score"](stage.infer(stage["transform"](item))), stage["threshold"])
-
-
-def series_or_file(image: str) -> str:
-    """A file, or the DICOM series that MONAI Label made it from, which the bundle checks slice by slice."""
-    series = Path(image.removesuffix(".nii.gz"))
-    return str(series) if image.endswith(".nii.gz") and series.is_dir() else image
 
 
 def findings(scores: Item, threshold: float) -> Item:

@@ -149,6 +149,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     command += ["--input", str(root / "studies"), "--output", str(root / "chain")]
     subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD})
     (root / "studies" / f"{BROKEN}.nii.gz").write_bytes((root / "studies" / "volume-0.nii.gz").read_bytes()[:50000])
+    (root / "studies" / "volume-0").mkdir()  # not what volume-0.nii.gz was made from
     (root / "bundles").symlink_to(ROOT / "bundles")  # as in the repository, two folders above the app
     with serve(copy_app(root / "apps" / "monailabel"), root / "studies", root) as client:
         yield Site(root, client)
