@@ -74,6 +74,8 @@ def make_bundles(checkout: Path, folder: Path, weights: Mapping[str, Path], knob
 
 def run_chain(checkout: Path, source: Path, output: Path, bundles: Mapping[str, str]) -> None:
     words = [sys.executable, str(checkout / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
+    if (checkout / "scripts" / "report.py").exists():
+        words += ["--report", "false"]
     words += ["--picture", "false", "--overwrite", "true", *(word for pair in bundles.items() for word in pair)]
     subprocess.run(words, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
 
