@@ -309,13 +309,12 @@ class TestManyStudies:
         script.write_text(
             "import pathlib, sys, time\nfrom crew import Crew\n"
             "def last():\n    time.sleep(1)\n    pathlib.Path('index').write_text('x')\n    return 1\n"
-            "failed = Crew().finish(1, last)\nprint('all:', failed)\nsys.exit(failed)\n"
+            "sys.exit(Crew().finish(1, last) == 3)\n"  # an error, if all failures are counted
         )
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
         path = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
         ended = subprocess.run(words, cwd=tmp_path, env=path, capture_output=True, text=True)
-        assert ended.returncode == 1 and (tmp_path / "index").exists()
-        assert ended.stdout.count("all: 3") == 2
+        assert ended.returncode == 1 and (tmp_path / "index").exists(), ended.stderr
 
     def test_a_second_run_does_what_dead_workers_left(self, folder, bundles, tmp_path):
         (tmp_path / "in").mkdir()
