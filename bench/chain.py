@@ -21,7 +21,8 @@ import fire
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "src")]
+BUNDLES = ROOT / "bundles"
 DOCS = ROOT / "docs"
 DEPTHS = (60, 130, 300, 600)
 SPACING = (0.75, 0.75, 1.0)
@@ -36,7 +37,7 @@ Figures = dict[str, Any]
 def load_chain(work: Path, precision: str) -> Any:
     """The chain with its weights, its studies' folders under ``work``; ``precision`` bf16 or float32."""
     import torch
-    from cascade import BUNDLES, Chain
+    from liver_ct.chain.pipeline import Chain
 
     chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, work)
     if precision == "float32":
@@ -47,7 +48,7 @@ def load_chain(work: Path, precision: str) -> Any:
 
 def one(ct: str, work: str, precision: str = "bf16", repeats: int = 5) -> None:
     """Print the median seconds per step of one study, weights loaded, and the process's peak memory."""
-    from studies import Study, fresh_folder
+    from liver_ct.chain.studies import Study, fresh_folder
 
     chain = load_chain(Path(work).resolve(), precision)
     idle = peak_mb()
@@ -65,13 +66,13 @@ def one(ct: str, work: str, precision: str = "bf16", repeats: int = 5) -> None:
 def folder(ct: str, work: str, studies: int, jobs: int) -> None:
     """Print the seconds for a folder of copies, weights loaded, and the process's peak memory."""
     import torch
-    from cascade import PARTIAL, process, process_all
-    from studies import Study
-    from tqdm import tqdm
+    from liver_ct.chain.folder import PARTIAL, process, process_all
+    from liver_ct.chain.progress import Progress
+    from liver_ct.chain.studies import Study
 
     out = Path(work).resolve() / "out"
     chains = [load_chain(out / PARTIAL, "bf16") for _ in range(jobs)]
-    quiet = tqdm(disable=True)
+    quiet = Progress()
 
     def each(chain: Any, study: Study) -> str:
         return process(chain, study, out, overwrite=True)
@@ -183,7 +184,7 @@ def run(work: str = "runs/bench", docs: str = str(DOCS)) -> None:
 
 def phantom(work: Path, depth: int) -> Path:
     """A phantom CT, made once."""
-    from phantom import write_case
+    from liver_ct.phantom import write_case
 
     path = work / f"ct-{depth}" / "volume-0.nii.gz"
     if not path.exists():

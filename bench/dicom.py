@@ -24,14 +24,15 @@ import fire
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "src")]
+BUNDLES = ROOT / "bundles"
 SIZE, SPACING = (512, 512, 130), (0.75, 0.75, 2.5)
 WINDOW = (-60, 200)  # HU
 
 
 def make_series(folder: Path) -> Path:
     """The phantom as a DICOM series."""
-    import phantom
+    from liver_ct import phantom
 
     return phantom.write_dicom_series(folder, *phantom.make_phantom(SIZE, SPACING)[::2])[0].parent
 
@@ -71,9 +72,10 @@ def write(repeats: int = 5) -> None:
     """CPU seconds and sizes of the two segmentations and the report, of what the shipped weights find, with and without
     empty frames."""
     import torch
-    from cascade import BUNDLES, Chain
-    from results import slice_rows
-    from studies import DICOM_OUTPUTS, Study
+    from liver_ct.chain.pipeline import Chain
+    from liver_ct.chain.studies import Study
+    from liver_ct.outputs.names import DICOM_OUTPUTS
+    from liver_ct.outputs.results import slice_rows
 
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)
@@ -101,7 +103,7 @@ def write(repeats: int = 5) -> None:
 
 def measure(seconds: dict[str, list[float]], folder: Path, ct: Any, masks: Any, rows: Any, result: Any) -> None:
     """Append how long all takes, in seconds of the clock and of the CPU, and the CPU seconds of each object."""
-    import dicom_out as out
+    from liver_ct.outputs import dicom as out
 
     start, cpu = time.perf_counter(), time.process_time()
     out.write_dicom(folder, ct, masks, rows, result)
@@ -129,7 +131,7 @@ def picture(series: str, results: str, output: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from studies import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
+    from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
 
     slices = sorted(map(pydicom.dcmread, Path(series).iterdir()), key=lambda s: float(s.ImagePositionPatient[2]))
     ct = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "bundles" / "liver_seg")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "bundles" / "liver_seg")]
+BUNDLES = ROOT / "bundles"
 DOCS = ROOT / "docs"
 START, END = "<!-- side by side -->", "<!-- end of side by side -->"
 CPU = torch.device("cpu")
@@ -37,8 +38,8 @@ Work = Callable[[Path, Path], dict[str, Any] | None]  # from a CT to files in a 
 
 def ours() -> Work:
     """Both stages, all outputs but the picture."""
-    from cascade import BUNDLES, Chain
-    from studies import Study, fresh_folder
+    from liver_ct.chain.pipeline import Chain
+    from liver_ct.chain.studies import Study, fresh_folder
 
     chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", CPU, None, Path("unused"))
 
@@ -51,8 +52,7 @@ def ours() -> Work:
 
 def ours_stage_1() -> Work:
     """Stage 1 alone: Prob-Mask and liver mask."""
-    from cascade import BUNDLES
-    from stages import Stage
+    from liver_ct.chain.stages import Stage
 
     stage = Stage(BUNDLES / "liver_seg", CPU)
 
@@ -112,8 +112,7 @@ def monai_pipeline(network: torch.nn.Module, roi: tuple[int, ...], pixdim: tuple
 
 def monai_same_network() -> Work:
     """Our stage 1's network and spacing, through the stock pipeline."""
-    from cascade import BUNDLES
-    from stages import Stage
+    from liver_ct.chain.stages import Stage
 
     stage = Stage(BUNDLES / "liver_seg", CPU)
 

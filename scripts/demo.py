@@ -1,47 +1,13 @@
-"""The chain on a phantom CT made here, or on a CT of the user's."""
+"""The chain on a phantom CT made here, or on a CT of the user's.
 
-from __future__ import annotations
+python scripts/demo.py
+"""
 
 import sys
 from pathlib import Path
 
-import cascade
-import fire
-import nibabel as nib
-import numpy as np
-import phantom
-from studies import LIVER_MASK, REPORT, find_studies
-
-
-def demo(ct: str | None = None, output: str = "demo") -> None:
-    """Run the chain and name the report to open; on the phantom also print the liver's Dice.
-
-    Args:
-        ct: a CT (NIfTI, MHA, NRRD or a DICOM series folder); default a phantom with three tumours.
-        output: folder for the results.
-
-    Raises:
-        SystemExit: the chain failed, or the phantom's liver was not found.
-    """
-    folder = Path(output)
-    label = None
-    if ct is None:
-        ct, label = phantom.write_case(folder, 0)
-    cascade.cascade(input=str(ct), output=str(folder), overwrite=True)
-    case = folder / find_studies(Path(ct))[0].case
-    if label is not None:
-        dice = liver_dice(case / LIVER_MASK, label)
-        print(f"liver Dice on the phantom: {dice:.3f}")
-        if dice < 0.8:
-            raise SystemExit("ERROR the phantom's liver was not found: the bundles' weights are not the shipped ones")
-    print(f"open {case / REPORT}")
-
-
-def liver_dice(mask: Path, label: Path) -> float:
-    """Dice of a liver mask against a label whose liver and tumours are > 0."""
-    found, true = (np.asarray(nib.load(path).dataobj) > 0 for path in (mask, label))
-    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # so that a bare checkout works, too
+from liver_ct.cli.demo import demo, main  # noqa: F401
 
 if __name__ == "__main__":
-    sys.exit(fire.Fire(demo))
+    main()

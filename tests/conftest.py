@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pytest
+from liver_ct import phantom
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -21,14 +21,14 @@ import cascade
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
-import overview
-import phantom
 import pytest
-import stages
-import studies
 import torch
+from liver_ct import phantom
+from liver_ct.chain import pipeline, stages, studies
+from liver_ct.files import sha256
+from liver_ct.outputs import names, picture
+from liver_ct.outputs.results import SliceRow
 from monai.bundle import ConfigParser, create_workflow
-from results import SliceRow
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (64, 64, 24), (6.0, 6.0, 10.0)
@@ -164,7 +164,7 @@ class TestOutputs:
         assert result["liver_volume_ml"] == pytest.approx(sum(row.liver_area_mm2 for row in rows) / 100, abs=0.1)
         assert result["mask_source"] == "prob" and set(result["seconds"]) >= {"read", "segment", "classify", "total"}
         weights = Path(bundles["seg_bundle"]) / "models" / "model.pt"
-        assert result["bundles"]["liver_seg"]["weights_sha256"] == stages.sha256(weights)
+        assert result["bundles"]["liver_seg"]["weights_sha256"] == sha256(weights)
         assert {"version", "weights_sha256"} <= set(result["bundles"]["liver_cls"])
 
     @pytest.mark.parametrize("case", ORIENTATIONS)
@@ -307,12 +307,12 @@ class TestManyStudies:
         """torchrun stops the others as soon as one exits with an error."""
         script = tmp_path / "slow.py"
         script.write_text(
-            "import pathlib, sys, time\nfrom crew import Crew\n"
+            "import pathlib, sys, time\nfrom liver_ct.chain.crew import Crew\n"
             "def last():\n    time.sleep(1)\n    pathlib.Path('index').write_text('x')\n    return 1\n"
             "sys.exit(bool(Crew().finish(1, last)))\n"
         )
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-        path = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+        path = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         ended = subprocess.run(words, cwd=tmp_path, env=path, capture_output=True, text=True)
         assert ended.returncode == 1 and (tmp_path / "index").exists(), ended.stderr
 
@@ -388,13 +388,13 @@ class TestResume:
     def test_a_killed_run_leaves_no_half_study_and_the_next_one_finishes(self, bundles, tmp_path, monkeypatch):
         ct, output = save_ct(tmp_path / "ct.nii.gz"), tmp_path / "out"
         with monkeypatch.context() as patch:
-            patch.setattr(cascade.shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
-            patch.setattr(cascade, "summary", interrupt)
+            patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
+            patch.setattr(pipeline, "summary", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 run(ct, output, bundles)
         assert entries(output) == {".partial"} and entries(output / ".partial" / "ct")
         run(ct, output, bundles)
-        assert entries(output) == {"ct"} and entries(output / "ct") == set(studies.ALWAYS)
+        assert entries(output) == {"ct"} and entries(output / "ct") == set(names.ALWAYS)
 
 
 def interrupt(*args, **kwargs):
@@ -561,7 +561,7 @@ class TestFindingStudies:
             touch(tmp_path / name)
         (tmp_path / "cd" / "0001").mkdir()
         (tmp_path / "cd" / "0001" / "IM1").write_bytes(bytes(128) + b"DICM")
-        for name in studies.OUTPUTS:
+        for name in names.OUTPUTS:
             touch(tmp_path / "results" / "a" / name)
         found = {study.case: study.path.relative_to(tmp_path) for study in studies.find_studies(tmp_path)}
         assert found == {
@@ -592,13 +592,13 @@ class TestPicture:
     def test_suspicious_slices_are_the_likeliest_ones_well_apart(self):
         p = [None, 0.1, 0.8, 0.9, 0.85, 0.2, 0.6, None]
         rows = [SliceRow(i, 5.0 * i, 1.0, value) for i, value in enumerate(p)]
-        assert overview.most_suspicious(rows, count=2, apart_mm=12) == [3, 6]
+        assert picture.most_suspicious(rows, count=2, apart_mm=12) == [3, 6]
 
     def test_planes_are_shown_with_the_patients_right_on_the_left(self):
         ct = np.zeros((8, 6))
         ct[-1, -1] = 100  # rightmost and foremost, as RAS arrays run
         figure, axes = plt.subplots()
-        overview._draw_plane(axes, ct, np.zeros_like(ct), (0, 8, 0, 6))
+        picture._draw_plane(axes, ct, np.zeros_like(ct), (0, 8, 0, 6))
         (image,) = axes.images
         row, column = np.argwhere(image.get_array() == 100)[0]
         assert image.origin == "lower" and (row, column) == (5, 0)
@@ -618,4 +618,4 @@ def test_the_command_line(bundles, tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("ERROR ") and "empty.nii.gz: the file is empty." in line
     assert "1_2: tumour probability" in ended.stdout
-    assert entries(tmp_path / "1.10" / "1_2") == set(studies.OUTPUTS) - set(studies.DICOM_OUTPUTS)
+    assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - set(names.DICOM_OUTPUTS)

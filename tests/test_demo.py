@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import demo
-import phantom
 import pytest
-import studies
+from liver_ct import phantom
+from liver_ct.cli import demo as commands
+from liver_ct.outputs import names
 
 
 def test_the_phantoms_liver_is_found_and_the_report_named(tmp_path, capsys):
@@ -24,8 +25,8 @@ def test_a_series_of_the_users_own(tmp_path, capsys):
     phantom.write_dicom_series(tmp_path / "CT 1", ct, affine)
     demo.demo(ct=str(tmp_path / "CT 1"), output=str(tmp_path / "out"))
     assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'out' / 'CT 1' / 'report.html'}"
-    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(studies.OUTPUTS) - set(
-        studies.DICOM_OUTPUTS
+    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(names.OUTPUTS) - set(
+        names.DICOM_OUTPUTS
     )
 
 
@@ -35,7 +36,7 @@ def test_a_liver_that_is_missed_is_no_success(tmp_path, monkeypatch):
         case.mkdir()
         shutil.copy(Path(output) / "segmentation-0.nii.gz", case / "liver_mask.nii.gz")
 
-    monkeypatch.setattr(demo.cascade, "cascade", nothing_found)
-    monkeypatch.setattr(demo, "liver_dice", lambda mask, label: 0.5)
+    monkeypatch.setattr(commands.cascade, "cascade", nothing_found)
+    monkeypatch.setattr(commands, "liver_dice", lambda mask, label: 0.5)
     with pytest.raises(SystemExit, match="liver was not found"):
         demo.demo(output=str(tmp_path))

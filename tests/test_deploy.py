@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pytest
+from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pydicom
 import pytest
-import studies
 from highdicom.sr import srread
+from liver_ct import phantom
+from liver_ct.chain import studies
 from programs import program
 from pydicom.uid import generate_uid
 from test_cascade import SIZE, SPACING, bundles, entries, read_result, read_table, run, run_bundle  # noqa: F401
 
+ROOT = Path(__file__).resolve().parents[1]
 FILES = {"prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json"}  # without options
 DICOM_FILES = {"liver_mask.dcm", "prob_mask.dcm", "report.dcm"}
 DIRECTIONS = ("LPS", "LPI", "RAS", "LAI")  # from the feet, from the head, turned in plane, turned over
@@ -231,7 +232,7 @@ class TestFolders:
         return folder
 
     def test_the_series_are_listed_and_one_is_chosen(self, done, bundles, mixed, tmp_path):  # noqa: F811
-        command = [sys.executable, phantom.__file__.replace("phantom", "cascade"), "--input", mixed]
+        command = [sys.executable, str(ROOT / "scripts" / "cascade.py"), "--input", mixed]
         command += ["--output", tmp_path / "out", "--picture", "false", "--device", "cpu"]
         command += [word for key, value in bundles.items() for word in (f"--{key}", value)]
         ended = subprocess.run([*map(str, command)], capture_output=True, text=True)

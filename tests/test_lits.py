@@ -14,8 +14,9 @@ from typing import NamedTuple
 import lits
 import nibabel as nib
 import numpy as np
-import phantom
 import pytest
+from liver_ct import phantom
+from liver_ct.lits import checking, finding
 
 
 class Result(NamedTuple):
@@ -260,8 +261,8 @@ def test_second_run_reads_nothing_again(tmp_path, write_lits, monkeypatch):
             archive.write(path, path.name)
     lits.prepare(str(tmp_path / "in"), str(tmp_path / "out"))
     first, stamp = datalist(tmp_path / "out"), (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns
-    for name in ("check_pair", "unpack"):
-        monkeypatch.setattr(lits, name, lambda *_: pytest.fail("done again"))
+    for module, name in ((checking, "check_pair"), (finding, "unpack")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("done again"))
     lits.prepare(str(tmp_path / "in"), str(tmp_path / "out"))
     assert datalist(tmp_path / "out") == first
     assert (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns == stamp

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pytest
 import torch
+from liver_ct import phantom
 from monai.bundle import (
     ConfigParser,
     ckpt_export,

@@ -23,16 +23,17 @@ import monai.bundle.scripts
 import nibabel as nib
 import numpy as np
 import package
-import phantom
 import pytest
 import torch
-import zoo_checks
+from liver_ct import phantom
+from liver_ct.zoo import archives as zoo_archives
+from liver_ct.zoo import checks as zoo_checks
 from monai.apps import download_url, extractall
 from monai.apps.utils import HashCheckError
 from monai.bundle import download, get_bundle_info
 
 ROOT = Path(__file__).resolve().parents[1]
-SEG, CLS = package.ZOO_NAMES.values()
+SEG, CLS = zoo_archives.ZOO_NAMES.values()
 # Inference with a bundle after the other; opening a file or listing a folder of the repository raises.
 INFER = """
 import json, os, sys
@@ -55,7 +56,7 @@ def version(folder: str) -> str:
 
 
 def archives() -> list[str]:
-    return [f"{name}_v{version(folder)}.zip" for folder, name in package.ZOO_NAMES.items()]
+    return [f"{name}_v{version(folder)}.zip" for folder, name in zoo_archives.ZOO_NAMES.items()]
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -91,7 +92,7 @@ def dist(served) -> tuple[Path, str]:
 @pytest.fixture
 def one(tmp_path, monkeypatch) -> Path:
     """A copy of liver_cls to break, the only bundle that is packaged."""
-    monkeypatch.setattr(package, "ZOO_NAMES", {"liver_cls": CLS})
+    monkeypatch.setattr(zoo_archives, "ZOO_NAMES", {"liver_cls": CLS})
     skip = shutil.ignore_patterns("__pycache__", "eval", "runs")
     return Path(shutil.copytree(ROOT / "bundles" / "liver_cls", tmp_path / "bundles" / "liver_cls", ignore=skip))
 
@@ -108,7 +109,7 @@ def pack(bundle: Path, output: Path) -> dict[str, bytes]:
 def test_archives_hold_what_git_holds_under_the_zoo_name(dist):
     folder, _ = dist
     assert sorted(path.name for path in folder.iterdir()) == sorted([*archives(), "SHA256SUMS", "model_info.json"])
-    for bundle, name in package.ZOO_NAMES.items():
+    for bundle, name in zoo_archives.ZOO_NAMES.items():
         listed = subprocess.run(["git", "ls-files"], cwd=ROOT / "bundles" / bundle, capture_output=True, text=True)
         with zipfile.ZipFile(folder / f"{name}_v{version(bundle)}.zip") as file:
             assert file.testzip() is None
@@ -215,7 +216,7 @@ def test_an_archive_is_the_same_another_day_from_another_checkout_with_another_u
             (other / leftover).write_text("left by a run")
         monkeypatch.setattr(time, "time", lambda: 2e9)
         monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(2e9))
-        again = package.archive(package.copy_bundle(other, tmp_path / CLS))
+        again = zoo_archives.archive(zoo_archives.copy_bundle(other, tmp_path / CLS))
     finally:
         os.umask(before)
     assert again == (dist[0] / archives()[1]).read_bytes()
@@ -429,7 +430,7 @@ def test_a_folder_without_bundles_is_named(one, tmp_path):
 
 
 def test_a_version_is_packaged_with_one_content_only(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
+    monkeypatch.setattr(zoo_archives, "check_bundle", lambda _: [])  # a bundle that passes
     first = pack(one, tmp_path / "dist")
     assert pack(one, tmp_path / "dist") == first
     append("docs/README.md", "\nMore.\n")(one)
@@ -444,7 +445,7 @@ def test_a_version_is_packaged_with_one_content_only(one, tmp_path, monkeypatch)
 
 
 def test_an_output_that_cannot_be_written_is_named(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
+    monkeypatch.setattr(zoo_archives, "check_bundle", lambda _: [])  # a bundle that passes
     (tmp_path / "dist").write_text("in the way")
     with pytest.raises(SystemExit, match=r"^ERROR \S+dist: .+\. Choose another --output or free space\.$"):
         pack(one, tmp_path / "dist")
@@ -452,7 +453,7 @@ def test_an_output_that_cannot_be_written_is_named(one, tmp_path, monkeypatch):
 
 
 def test_a_model_info_of_another_kind_is_left_as_it_is(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "check_bundle", lambda _: [])  # a bundle that passes
+    monkeypatch.setattr(zoo_archives, "check_bundle", lambda _: [])  # a bundle that passes
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "model_info.json").write_text("[]")
     with pytest.raises(SystemExit, match="model_info.json: is no list of models. Remove it or choose another --output"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pydicom
 import pytest
+from liver_ct import phantom
 from scipy import ndimage
 
 CODES = ["".join(codes) for axes in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*axes)]
@@ -110,7 +110,7 @@ def test_dicom_slices_are_ct_images_sorted_from_the_feet(tmp_path, tiny):
 
 
 def test_command_line_writes_lits_layout(tmp_path):
-    script = Path(phantom.__file__)
+    script = Path(__file__).resolve().parents[1] / "scripts" / "phantom.py"
     command = [sys.executable, script, "make", "--output", tmp_path, "--cases", "2", "--size", "32,24,12"]
     subprocess.run([*map(str, command), "--spacing", "12,12,14"], check=True, capture_output=True)
     names = sorted(path.name for path in tmp_path.iterdir())

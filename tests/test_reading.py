@@ -11,10 +11,10 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-import phantom
 import pydicom
 import pytest
 import torch
+from liver_ct import phantom
 from programs import program
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid

@@ -9,17 +9,20 @@ import math
 import shutil
 from pathlib import Path
 
-import end_to_end
-import intervals
 import nibabel as nib
 import numpy as np
 import pytest
 import study
-import study_masks
-import study_plots
-import study_report
-import study_stats
 import torch
+from liver_ct.errors import StudyError
+from liver_ct.experiment import analysis as analysing
+from liver_ct.experiment import config as arms_config
+from liver_ct.experiment import masks as mask_figures
+from liver_ct.experiment import plots
+from liver_ct.experiment import report as reporting
+from liver_ct.experiment import running, stats
+from liver_ct.files import write_json
+from liver_ct.training import end_to_end, intervals
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
@@ -42,7 +45,7 @@ def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
         for name, gain in arms.items()
     }
     tumour = np.where(label, 100.0, 0.0)
-    counts = np.zeros((3, len(study_masks.CENTRES)), dtype=int)
+    counts = np.zeros((3, len(mask_figures.CENTRES)), dtype=int)
     counts[0, 20], counts[1, 100], counts[2, 60], counts[2, 90] = 500, 400, 30, 70
     cases = sorted(set(case), key=lambda c: int(c[7:]))
     fold = (np.repeat(np.arange(people), slices) % 3).tolist()
@@ -65,13 +68,13 @@ def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
 
 
 @pytest.fixture(scope="module")
-def analysis() -> study_report.Analysis:
-    return study_report.Analysis(made_up(), draws=400)
+def analysis() -> analysing.Analysis:
+    return analysing.Analysis(made_up(), draws=400)
 
 
 def test_the_figures_are_those_of_scikit_learn_and_by_hand():
     label, score = np.array([0, 0, 1, 1, 0, 1]), np.array([0.1, 0.6, 0.4, 0.9, 0.4, 0.8])
-    own = study_stats.figures(label, score, score)
+    own = stats.figures(label, score, score)
     assert own["auc"] == roc_auc_score(label, score)
     assert (own["accuracy"], own["tpr"], own["fpr"]) == pytest.approx((4 / 6, 2 / 3, 1 / 3))
     assert own["sensitivity_at_90"] == pytest.approx(2 / 3)  # without a false alarm: 0.9 and 0.8
@@ -81,15 +84,15 @@ def test_all_draws_at_once_are_what_scikit_learn_gives_one_by_one():
     random = np.random.default_rng(1)
     label, score = (random.random(300) < 0.3).astype(int), random.normal(size=300).round(1)  # with ties
     weights = random.integers(0, 3, size=(20, 300))
-    drawn = study_stats.drawn_figures(label, score, expit(score), weights)
+    drawn = stats.drawn_figures(label, score, expit(score), weights)
     for i, w in enumerate(weights):
         rows = np.repeat(np.arange(300), w)
-        own = study_stats.figures(label[rows], score[rows], expit(score[rows]))
+        own = stats.figures(label[rows], score[rows], expit(score[rows]))
         assert {k: v[i] for k, v in drawn.items()} == pytest.approx(own)
 
 
 def test_a_draw_without_one_of_the_classes_has_no_auc():
-    drawn = study_stats.drawn_figures(np.array([0, 1]), np.array([0.0, 1]), np.array([0.1, 0.9]), np.eye(2))
+    drawn = stats.drawn_figures(np.array([0, 1]), np.array([0.0, 1]), np.array([0.1, 0.9]), np.eye(2))
     assert np.isnan(drawn["auc"]).all() and np.isnan(drawn["sensitivity_at_90"]).all()
 
 
@@ -104,16 +107,16 @@ def test_people_are_drawn_with_all_their_slices():
 
 def test_the_number_of_patients_needed_follows_the_normal_theory():
     drawn = np.random.default_rng(0).normal(0.02, 0.02, size=20000)
-    needed = study_stats.patients_needed(16, 0.02, drawn)
+    needed = stats.patients_needed(16, 0.02, drawn)
     assert needed["half_the_time"] == pytest.approx(16 * 1.96**2, abs=2)
     assert needed["in_80_of_100"] == pytest.approx(16 * 2.80**2, abs=4)
-    assert study_stats.patients_needed(16, 0.0, drawn) == {"half_the_time": None, "in_80_of_100": None}
+    assert stats.patients_needed(16, 0.0, drawn) == {"half_the_time": None, "in_80_of_100": None}
 
 
 def test_disagreements_say_who_is_right():
     label = np.array([1, 1, 0, 0, 1])
     one, other = np.array([0.9, 0.9, 0.1, 0.9, 0.2]), np.array([0.9, 0.2, 0.7, 0.2, 0.1])
-    d = study_stats.disagreement(label, one, other, np.array(["a", "a", "a", "b", "b"]))
+    d = stats.disagreement(label, one, other, np.array(["a", "a", "a", "b", "b"]))
     assert d["one_right"] == {"all": 2, "tumour": 1} and d["other_right"] == {"all": 1, "tumour": 0}
     assert (d["both_right"], d["both_wrong"]) == (1, 1)
     assert (d["patients_one_better"], d["patients_other_better"]) == (1, 1)
@@ -122,10 +125,10 @@ def test_disagreements_say_who_is_right():
 
 def test_the_rollup_counts_tumour_free_patients():
     label, person = np.array([1, 0, 0, 0]), np.array(["a", "a", "b", "b"])
-    assert study_stats.patient_rollup(label, np.array([0.4, 0.6, 0.1, 0.7]), person) == {
+    assert stats.patient_rollup(label, np.array([0.4, 0.6, 0.1, 0.7]), person) == {
         "patients": 2, "tumour_free": 1, "found": 1, "false_alarms": 1, "auc": 0.0,
     }  # fmt: skip
-    everyone = study_stats.patient_rollup(label[:2], np.array([0.4, 0.6]), person[:2])
+    everyone = stats.patient_rollup(label[:2], np.array([0.4, 0.6]), person[:2])
     assert everyone["tumour_free"] == 0 and everyone["auc"] is None
 
 
@@ -140,15 +143,15 @@ def test_only_the_seeds_that_both_arms_have_are_compared():
     scores = results["scores"]
     scores["manual-concat-gop3"] = {"1": scores["prob-concat-gop3"]["1"]}  # the same weights, under another name
     scores["prob-concat-gop3"]["0"] = scores["none-concat-gop3"]["0"][::-1]
-    contrast = study_report.Analysis(results, draws=50).contrast("manual-concat-gop3", "prob-concat-gop3")
+    contrast = analysing.Analysis(results, draws=50).contrast("manual-concat-gop3", "prob-concat-gop3")
     assert (contrast["seeds"], contrast["difference"], contrast["interval"]) == (1, 0, [0, 0])
 
 
 def test_calibration_of_a_fold_never_sees_its_labels(analysis):
     label, raw = analysis.labels[3], analysis.raw("prob-concat-gop3")[0]
-    before = study_report.cross_fitted(label, raw, analysis.fold, study_report.calibrate)
+    before = analysing.cross_fitted(label, raw, analysis.fold, analysing.calibrate)
     turned = np.where(analysis.fold == 1, 1 - label, label)
-    after = study_report.cross_fitted(turned, raw, analysis.fold, study_report.calibrate)
+    after = analysing.cross_fitted(turned, raw, analysis.fold, analysing.calibrate)
     np.testing.assert_array_equal(before[analysis.fold == 1], after[analysis.fold == 1])
     assert not np.allclose(before[analysis.fold == 0], after[analysis.fold == 0])
 
@@ -157,28 +160,28 @@ def test_temperature_is_found_and_mends_the_calibration_error():
     random = np.random.default_rng(0)
     true = random.normal(0, 3, size=200_000)
     liver = random.random(len(true)) < expit(true)
-    bins = np.clip(np.digitize(2 * true, study_masks.EDGES) - 1, 0, len(study_masks.CENTRES) - 1)  # twice too sure
+    bins = np.clip(np.digitize(2 * true, mask_figures.EDGES) - 1, 0, len(mask_figures.CENTRES) - 1)  # twice too sure
     counts = np.stack(
-        [np.bincount(bins[m], minlength=len(study_masks.CENTRES)) for m in (~liver, liver, ~liver & liver)]
+        [np.bincount(bins[m], minlength=len(mask_figures.CENTRES)) for m in (~liver, liver, ~liver & liver)]
     )
-    assert study_masks.fit_temperature(counts) == pytest.approx(2, abs=0.1)
+    assert mask_figures.fit_temperature(counts) == pytest.approx(2, abs=0.1)
     hits, total = counts[1:].sum(0), counts.sum(0)
-    after = study_masks.reliability(expit(study_masks.CENTRES / 2), hits, total)
-    assert study_masks.mask_figures(counts)["reliability"]["ece"] > 0.05 > 0.01 > after["ece"]
+    after = mask_figures.reliability(expit(mask_figures.CENTRES / 2), hits, total)
+    assert mask_figures.mask_figures(counts)["reliability"]["ece"] > 0.05 > 0.01 > after["ece"]
 
 
 def test_a_fold_s_temperature_is_fitted_on_the_other_folds(tmp_path):
     for fold, gain in ((0, 1), (1, 3)):
-        truth = (1000 * expit(study_masks.CENTRES / gain)).astype(int)
+        truth = (1000 * expit(mask_figures.CENTRES / gain)).astype(int)
         counts = np.stack([1000 - truth, truth, 0 * truth])[:, 32:96]
         counts = np.pad(counts, ((0, 0), (32, 32)))
-        study.write_json(tmp_path / f"fold-{fold}" / "histograms.json", {f"volume-{fold}": counts.tolist()})
-    fitted = study.temperatures(tmp_path)
+        write_json(tmp_path / f"fold-{fold}" / "histograms.json", {f"volume-{fold}": counts.tolist()})
+    fitted = running.temperatures(tmp_path)
     assert fitted["0"] == pytest.approx(3, abs=0.1) and fitted["1"] == pytest.approx(1, abs=0.05)
 
 
 def test_reliability_of_counts_by_hand():
-    r = study_masks.reliability(np.array([0.1, 0.1, 0.9]), np.array([1.0, 0, 8]), np.array([5.0, 5, 10]), bins=2)
+    r = mask_figures.reliability(np.array([0.1, 0.1, 0.9]), np.array([1.0, 0, 8]), np.array([5.0, 5, 10]), bins=2)
     assert r["observed"] == [0.1, 0.8] and r["share"] == [0.5, 0.5] and r["ece"] == pytest.approx(0.05)
 
 
@@ -191,14 +194,14 @@ def test_the_report_is_made_from_the_file_of_numbers_alone(tmp_path):
     assert "prob-concat-gop3 minus binary-concat-gop3: +0.2" in text and "The interval excludes 0" in text
     assert "The interval holds 0" in text and "1 of the 12 patient groups are tumour-free" in text
     assert "60.0 % lies under the binary mask; the Prob-Mask keeps 80.0 %" in text
-    for name in study_plots.PLOTS:
+    for name in plots.PLOTS:
         assert f"]({name}.png)" in text and (folder / f"{name}.png").stat().st_size > 5000
 
 
 def test_what_is_written_around_the_tables_stays(tmp_path):
     text = tmp_path / "study.md"
-    text.write_text(f"# Question\n{study_report.START}\nstale\n{study_report.END}\nDiscussion\n")
-    study_report.write_report(made_up(), tmp_path / "plots", text, draws=50)
+    text.write_text(f"# Question\n{reporting.START}\nstale\n{reporting.END}\nDiscussion\n")
+    reporting.write_report(made_up(), tmp_path / "plots", text, draws=50)
     now = text.read_text()
     assert now.startswith("# Question\n") and now.endswith("\nDiscussion\n") and "stale" not in now
     assert "](plots/roc.png)" in now
@@ -208,8 +211,8 @@ def test_the_committed_report_is_that_of_the_committed_results(tmp_path):
     """docs/study.md follows docs/study/results.json: the same tables come out again."""
     results = json.loads((ROOT / "docs" / "study" / "results.json").read_text())
     text = tmp_path / "study.md"
-    study_report.write_report(results, tmp_path / "study", text)
-    block = lambda s: s.split(study_report.START)[1].split(study_report.END)[0]  # noqa: E731
+    reporting.write_report(results, tmp_path / "study", text)
+    block = lambda s: s.split(reporting.START)[1].split(reporting.END)[0]  # noqa: E731
     assert block(text.read_text()) == block((ROOT / "docs" / "study.md").read_text())
 
 
@@ -217,14 +220,14 @@ def test_the_committed_report_is_that_of_the_committed_results(tmp_path):
 
 
 def test_lists_in_an_arm_are_combined_in_all_ways():
-    arms = study.expand({"mask_source": ["prob", "none"], "combine": ["concat", "multiply"], "gop": [1, 3, 5]})
-    names = [study.name_of(a) for a in arms]
+    arms = arms_config.expand({"mask_source": ["prob", "none"], "combine": ["concat", "multiply"], "gop": [1, 3, 5]})
+    names = [arms_config.name_of(a) for a in arms]
     assert len(names) == len(set(names)) == 12 and "none-multiply-gop5" in names
 
 
 def test_the_shipped_config_names_every_contrasted_arm():
     config = json.loads((ROOT / "scripts" / "study.json").read_text())
-    arms = {study.name_of(a): a for entry in config["arms"] for a in study.expand(entry)}
+    arms = {arms_config.name_of(a): a for entry in config["arms"] for a in arms_config.expand(entry)}
     assert {name for pair in config["contrasts"] for name in pair} <= set(arms)
     main = [f"{m}-concat-gop3" for m in ("manual", "prob", "binary", "none")]
     assert all(len(arms[name]["seeds"]) >= 3 for name in main)
@@ -269,11 +272,11 @@ def test_results_that_are_not_there_give_one_line(tmp_path):
 
 
 def test_a_second_run_of_the_same_study_is_refused(tmp_path):
-    lock = study.hold(tmp_path / ".lock")
-    with pytest.raises(SystemExit, match="another run of this study is at work"):
-        study.hold(tmp_path / ".lock")
+    lock = running.hold(tmp_path / ".lock")
+    with pytest.raises(StudyError, match="another run of this study is at work"):
+        running.hold(tmp_path / ".lock")
     lock.close()
-    study.hold(tmp_path / ".lock").close()
+    running.hold(tmp_path / ".lock").close()
 
 
 # ------------------------------------------------------------------------------------------- a study on phantoms

@@ -13,6 +13,7 @@ import numpy as np
 import prob_masks
 import pytest
 from conftest import PEOPLE
+from liver_ct.training import calibration
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +110,11 @@ def test_stage_two_is_cross_validated_on_the_same_folds(bundles, masks, tmp_path
 
 def test_pooled_figures_are_right_on_known_scores():
     label, score = np.array([0, 0, 1, 1.0]), np.array([0.1, 0.6, 0.4, 0.9])
-    assert cross_validate.metrics(label, score) == {"auc": 0.75, "accuracy": 0.5, "tpr": 0.5, "fpr": 0.5}
+    assert calibration.metrics(label, score) == {"auc": 0.75, "accuracy": 0.5, "tpr": 0.5, "fpr": 0.5}
 
 
 def test_calibration_finds_the_true_slope_and_bias():
     random = np.random.default_rng(0)
     raw = random.normal(size=20000)
     label = (random.random(20000) < 1 / (1 + np.exp(-(2 * raw - 1)))).astype(float)
-    assert cross_validate.calibrate(label, raw) == pytest.approx((2, -1), abs=0.1)
+    assert calibration.calibrate(label, raw) == pytest.approx((2, -1), abs=0.1)

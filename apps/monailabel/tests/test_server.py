@@ -25,11 +25,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import phantom
 import pydicom
 import pytest
 import requests
 import SimpleITK
+from liver_ct import phantom
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from programs import program

@@ -22,10 +22,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from liver_ct.files import shipped
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-ROOT = Path(__file__).resolve().parents[1]
+SCHEMAS = Path(__file__).resolve().parent
 METADATA, INFERENCE, TRAIN = (f"configs/{name}.json" for name in ("metadata", "inference", "train"))
 WEIGHTS = "models/model.pt"
 REQUIRED = ("LICENSE", METADATA, INFERENCE, "configs/logging.conf", WEIGHTS, "docs/README.md", "docs/data_license.txt")
@@ -200,12 +201,12 @@ def _config_imports(root: Path) -> Iterator[tuple[str, str]]:
 
 def check_style(root: Path) -> list[str]:
     """black, isort and flake8 with this repository's settings, which are the zoo's, from where the zoo runs them."""
-    settings = ROOT / "pyproject.toml"
+    settings = shipped("pyproject.toml")
     tools = {
         "black": (("--check", "--config", str(settings)), r"(?:would reformat|error: cannot format) (\S+?):?(?: .*)?"),
         "isort": (("--check-only", "--settings-file", str(settings)), r"ERROR: (\S+) .*"),
         "flake8": (
-            ("--config", str(ROOT / ".flake8"), "--format=%(path)s: %(text)s (%(code)s, line %(row)d)"),
+            ("--config", str(shipped(".flake8")), "--format=%(path)s: %(text)s (%(code)s, line %(row)d)"),
             r"(.+)",
         ),
     }
@@ -258,9 +259,9 @@ def verify_schema(root: Path) -> None:
     schema = root / "eval" / "schema.json"  # where the zoo has it; a file that is there is not downloaded
     schema.parent.mkdir(exist_ok=True)
     url = _read(root, METADATA).get("schema", "")
-    local = ROOT / "scripts" / url.rpartition("/")[2]
+    local = SCHEMAS / url.rpartition("/")[2]
     if not url or not local.is_file():
-        raise ValueError(f"schema {url} is not {[path.name for path in ROOT.glob('scripts/meta_schema_*')][0]}")
+        raise ValueError(f"schema {url} is not {[path.name for path in SCHEMAS.glob('meta_schema_*')][0]}")
     shutil.copyfile(local, schema)
     verify_metadata(meta_file=str(root / METADATA), filepath=schema)
 

@@ -17,7 +17,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation
 
 if TYPE_CHECKING:
-    from results import SliceRow
+    from liver_ct.outputs.results import SliceRow
 
 WINDOW = (-60, 200)  # HU
 MARKS, APART_MM = "ABCD", 12.0  # axial slices in the picture, and how far apart they are at least

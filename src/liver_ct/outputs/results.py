@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from nibabel.orientations import io_orientation
+
+if TYPE_CHECKING:
+    import torch
 
 Item = dict[str, Any]
 
@@ -47,7 +49,7 @@ def write_rows(rows: Sequence[SliceRow], file: Path) -> None:
 
 def summary(rows: Sequence[SliceRow], mask: torch.Tensor, probability: float, threshold: float) -> Item:
     """The study's figures: tumour probability, flagged slices (by their index) and liver volume in ml."""
-    voxel_mm3 = abs(float(torch.linalg.det(mask.affine[:3, :3])))
+    voxel_mm3 = abs(float(mask.affine[:3, :3].det()))
     flagged = [row.slice for row in rows if row.tumour_probability is not None and row.tumour_probability >= threshold]
     return {
         "study_tumour_probability": round(probability, 6),

@@ -6,23 +6,24 @@ python -m monai.bundle run --config_file "['bundles/liver_cls/configs/train.json
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from liver_ct.chain.stages import Stage, load_weights
+from liver_ct.files import PACKAGE, shipped, write_json
+from liver_ct.training.datalists import Entry
+from liver_ct.training.running import run_bundle, save_weights
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import Compose
-from prob_masks import Entry, run_bundle, write_json
-from stages import Stage, load_weights
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.loss import _Loss
 
-OVERLAY = Path(__file__).resolve().with_suffix(".json")
+OVERLAY = shipped("scripts/end_to_end.json")
 Item = dict[str, Any]
 
 
@@ -130,7 +131,7 @@ def train(
         return
     seg, cls = bundles
     write_json(work / "datalist.json", {"training": list(cases)})
-    run_bundle(cls, config_file=[str(cls / "configs" / "train.json"), str(OVERLAY)], scripts_dir=OVERLAY.parent,
+    run_bundle(cls, config_file=[str(cls / "configs" / "train.json"), str(OVERLAY)], package_dir=PACKAGE.parent,
                seg_bundle=seg, seg_ckpt=weights[0], ckpt_path=weights[1], datalist_file=work / "datalist.json",
                ckpt_dir=work / "runs", **knobs)  # fmt: skip
     split_weights(work / "runs" / "model_final.pt", work / "seg.pt", work / "model.pt")
@@ -141,5 +142,4 @@ def split_weights(checkpoint: Path, seg: Path, cls: Path) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for name, path in (("seg", seg), ("cls", cls)):
         own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-        torch.save(own, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        save_weights(own, path)

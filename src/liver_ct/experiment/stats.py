@@ -1,4 +1,4 @@
-"""Statistics of the study: figures of an arm, intervals by patient, paired differences, disagreements."""
+"""Statistics of the experiment: figures of an arm, intervals by patient, paired differences, disagreements."""
 
 from __future__ import annotations
 

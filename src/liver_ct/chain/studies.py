@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -11,19 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from liver_ct.errors import StudyError
+from liver_ct.files import read_json
+from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, OUTPUTS, RESULT
+
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
-ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
-PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
-PICTURE, REPORT = "overview.png", "report.html"
-INDEX = "index.html"  # of all studies, beside their folders
-DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
-DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
-OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
-
-
-class StudyError(ValueError):
-    """A study that cannot be processed; the message is ``<file>: <cause>. <mend>``."""
 
 
 class Study(NamedTuple):
@@ -71,7 +63,7 @@ def fingerprint(path: Path) -> str:
 def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
     """The outputs in ``target``, if it is a whole result whose result.json says all that ``record`` does, else none."""
     try:
-        result = json.loads((target / RESULT).read_text())
+        result = read_json(target / RESULT)
     except (OSError, ValueError):
         return set()
     found = {name for name in OUTPUTS if (target / name).is_file()}

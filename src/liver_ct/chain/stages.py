@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from liver_ct.errors import StudyError
+from liver_ct.files import sha256
+from liver_ct.outputs.results import Item
 from monai.bundle import ConfigParser
-from results import Item
-from studies import StudyError
 
 
 class Stage:
@@ -58,6 +58,19 @@ class Stage:
         return {**item, "pred": logits[0].float().cpu()}
 
 
+def model_card(stage: Stage) -> Item:
+    """What a bundle says of itself: the metadata's part for readers, checksums and the training data's terms."""
+    meta, terms = stage["_meta_"], Path(stage["bundle_root"], "docs", "data_license.txt")
+    texts = {key: meta.get(key, "") for key in ("name", "task", "description", "data_source", "intended_use")}
+    return {
+        **texts,
+        **stage.identity,
+        "figures": meta.get("eval_metrics", {}),
+        "references": meta.get("references", []),
+        "terms": terms.read_text(encoding="utf-8") if terms.is_file() else "",
+    }
+
+
 def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) -> torch.nn.Module:
     """Load a state dict, plain or under "model", and set the network to evaluate.
 
@@ -72,11 +85,6 @@ def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) 
     except Exception as e:
         raise StudyError(f"{weights}: damaged, or not this bundle's weights. Fetch or train them again.") from e
     return network.eval()
-
-
-def sha256(file: Path) -> str:
-    """Checksum of a file, hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -19,13 +19,13 @@ import cc3d
 import numpy as np
 from isal import igzip
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from liver_ct.files import write_text
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 if TYPE_CHECKING:
-    from results import Item, SliceRow
-    from stages import Stage
+    from liver_ct.outputs.results import Item, SliceRow
 
 TEMPLATES = Path(__file__).with_name("templates")
 WINDOW = (-160, 240)  # HU kept; the page's windows lie within
@@ -88,7 +88,7 @@ def write_report(
         rows=upward,
         cards=cards,
     )
-    file.write_text(page, encoding="utf-8")
+    write_text(file, page)
 
 
 def render(template: str, script: str, **values: Any) -> str:
@@ -109,19 +109,6 @@ def _environment() -> Environment:
     )
     environment.filters["mm"] = mm
     return environment
-
-
-def model_card(stage: Stage) -> Item:
-    """What a bundle says of itself: the metadata's part for readers, checksums and the training data's terms."""
-    meta, terms = stage["_meta_"], Path(stage["bundle_root"], "docs", "data_license.txt")
-    texts = {key: meta.get(key, "") for key in ("name", "task", "description", "data_source", "intended_use")}
-    return {
-        **texts,
-        **stage.identity,
-        "figures": meta.get("eval_metrics", {}),
-        "references": meta.get("references", []),
-        "terms": terms.read_text(encoding="utf-8") if terms.is_file() else "",
-    }
 
 
 # what is said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from report import mm, render
-from results import Item
-from studies import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE, Study
+from liver_ct.files import read_json, written_whole
+from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE
+from liver_ct.outputs.report import mm, render
+from liver_ct.outputs.results import Item
 
 FAILED = ".failed"  # a file for each study that failed and has not been finished since
 
@@ -22,29 +22,25 @@ def write_index(output: Path) -> None:
     """Write ``output/index.html`` from the results of all runs that lie in ``output``: whole or not at all."""
     studies = sorted(_finished(output), key=lambda study: (-study["probability"], study["case"]))
     page = render(INDEX, script="index.js", studies=studies, failed=sorted(_failed(output)))
-    part = output / f".{INDEX}.{os.getpid()}"
-    try:
+    with written_whole(output / INDEX, shared=True) as part:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, output / INDEX)
-    finally:
-        part.unlink(missing_ok=True)
     with suppress(OSError):
         (output / FAILED).rmdir()  # where none is left
 
 
-def note_failure(output: Path, study: Study, line: str) -> None:
+def note_failure(output: Path, case: str, study: Path, line: str) -> None:
     """Keep a study's path and its error line for the index, the latter without the folders it names."""
-    for folder in (study.path.parent, output):
+    for folder in (study.parent, output):
         line = line.replace(f"{folder}{os.sep}", "")
     with suppress(OSError):  # the line is on stderr, and a full disk is no further error
         (output / FAILED).mkdir(exist_ok=True)
-        (output / FAILED / study.case).write_text(f"{study.path}\n{line}", encoding="utf-8")
+        (output / FAILED / case).write_text(f"{study}\n{line}", encoding="utf-8")
 
 
-def clear_failure(output: Path, study: Study) -> None:
+def clear_failure(output: Path, case: str) -> None:
     """Forget an earlier failure of a study that is finished."""
     with suppress(OSError):
-        (output / FAILED / study.case).unlink()
+        (output / FAILED / case).unlink()
 
 
 def _failed(output: Path) -> Iterator[tuple[str, str]]:
@@ -65,7 +61,7 @@ def _finished(output: Path) -> Iterator[Item]:
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             if folder.name.startswith(".") or not all((folder / name).is_file() for name in ALWAYS):
                 continue
-            result = json.loads((folder / RESULT).read_text())
+            result = read_json(folder / RESULT)
             done = datetime.fromtimestamp((folder / RESULT).stat().st_mtime)
             shown = next((name for name in (REPORT, PICTURE) if (folder / name).is_file()), RESULT)
             yield {

@@ -1,0 +1,194 @@
+"""A folder of studies worked off: each one's results published whole, failures noted, the index written at the end."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from liver_ct.chain.crew import Crew
+from liver_ct.chain.pipeline import Chain
+from liver_ct.chain.progress import Progress
+from liver_ct.chain.stages import pick_device
+from liver_ct.chain.studies import Study, check_target, find_studies, finished_outputs, fresh_folder, publish
+from liver_ct.errors import StudyError, describe
+from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, INDEX, PICTURE, REPORT
+from liver_ct.outputs.results import headline
+
+PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
+MASK_SOURCES = ("prob", "binary", "dilated", "none")
+
+
+class Wishes(NamedTuple):
+    """How a folder is to be worked off.
+
+    Args:
+        seg_bundle: folder of the segmentation bundle.
+        cls_bundle: folder of the classification bundle.
+        mask_source: how the classifier uses the Prob-Mask, of MASK_SOURCES; None as its bundle is set.
+        device: cpu or cuda; None takes a GPU if there is one.
+        jobs: studies at a time; None takes 2 where there are two CPU cores, 1 in a crew.
+        overwrite: do finished studies again.
+        picture: write overview.png.
+        report: write report.html and index.html.
+        dicom_output: write DICOM SEG and Structured Report.
+        series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
+    """
+
+    seg_bundle: Path
+    cls_bundle: Path
+    mask_source: str | None = None
+    device: str | None = None
+    jobs: int | None = None
+    overwrite: bool = False
+    picture: bool = True
+    report: bool = True
+    dicom_output: bool = False
+    series: str | None = None
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the outputs wished for beyond those that are always written."""
+        extras = [PICTURE] if self.picture else []
+        if self.report:
+            extras.append(REPORT)
+        if self.dicom_output:
+            extras.extend(DICOM_OUTPUTS)
+        return extras
+
+
+def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> int:
+    """Take every study under ``source`` through the chain, shared with the other processes of a crew.
+
+    Args:
+        source: a CT, a DICOM series folder, or a folder of studies.
+        output: gets a folder per study, and index.html.
+        wishes: how.
+        progress: is told of each study.
+
+    Returns:
+        How many studies failed, in all processes; each has been told to ``progress``.
+
+    Raises:
+        StudyError: nothing can be begun; OSError likewise.
+    """
+    output, crew = output.resolve(), Crew()
+    studies = find_studies(source)
+    check_wishes(wishes)
+    output.mkdir(parents=True, exist_ok=True)
+    device = pick_device(wishes.device)
+    jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
+    chains = [
+        Chain(wishes.seg_bundle, wishes.cls_bundle, device, wishes.mask_source, output / PARTIAL, wishes.series)
+        for _ in range(jobs)
+    ]
+    each: Callable[[Chain, Study], str]
+    each = partial(process, output=output, overwrite=wishes.overwrite, extras=wishes.extras)
+    listed = wishes.report or (output / INDEX).exists()
+    if listed:
+        each = noted(each, output)
+    progress.start(len(studies), shown=crew.rank == 0)
+    try:
+        failed = process_all(chains, crew.share(studies), progress, each)
+    finally:
+        progress.close()
+    failed = crew.finish(failed, partial(list_studies, output, progress) if listed else nothing_more)
+    with suppress(OSError):
+        (output / PARTIAL).rmdir()
+    return failed
+
+
+def check_wishes(wishes: Wishes) -> None:
+    """Raise StudyError for a value that cannot be."""
+    if wishes.mask_source not in (None, *MASK_SOURCES):
+        raise StudyError(f"--mask_source {wishes.mask_source}: unknown. Use {', '.join(MASK_SOURCES)}.")
+    if wishes.jobs is not None and wishes.jobs < 1:
+        raise StudyError(f"--jobs {wishes.jobs}: nothing would be done. Use 1 or more.")
+
+
+def nothing_more() -> int:
+    """Nothing to do at the end, so nothing fails."""
+    return 0
+
+
+def process(chain: Chain, study: Study, output: Path, overwrite: bool, extras: Collection[str] = ()) -> str:
+    """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
+    target, work = output / study.case, output / PARTIAL / study.case
+    there = set() if overwrite else finished_outputs(target, chain.record(study))
+    missing = {*ALWAYS, *extras} - there
+    if not missing:
+        return f"{study.case}: finished before, left as it is"
+    check_target(target)
+    try:
+        result = chain.run(study, fresh_folder(work), missing)
+        for name in there - {*ALWAYS}:
+            shutil.copy2(target / name, work / name)
+        publish(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return f"{study.case}: {headline(result)}    -> {target}"
+
+
+def noted(each: Callable[[Chain, Study], str], output: Path) -> Callable[[Chain, Study], str]:
+    """``each``, with what fails noted for the index."""
+    from liver_ct.outputs.index import clear_failure, note_failure
+
+    def work(chain: Chain, study: Study) -> str:
+        try:
+            line = each(chain, study)
+        except Exception as e:
+            note_failure(output, study.case, study.path, describe(e, study.path))
+            raise
+        clear_failure(output, study.case)
+        return line
+
+    return work
+
+
+def list_studies(output: Path, progress: Progress) -> int:
+    """Write the index; returns how many times that failed."""
+    from liver_ct.outputs.index import write_index
+
+    try:
+        write_index(output)
+    except Exception as e:  # under torchrun others wait for this
+        progress.failed(describe(e, output / INDEX))
+        return 1
+    return 0
+
+
+def process_all(
+    chains: Sequence[Chain], studies: Iterator[Study], progress: Progress, each: Callable[[Chain, Study], str]
+) -> int:
+    """Work the studies off, as many at a time as there are chains; a line for each. Returns how many failed."""
+    taking, stopped = threading.Lock(), threading.Event()
+
+    def work(chain: Chain) -> int:
+        failed = 0
+        while not stopped.is_set():
+            with taking:
+                study = next(studies, None)
+            if study is None:
+                break
+            try:
+                progress.done(each(chain, study))
+            except Exception as e:
+                failed += 1
+                progress.failed(describe(e, study.path))
+            progress.advance()
+        return failed
+
+    if len(chains) == 1:
+        return work(chains[0])
+    threads = max(1, torch.get_num_threads() // len(chains))
+    with ThreadPoolExecutor(len(chains), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        try:
+            return sum(pool.map(work, chains))
+        finally:
+            stopped.set()  # after Ctrl-C, studies that have begun are finished, no others begun

@@ -1,0 +1,105 @@
+"""CT to liver Prob-Mask to tumour probability: the two bundles one after the other, in memory, study by study."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import fire
+from fire.decorators import SetParseFns
+from liver_ct.cli.printing import ProgressBar
+from liver_ct.errors import describe
+from liver_ct.files import shipped
+
+BUNDLES = shipped("bundles")
+
+
+def parse_flag(text: str) -> bool:
+    """Fire takes "false" for a text, which would count as true."""
+    if text.lower() not in ("true", "false"):
+        raise fire.core.FireError(f"{text!r}: use true or false")
+    return text.lower() == "true"
+
+
+@SetParseFns(
+    input=str,
+    output=str,
+    mask_source=str,
+    device=str,
+    jobs=int,
+    overwrite=parse_flag,
+    seg_bundle=str,
+    cls_bundle=str,
+    picture=parse_flag,
+    report=parse_flag,
+    dicom_output=parse_flag,
+    series=str,
+)
+def cascade(
+    input: str,
+    output: str,
+    mask_source: str | None = None,
+    device: str | None = None,
+    jobs: int | None = None,
+    overwrite: bool = False,
+    seg_bundle: str = str(BUNDLES / "liver_seg"),
+    cls_bundle: str = str(BUNDLES / "liver_cls"),
+    picture: bool = True,
+    report: bool = True,
+    dicom_output: bool = False,
+    series: str | None = None,
+) -> None:
+    """Find the liver in CTs, and in which slices of it a tumour is likely.
+
+    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json, overview.png and
+    report.html, all or none; OUTPUT/index.html lists all studies there. A study that cannot be processed gives one line
+    on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
+
+    Args:
+        input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
+        output: folder for the results.
+        mask_source: how the classifier uses the Prob-Mask: prob, binary, dilated or none; default as its bundle is set.
+        device: cpu or cuda; default a GPU if there is one.
+        jobs: studies at a time; default 2 where there are two CPU cores, 1 under torchrun.
+        overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
+        seg_bundle: folder of the segmentation bundle.
+        cls_bundle: folder of the classification bundle.
+        picture: false leaves out overview.png, which takes a second per study.
+        report: false leaves out report.html, and makes no index.html where there is none.
+        dicom_output: true also writes liver_mask.dcm and prob_mask.dcm (DICOM SEG) and report.dcm (Structured Report).
+        series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
+    """
+    warnings.simplefilter("ignore")  # readers warn about file contents, and say them
+    for reader in ("pydicom", "highdicom", "monai"):
+        logging.getLogger(reader).setLevel(logging.CRITICAL)
+    import liver_ct.chain.memory  # noqa: F401  # before torch
+    from liver_ct.chain.folder import Wishes, work_off
+
+    try:
+        wishes = Wishes(
+            seg_bundle=Path(seg_bundle),
+            cls_bundle=Path(cls_bundle),
+            mask_source=mask_source,
+            device=device,
+            jobs=jobs,
+            overwrite=overwrite,
+            picture=picture,
+            report=report,
+            dicom_output=dicom_output,
+            series=series,
+        )
+        failed = work_off(Path(input), Path(output), wishes, ProgressBar())
+    except Exception as e:
+        raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
+    if failed:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """The command."""
+    try:
+        fire.Fire(cascade)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on with what is left")

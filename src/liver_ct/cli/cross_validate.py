@@ -1,0 +1,65 @@
+"""Cross-validation of stage 2 by patient group, on out-of-fold Prob-Masks, and the training of its final weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.files import shipped
+
+BUNDLE = shipped("bundles") / "liver_cls"
+
+
+def run(
+    masks: str,
+    output: str,
+    epochs: int = 40,
+    only: Sequence[str] | str | None = None,
+    bundle: str = str(BUNDLE),
+    inner_groups: int = 0,
+    **overrides: Any,
+) -> None:
+    """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
+
+    Under ``output``: ``fold-K/model.pt`` and ``fold-K/metrics/slices.csv``, ``full/model.pt``, and ``results.json`` of
+    ``report``. A second call goes on where a killed one stopped.
+
+    Args:
+        masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
+        output: folder for all of the above.
+        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        only: parts to do now, of "0" .. and "full"; default all. Parts may run side by side.
+        bundle: a classification bundle with the ids of bundles/liver_cls.
+        inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
+            (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
+        overrides: further knobs of its train.json, such as ``--mask_source binary``.
+    """
+    from liver_ct.training import cross_validation
+
+    with errors_in_one_line():
+        result = cross_validation.run(
+            Path(masks), Path(output), epochs, only, inner_groups, bundle=Path(bundle), **overrides
+        )
+    if result:
+        print_json(result)
+
+
+def report(masks: str, output: str) -> None:
+    """Pool the held-out slices of all folds, and write and print ``output/results.json``.
+
+    AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the others),
+    with 95 % intervals from a bootstrap that draws patients, not slices; each fold's AUC, since probabilities of
+    different networks share no scale; and ``calibration``, fitted on all folds, for the bundle's knob of that name.
+    """
+    from liver_ct.training import cross_validation
+
+    with errors_in_one_line():
+        print_json(cross_validation.report(Path(masks), Path(output)))
+
+
+def main() -> None:
+    """The command."""
+    fire.Fire({"run": run, "report": report})

@@ -1,0 +1,102 @@
+"""LiTS or MSD Task03_Liver made ready for training: each CT and its segmentation checked, split by patient, listed."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import fire
+from liver_ct.cli.printing import errors_in_one_line, print_error
+from tqdm import tqdm
+
+
+def prepare(
+    source: str,
+    output: str,
+    groups: str | None = None,
+    split: str | None = None,
+    val_fraction: float = 0.15,
+    seed: int = 0,
+    link: bool = False,
+    copy: bool = False,
+) -> None:
+    """Check every CT with its segmentation below SOURCE and write OUTPUT/datalist.json.
+
+    Run it again after a break or a new download: pairs that were checked and have not changed are not read again.
+
+    Args:
+        source: folder with LiTS (volume-N.nii[.gz] and segmentation-N.nii[.gz], or its .zip archives) or MSD
+            Task03_Liver (imagesTr, labelsTr, or its .tar), at any depth.
+        output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
+        groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
+        split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
+        val_fraction: part of the people drawn for validation if the split file names none.
+        seed: of that draw.
+        link: put symbolic links to loose files into OUTPUT/cases instead of naming them where they are.
+        copy: copy them there.
+    """
+    from liver_ct import lits
+
+    problems: list[str] = []
+
+    def report(problem: str) -> None:
+        problems.append(problem)
+        print_error(problem)
+
+    mode = "copy" if copy else "link" if link else "reference"
+    with errors_in_one_line():
+        done = lits.prepare(
+            Path(source),
+            Path(output),
+            groups=Path(groups) if groups else None,
+            split=Path(split) if split else None,
+            val_fraction=val_fraction,
+            seed=seed,
+            mode=mode,
+            report=report,
+            track=partial(tqdm, desc="LiTS", unit="case"),
+        )
+    counts = ", ".join(f"{key} {len(rows)}" for key, rows in done.datalist.items())
+    print(f"{done.file}: {counts}; left out by the split {done.left_out}; not usable {done.not_usable}.")
+    if problems:
+        print(f"{len(problems)} problem(s), see above.", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def slices(
+    npz: str, datalist: str, output: str, groups: str | None = None, split: str | None = None, thickness: float = 5.0
+) -> None:
+    """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
+
+    Slices of a person in validation go to the list "validation_slices", all others to "training_slices"; slices of
+    test volumes, or of people who have one, are left out.
+
+    Args:
+        npz: archive with image [N,H,W] uint8 HU (rows front to back, columns to the patient's left), liver [N,H,W],
+            lits_volume [N], slice [N], spacing_mm [N].
+        datalist: datalist.json that `prepare` wrote.
+        output: folder for the NIfTI files.
+        groups: as given to `prepare`.
+        split: as given to `prepare`.
+        thickness: voxel depth to write, in mm; an isolated slice has no neighbour to take it from.
+    """
+    from liver_ct import lits
+
+    with errors_in_one_line():
+        content = lits.add_slices(
+            Path(npz),
+            Path(datalist),
+            Path(output),
+            groups=Path(groups) if groups else None,
+            split=Path(split) if split else None,
+            thickness=thickness,
+            track=partial(tqdm, desc="slices"),
+        )
+    counts = ", ".join(f"{key} {len(content[key])}" for key in ("training_slices", "validation_slices"))
+    print(f"{Path(datalist).absolute()}: {counts}.")
+
+
+def main() -> None:
+    """The command."""
+    fire.Fire({"prepare": prepare, "slices": slices})

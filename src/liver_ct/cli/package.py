@@ -1,0 +1,40 @@
+"""The Model Zoo's archives of both bundles, if they pass what the zoo's CI checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fire
+from fire.decorators import SetParseFns
+from liver_ct.cli.printing import errors_in_one_line
+from liver_ct.files import shipped
+
+BUNDLES = shipped("bundles")
+
+
+@SetParseFns(output=str, bundles=str, source=str)
+def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
+    """Check both bundles as the Model Zoo's CI does and write an archive of each; nothing if one of them fails.
+
+    OUTPUT gets <zoo name>_v<version>.zip, the same bytes wherever and whenever it is made, SHA256SUMS, and
+    model_info.json in the zoo's form. The bundles are left as they are.
+
+    Args:
+        output: folder for the archives.
+        bundles: folder that holds liver_seg and liver_cls.
+        source: URL of the folder where the archives will lie, for model_info.json.
+    """
+    from liver_ct.zoo import archives
+
+    with errors_in_one_line():
+        try:
+            written = archives.package(Path(output), Path(bundles), source)
+        except archives.Refused as e:
+            raise SystemExit("\n".join(f"ERROR {problem}" for problem in e.problems)) from None
+    for line in written:
+        print(line)
+
+
+def main() -> None:
+    """The command."""
+    fire.Fire(package)

@@ -1,0 +1,51 @@
+"""How commands print what they are told, and how they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from liver_ct.chain.progress import Progress
+from liver_ct.errors import StudyError
+from tqdm import tqdm
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the program with ``ERROR <file>: <cause>. <fix>`` and exit status 1 where the block raises a StudyError."""
+    try:
+        yield
+    except StudyError as e:
+        raise SystemExit(f"ERROR {e}") from None
+
+
+def print_error(line: str) -> None:
+    """An error on stderr, above any progress bar."""
+    tqdm.write(f"ERROR {line}", file=sys.stderr)
+
+
+def print_json(content: Any) -> None:
+    """Figures on stdout."""
+    print(json.dumps(content, indent=1))
+
+
+class ProgressBar(Progress):
+    """A bar on stderr where that is a terminal, a line on stdout for each study, and one on stderr for each failure."""
+
+    def start(self, studies: int, shown: bool) -> None:
+        self.bar = tqdm(total=studies, unit="study", disable=None if shown else True)
+
+    def done(self, line: str) -> None:
+        tqdm.write(line)
+
+    def failed(self, line: str) -> None:
+        print_error(line)
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,60 @@
+"""Out-of-fold Prob-Masks: every case's mask comes from a stage 1 that has not seen that person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.files import shipped
+
+BUNDLE = shipped("bundles") / "liver_seg"
+
+
+def make(
+    datalist: str,
+    output: str,
+    folds: int = 4,
+    epochs: int = 16,
+    only: Sequence[str] | str | None = None,
+    bundle: str = str(BUNDLE),
+    **overrides: Any,
+) -> None:
+    """Train stage 1 ``folds`` times by patient group, then once on everybody, and write all Prob-Masks.
+
+    Under ``output``: ``folds.json`` (group to fold), ``fold-K/model.pt``, ``full/model.pt``,
+    ``prob/<case>/<case>_prob.nii.gz`` and ``datalist_prob.json`` (the datalist with each case's ``prob``). A second
+    call goes on where a killed one stopped: at the last epoch of a training, at the next case of an inference.
+
+    Args:
+        datalist: a datalist.json of ``scripts/lits.py``; validation cases take part as training cases.
+        output: folder for all of the above.
+        folds: number of folds; groups never straddle two.
+        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
+        bundle: a segmentation bundle with the ids of bundles/liver_seg.
+        overrides: further knobs of its train.json, such as ``--batch_size 8``.
+    """
+    from liver_ct.training import prob_masks
+
+    with errors_in_one_line():
+        prob_masks.make(Path(datalist), Path(output), folds, epochs, only, bundle=Path(bundle), **overrides)
+
+
+def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
+    """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
+
+    Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
+    bootstrap that draws patient groups. Folds that were evaluated before are not done again.
+    """
+    from liver_ct.training import prob_masks
+
+    with errors_in_one_line():
+        print_json(prob_masks.evaluate(Path(datalist), Path(output), Path(bundle)))
+
+
+def main() -> None:
+    """The command."""
+    fire.Fire({"make": make, "evaluate": evaluate})

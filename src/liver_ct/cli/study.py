@@ -1,0 +1,106 @@
+"""The experiment: does the Prob-Mask help, how much, and can the gap to the manual mask be closed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import fire
+from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
+from liver_ct.files import CHECKOUT, shipped
+
+DOCS = CHECKOUT / "docs"
+CONFIG = shipped("scripts/study.json")
+SEG, CLS = shipped("bundles") / "liver_seg", shipped("bundles") / "liver_cls"
+
+
+def run(
+    config: str = str(CONFIG),
+    arms: Sequence[str] | str | None = None,
+    results: str | None = None,
+    seg_bundle: str = str(SEG),
+    cls_bundle: str = str(CLS),
+) -> None:
+    """Make the Prob-Masks, train every arm on every fold and seed, measure, and write the results and their report.
+
+    What is done already is left; a killed run goes on at the last epoch of each training. An arm that fails stops no
+    other, and the exit status is 1.
+
+    Args:
+        config: the study, a JSON file. Each entry of ``arms`` holds knobs of stage 2's bundle; lists of mask_source,
+            combine and gop are combined in all ways; ``seeds``, ``inner_groups`` (early stopping on groups of the
+            training fold), ``masks`` (which Prob-Masks, of those under the config's ``masks``: knobs of stage 1's
+            bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
+            arm's weights, judged through this arm's mask) are the study's own. mask_source ``temperature`` is prob at
+            the temperature fitted on the other folds; ``mend`` lets the true liver repair the Prob-Mask: ``leaks`` sets
+            it to 0 outside, ``gaps`` to 1 inside.
+        arms: only these, by name; default all. The report comes when all are there.
+        results: folder for results.json, study.md and its plots; default the study's ``output``.
+        seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.
+        cls_bundle: stage 2, a bundle with the ids of bundles/liver_cls.
+    """
+    from liver_ct.experiment.collecting import collect
+    from liver_ct.experiment.config import Experiment
+    from liver_ct.experiment.running import run as run_experiment
+
+    with errors_in_one_line():
+        experiment = Experiment(config, seg_bundle, cls_bundle)
+        chosen = arms.split(",") if isinstance(arms, str) else list(arms or experiment.arms)
+        failed = run_experiment(experiment, chosen, print_error)
+        if failed:
+            raise SystemExit(
+                f"ERROR {', '.join(failed)}: parts failed, for the reasons above. The same command goes on."
+            )
+        if arms is None:
+            folder = Path(results) if results else experiment.output
+            collect(experiment, folder / "results.json")
+            report(str(folder))
+
+
+def report(results: str = str(DOCS / "study")) -> None:
+    """Write ``study.md`` and its plots from ``results/results.json``: nothing else is needed.
+
+    Args:
+        results: the folder; study.md lies in it, or, for that of this repository, beside it.
+    """
+    from liver_ct.experiment.collecting import read_results
+    from liver_ct.experiment.report import write_report
+
+    folder = Path(results)
+    text = DOCS / "study.md" if folder.resolve() == DOCS / "study" else folder / "study.md"
+    with errors_in_one_line():
+        write_report(read_results(folder), folder, text)
+
+
+def compare(
+    one: str,
+    other: str,
+    results: str = str(DOCS / "study"),
+    sheet: str | None = None,
+    config: str = str(CONFIG),
+    count: int = 12,
+) -> None:
+    """Print how two arms differ: AUC with a paired interval, and the slices on which either alone is right.
+
+    Args:
+        one: name of an arm.
+        other: name of another.
+        results: folder of results.json.
+        sheet: also draw the slices on which they disagree most, with tumour and Prob-Mask, to this PNG. It shows
+            patients, and needs the data of ``config``.
+        config: the study, for ``sheet``.
+        count: how many slices to draw.
+    """
+    from liver_ct.experiment import comparing
+    from liver_ct.experiment.config import Experiment
+
+    with errors_in_one_line():
+        analysis, difference = comparing.compare(Path(results), one, other)
+        print_json(difference)
+        if sheet:
+            comparing.draw_sheet(analysis, Experiment(config, SEG, CLS), one, other, Path(sheet), count)
+
+
+def main() -> None:
+    """The command."""
+    fire.Fire({"run": run, "report": report, "compare": compare})

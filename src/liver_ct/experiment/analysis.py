@@ -1,0 +1,159 @@
+"""All figures of an experiment, from its file of numbers alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from liver_ct.experiment.masks import CENTRES, mask_figures, reliability
+from liver_ct.experiment.stats import (
+    FIGURES,
+    disagreement,
+    drawn_figures,
+    figures,
+    interval,
+    paired_within,
+    patient_rollup,
+    patients_needed,
+    within_patients,
+)
+from liver_ct.training.calibration import calibrate, cross_fitted
+from liver_ct.training.intervals import patient_draws
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+Results = Mapping[str, Any]
+
+
+class Analysis:
+    """All figures of a results.json.
+
+    Args:
+        results: its content.
+        draws: bootstrap samples.
+    """
+
+    def __init__(self, results: Results, draws: int = 2000) -> None:
+        self.results, slices = results, results["slices"]
+        self.person, self.fold = np.array(slices["person"]), np.array(slices["fold"])
+        self.labels = {int(gop): np.array(v) for gop, v in results["labels"].items()}
+        self.weights = patient_draws(self.person, draws)
+        self.patients = len(np.unique(self.person))
+        self.arms = list(results["scores"])
+
+    def gop(self, arm: str) -> int:
+        """Slices per group of an arm."""
+        return int(self.results["arms"][arm]["gop"])
+
+    def seeds(self, *arms: str) -> tuple[str, ...]:
+        """The seeds that all of the arms have."""
+        return tuple(s for s in self.results["scores"][arms[0]] if all(s in self.results["scores"][a] for a in arms))
+
+    def raw(self, arm: str, seeds: Sequence[str] | None = None) -> list[np.ndarray]:
+        """Logits of each seed, or of those named, ``[N]``."""
+        scores = self.results["scores"][arm]
+        return [np.array(scores[s]) for s in seeds or scores]
+
+    def probabilities(
+        self, arm: str, seeds: Sequence[str] | None = None, fit: Callable = calibrate
+    ) -> list[np.ndarray]:
+        """Probabilities of each seed, calibrated for each fold on the others."""
+        label = self.labels[self.gop(arm)]
+        return [cross_fitted(label, raw, self.fold, fit) for raw in self.raw(arm, seeds)]
+
+    @functools.cache
+    def figures(
+        self, arm: str, gop: int, seeds: tuple[str, ...]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[float]]:
+        """Means over seeds of an arm judged by the labels of ``gop``: figures, the same of every draw, and the AUC of
+        each seed."""
+        label, pairs = self.labels[gop], list(zip(self.raw(arm, seeds), self.probabilities(arm, seeds)))
+        own = [figures(label, raw, p) for raw, p in pairs]
+        drawn = [drawn_figures(label, raw, p, self.weights) for raw, p in pairs]
+        return (
+            {name: float(np.mean([t[name] for t in own])) for name in FIGURES},
+            {name: np.mean([t[name] for t in drawn], axis=0) for name in FIGURES},
+            [f["auc"] for f in own],
+        )
+
+    def fold_auc(self, arm: str, gop: int, seeds: Sequence[str]) -> float:
+        """Mean over the folds and seeds of the AUC among a fold's own slices, which one network judged."""
+        label = self.labels[gop]
+        rows = [r for r in (self.fold == f for f in np.unique(self.fold)) if 0 < label[r].sum() < r.sum()]
+        return float(np.mean([roc_auc_score(label[r], raw[r]) for raw in self.raw(arm, seeds) for r in rows]))
+
+    def contrast(self, one: str, other: str) -> dict[str, Any]:
+        """AUC of ``one`` minus ``other``, paired by patient, over the seeds that both have.
+
+        Arms of different gop are compared by each slice's own label, and their decisions, which were calibrated to
+        different labels, not at all (``slices`` None).
+        """
+        alike, seeds = self.gop(one) == self.gop(other), self.seeds(one, other)
+        gop = self.gop(one) if alike else 1
+        (a, drawn_a, _), (b, drawn_b, _) = (self.figures(arm, gop, seeds) for arm in (one, other))
+        difference, drawn = a["auc"] - b["auc"], drawn_a["auc"] - drawn_b["auc"]
+        low, high = interval(drawn)
+        first, second = (self.probabilities(arm, seeds[:1])[0] for arm in (one, other))
+        return {
+            "seeds": len(seeds),
+            "difference": difference,
+            "interval": [low, high],
+            "excludes_0": low > 0 or high < 0,
+            "difference_by_fold": self.fold_auc(one, gop, seeds) - self.fold_auc(other, gop, seeds),
+            **patients_needed(self.patients, difference, drawn),
+            "within": paired_within(*(self.within(arm, gop, seeds) for arm in (one, other))),
+            "slices": disagreement(self.labels[gop], first, second, self.person) if alike else None,
+        }
+
+    @functools.cache
+    def within(self, arm: str, gop: int, seeds: tuple[str, ...]) -> dict[str, float]:
+        """Mean over seeds of the AUC among each patient's own slices."""
+        tables = [within_patients(self.labels[gop], raw, self.person) for raw in self.raw(arm, seeds)]
+        return {p: float(np.mean([t[p] for t in tables])) for p in tables[0]}
+
+    def rollup(self, arm: str) -> dict[str, Any]:
+        """Study-level answers of the first seed."""
+        return patient_rollup(self.labels[self.gop(arm)], self.probabilities(arm)[0], self.person)
+
+    def tumour_share(self) -> dict[str, np.ndarray]:
+        """Of each group with tumour, the share of the tumour's volume under ``prob`` and ``binary``; nan without."""
+        slices = {k: np.array(self.results["slices"][k]) for k in ("tumour", "prob", "binary")}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {k: np.where(slices["tumour"] > 0, slices[k] / slices["tumour"], np.nan) for k in ("prob", "binary")}
+
+    def histogram(self, name: str, fold: int | None = None) -> np.ndarray:
+        """Counts [3, 128] of Prob-Masks, of all cases or those of one fold."""
+        fold_of = dict(zip(self.results["slices"]["case"], self.fold))
+        rows = self.results["masks"][name].items()
+        return sum(np.array(h) for case, h in rows if fold is None or int(fold_of[case]) == fold)
+
+    def tempered(self) -> dict[str, Any]:
+        """Reliability of the shipped Prob-Mask as it is, and with each fold at the temperature of the others."""
+        before, after = mask_figures(self.histogram("shipped")), []
+        for fold, temperature in self.results["temperatures"].items():
+            after.append((self.histogram("shipped", int(fold)), expit(CENTRES / temperature)))
+        p = np.concatenate([p for _, p in after])
+        hits, total = (np.concatenate([f(h) for h, _ in after]) for f in (lambda h: h[1:].sum(0), lambda h: h.sum(0)))
+        return {"as it is": before["reliability"], "temperature": reliability(p, hits, total)}
+
+    def tumour_calibration(self, arm: str) -> dict[str, Any]:
+        """Reliability of an arm's tumour probability: raw, by temperature, and by scale and bias; first seed."""
+        label = self.labels[self.gop(arm)]
+        ways = {
+            "raw": lambda *_: (1.0, 0.0),
+            "temperature": lambda y, raw: (scale_only(y, raw), 0.0),
+            "scale and bias": calibrate,
+        }
+        return {
+            name: reliability(self.probabilities(arm, fit=fit)[0], label.astype(float), np.ones(len(label)), bins=10)
+            for name, fit in ways.items()
+        }
+
+
+def scale_only(label: np.ndarray, raw: np.ndarray) -> float:
+    """1 / temperature that makes sigmoid(scale * raw) fit labels best."""
+    loss = lambda s: np.logaddexp(0, s * raw).mean() - s * (label * raw).mean()  # noqa: E731
+    return float(minimize_scalar(loss, bounds=(0.05, 10), method="bounded").x)

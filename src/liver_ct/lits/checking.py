@@ -1,0 +1,112 @@
+"""Whether a CT and its segmentation can be used: HU, labels, one grid, and labels that lie on a liver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from liver_ct.files import written_whole
+from liver_ct.lits.cases import READ_ERRORS, BrokenPair, brief
+from nibabel.orientations import io_orientation, ornt_transform
+
+
+class Scan(NamedTuple):
+    """A NIfTI image with its stored voxels and the line that turns them into values."""
+
+    image: nib.Nifti1Image
+    raw: np.ndarray  # [X, Y, Z] as stored
+    slope: float
+    intercept: float
+
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value."""
+        ends = self.slope * float(self.raw.min()) + self.intercept, self.slope * float(self.raw.max()) + self.intercept
+        return min(ends), max(ends)
+
+
+def read(path: Path) -> Scan:
+    """Read a 3D NIfTI with finite voxels and a usable affine; raises BrokenPair."""
+    try:
+        image = nib.load(path)
+        proxy = image.dataobj
+        raw, slope, intercept = np.asanyarray(proxy.get_unscaled()), float(proxy.slope), float(proxy.inter)
+    except (*READ_ERRORS, AttributeError) as error:
+        raise BrokenPair(f"{path}: cannot be read as NIfTI ({brief(error)}). Download or unpack it again.") from None
+    if raw.ndim != 3 or 0 in raw.shape:
+        raise BrokenPair(f"{path}: shape {raw.shape} is not one 3D volume. Give one volume per file.")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise BrokenPair(f"{path}: the affine is not finite or is singular. Fix the header (nibabel, ITK-SNAP).")
+    if not np.isfinite([slope, intercept]).all() or (raw.dtype.kind == "f" and not np.isfinite(raw).all()):
+        raise BrokenPair(f"{path}: holds NaN or infinite voxels. Convert it again from the source.")
+    return Scan(image, raw, slope, intercept)
+
+
+def check_ct(path: Path, scan: Scan) -> None:
+    """Raise BrokenPair unless the voxels can be HU. CT clipped to soft tissue (say -40 to 160) passes, MR does not."""
+    low, high = scan.limits()
+    dark = np.mean(scan.raw[::2, ::2] * np.float32(scan.slope) + np.float32(scan.intercept) < -30)  # air, lung, fat
+    if dark < 0.01 or high < 40 or low < -10000 or high > 40000:
+        raise BrokenPair(f"{path}: values from {low:g} to {high:g} are not the HU of a CT. Give the CT in HU.")
+
+
+def check_labels(path: Path, scan: Scan) -> None:
+    """Raise BrokenPair unless every voxel is 0, 1 or 2 and some are liver or tumour."""
+    low, high = scan.limits()
+    values = scan.raw if (scan.slope, scan.intercept) == (1, 0) else scan.raw * scan.slope + scan.intercept
+    if low < 0 or high > 2 or (values.dtype.kind == "f" and not (values == np.rint(values)).all()):
+        raise BrokenPair(
+            f"{path}: labels from {low:g} to {high:g} where 0 background, 1 liver, 2 tumour are allowed. Map them so."
+        )
+    if high == 0:
+        raise BrokenPair(f"{path}: no voxel is labelled as liver. Get the segmentation again.")
+
+
+def on_grid(ct: Scan, seg: Scan, path: Path) -> nib.Nifti1Image | None:
+    """None when both lie on one grid, otherwise the segmentation put onto the CT's grid; raises BrokenPair.
+
+    Some LiTS segmentations carry another header than their CT. If turning the axes as both headers say makes the grids
+    agree, the header is right and the array is turned. If not, but array shape and voxel size are the CT's, the
+    segmentation was drawn on this CT and only its header is wrong: it gets the CT's.
+    """
+    if ct.raw.shape == seg.raw.shape and np.allclose(ct.image.affine, seg.image.affine, rtol=0, atol=1e-3):
+        return None
+    turned = seg.image.as_reoriented(ornt_transform(io_orientation(seg.image.affine), io_orientation(ct.image.affine)))
+    if turned.shape == ct.raw.shape and np.allclose(turned.affine, ct.image.affine, rtol=0, atol=1e-2):
+        return nib.Nifti1Image(np.asanyarray(turned.dataobj).astype(np.uint8), ct.image.affine)
+    sizes = [nib.affines.voxel_sizes(scan.image.affine) for scan in (ct, seg)]
+    if ct.raw.shape != seg.raw.shape or not np.allclose(*sizes, rtol=0.01):
+        raise BrokenPair(
+            f"{path}: grid {seg.raw.shape} of {np.round(sizes[1], 3)} mm differs from its CT's {ct.raw.shape} "
+            f"of {np.round(sizes[0], 3)} mm. Get the pair again."
+        )
+    values = np.rint(seg.raw * seg.slope + seg.intercept).astype(np.uint8)
+    return nib.Nifti1Image(values, ct.image.affine)
+
+
+def check_overlay(path: Path, ct: Scan, labels: np.ndarray) -> None:
+    """Raise BrokenPair unless nearly all labelled voxels have a liver's HU; a flipped segmentation mostly has not.
+
+    In LiTS the share is at least 0.99; a noisy scan of a fatty liver stays above 0.9.
+    """
+    inside = ct.raw[labels > 0] * np.float32(ct.slope) + np.float32(ct.intercept)
+    share = np.mean((inside > -40) & (inside < 250))
+    if share < 0.8:
+        raise BrokenPair(
+            f"{path}: only {share:.0%} of it lies on tissue of -40 to 250 HU. Check its orientation and its CT."
+        )
+
+
+def check_pair(image: Path, label: Path, repaired: Path) -> Path:
+    """Check a CT and its segmentation; return the segmentation to use, `repaired` if its header had to be put right."""
+    ct, seg = read(image), read(label)
+    check_ct(image, ct)
+    check_labels(label, seg)
+    moved = on_grid(ct, seg, label)
+    check_overlay(label, ct, seg.raw if moved is None else np.asanyarray(moved.dataobj))
+    if moved is None:
+        return label
+    with written_whole(repaired) as part:
+        nib.save(moved, part)
+    return repaired

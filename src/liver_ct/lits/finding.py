@@ -1,0 +1,134 @@
+"""The CTs and segmentations below a folder, loose or in archives, in LiTS or MSD Task03 layout; and unpacking them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from liver_ct.files import written_whole
+from liver_ct.lits.cases import READ_ERRORS, brief
+
+LITS_NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?")
+MSD_NAME = re.compile(r"liver_(\d+)\.nii(\.gz)?")
+MSD_ROLES = {"imagesTr": "volume", "labelsTr": "segmentation"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One NIfTI file of a case, on disk (`inner` is empty) or inside the archive `path` under the name `inner`."""
+
+    role: str  # "volume" or "segmentation"
+    number: int
+    path: Path
+    inner: str
+    signature: tuple[int, int]  # size and modification time on disk, size and checksum (or time) in an archive
+
+    @property
+    def label(self) -> str:
+        """The file as messages name it."""
+        return f"{self.path}!{self.inner}" if self.inner else str(self.path)
+
+    @property
+    def target(self) -> str:
+        """File name in LiTS style; never taken from the archive's own paths."""
+        return f"{self.role}-{self.number}.nii" + (".gz" if (self.inner or self.path.name).endswith(".gz") else "")
+
+
+def identify(name: str) -> tuple[str, int] | None:
+    """Role and case number from a path in LiTS or MSD Task03 layout, or None for any other file."""
+    path = PurePosixPath(name)
+    if match := LITS_NAME.fullmatch(path.name):
+        return match[1], int(match[2])
+    match, role = MSD_NAME.fullmatch(path.name), MSD_ROLES.get(path.parent.name)
+    return (role, int(match[1])) if match and role else None
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether an archive member's name points outside the folder it would be unpacked to."""
+    return name.startswith(("/", "\\")) or ":" in name or ".." in re.split(r"[/\\]", name)
+
+
+def archive_names(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield name and signature of every plain file in a .zip or .tar."""
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            yield from ((info.filename, (info.file_size, info.CRC)) for info in archive.infolist())
+    else:
+        with tarfile.open(path) as archive:
+            yield from ((info.name, (info.size, int(info.mtime))) for info in archive if info.isfile())
+
+
+def archive_members(path: Path, problems: list[str]) -> list[Member]:
+    """The LiTS or MSD files of one archive; an unreadable archive or an unsafe name goes to `problems`."""
+    members = []
+    try:
+        for name, signature in archive_names(path):
+            if (known := identify(name)) and is_unsafe(name):
+                problems.append(f"{path}: member {name!r} points outside the archive. Refused; get a clean archive.")
+            elif known:
+                members.append(Member(*known, path, name, signature))
+    except (*READ_ERRORS, tarfile.TarError) as error:
+        problems.append(f"{path}: not a readable archive ({brief(error)}). Download it again.")
+    return members
+
+
+def walk(source: Path, skip: Path) -> Iterator[Path]:
+    """Every file below `source` in a stable order, leaving out the folder `skip`."""
+    for folder, names, files in os.walk(source, followlinks=True):
+        names[:] = sorted(name for name in names if Path(folder, name).resolve() != skip)
+        yield from (Path(folder, name) for name in sorted(files))
+
+
+def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[int, dict[str, Member]]:
+    """Map case number -> role -> file. Files on disk win over archive members, so an unpacked archive is not read."""
+    loose, packed = [], []
+    for path in walk(source, skip):
+        if path.suffix.lower() in (".zip", ".tar"):
+            packed += archive_members(path, problems)
+        elif known := identify(path.as_posix()):
+            stat = path.stat()
+            loose.append(Member(*known, path.absolute(), "", (stat.st_size, stat.st_mtime_ns)))
+    cases: dict[int, dict[str, Member]] = {}
+    for member in loose + packed:
+        cases.setdefault(member.number, {}).setdefault(member.role, member)
+    return dict(sorted(cases.items()))
+
+
+def stream(source: BinaryIO, target: Path) -> None:
+    """Copy an open file to `target` in blocks."""
+    with written_whole(target) as part, part.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 22)
+
+
+def unpack(member: Member, target: Path) -> Path:
+    """Stream one archive member to `target`."""
+    if member.path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(member.path) as archive, archive.open(member.inner) as source:
+            stream(source, target)
+    else:
+        with tarfile.open(member.path) as archive, archive.extractfile(member.inner) as source:
+            stream(source, target)
+    return target
+
+
+def place(member: Member, folder: Path, mode: str) -> Path:
+    """Path the datalist will hold: the file where it is, or a link, copy or unpacked member in `folder`."""
+    target = folder / member.target
+    if member.inner:
+        return unpack(member, target)
+    if mode == "copy":
+        with written_whole(target) as part:
+            shutil.copyfile(member.path, part)
+        return target
+    if mode == "link":
+        with written_whole(target) as part:
+            part.symlink_to(member.path.resolve())
+        return target
+    return member.path

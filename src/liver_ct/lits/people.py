@@ -1,0 +1,83 @@
+"""People and splits: which volumes are one person, and on which side of the split each person is."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from pathlib import Path
+
+from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
+
+REFERENCE_TEST = range(28, 48)  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
+KNOWN_PEOPLE = {"person-0": [0, 1], "person-6": [6, 7, 8, 9, 10]}  # volumes that look like one patient; others unknown
+
+
+def read_people(path: Path | None) -> dict[int, str]:
+    """Case number -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
+    if path is None:
+        return {number: person for person, numbers in KNOWN_PEOPLE.items() for number in numbers}
+    if str(path).lower().endswith(".json"):
+        rows = list(read_json(path).items())
+    else:
+        try:
+            with open(path, newline="") as file:
+                rows = [(row + [""])[:2] for row in csv.reader(file) if row]
+        except OSError as error:
+            raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
+        rows = rows[1:] if rows and not re.search(r"\d", rows[0][0]) else rows  # a heading has no case number
+    return {case_number(case, path): str(person).strip() for case, person in rows}
+
+
+def person_of(number: int, people: dict[int, str]) -> str:
+    """Group name of a case; a case that nobody grouped is a person of its own."""
+    return people.get(number) or f"volume-{number}"
+
+
+def read_split(path: Path | None) -> dict[str, set[int]]:
+    """Case numbers asked for per split: from a JSON {"test": [...], "validation": [...]}, else the reference test."""
+    if path is None:
+        return {"test": set(REFERENCE_TEST)}
+    wanted = {key: {case_number(case, path) for case in cases} for key, cases in read_json(path).items()}
+    if unknown := set(wanted) - set(SPLITS):
+        raise BrokenPair(f"{path}: unknown split {sorted(unknown)}. Use training, validation and test.")
+    return wanted
+
+
+def choose(groups: set[str], fraction: float, seed: int) -> set[str]:
+    """Draw `fraction` of the groups, at least one while two or more are there, the same ones for the same seed."""
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    count = round(fraction * len(order))
+    return set(order[: max(count, 1) if fraction > 0 and len(order) > 1 else 0])
+
+
+def assign(numbers: list[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int) -> dict:
+    """Map case number -> "training", "validation", "test" or None (left out), keeping each person on one side.
+
+    A person who has a test case gives nothing to training or validation. Cases that a split file does not name are
+    divided by `fraction` unless the file lists validation or training itself; with a training list they stay out.
+    """
+    tested = {person_of(number, people) for number in wanted.get("test", ())}
+    split = {number: "test" for number in numbers if number in wanted.get("test", ())}
+    rest = [number for number in numbers if number not in split and person_of(number, people) not in tested]
+    if "training" in wanted:
+        rest = [number for number in rest if number in wanted["training"] | wanted.get("validation", set())]
+    if "validation" in wanted:
+        held = {person_of(number, people) for number in wanted["validation"]}
+        if both := {person_of(number, people) for number in wanted.get("training", ())} & held:
+            raise BrokenPair(f"split: {sorted(both)} are asked for in training and validation. Keep a person together.")
+    else:
+        held = choose({person_of(number, people) for number in rest}, fraction, seed)
+    split |= {number: "validation" if person_of(number, people) in held else "training" for number in rest}
+    return {number: split.get(number) for number in numbers}
+
+
+def slice_lists(entries: list[dict], people: dict[int, str], held: set[str], tested: set[str]) -> dict[str, list[dict]]:
+    """Divide isolated slices by person: those of `held` (validation) apart, those of `tested` left out."""
+    lists: dict[str, list[dict]] = {key: [] for key in SLICE_SPLITS}
+    for entry in entries:
+        group = person_of(int(entry["case_id"].split("-")[1]), people)
+        if group not in tested:
+            lists[SLICE_SPLITS[group in held]].append({**entry, "group": group})
+    return lists

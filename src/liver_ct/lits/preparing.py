@@ -1,0 +1,161 @@
+"""From what was downloaded to a datalist: every pair brought into place, checked, and put on its side of the split."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from liver_ct.files import write_json
+from liver_ct.lits import checking, finding
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, read_json
+from liver_ct.lits.finding import Member
+from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
+
+CHECK_VERSION = 1  # raise it when the checks change, so that earlier results are not trusted
+
+
+class Prepared(NamedTuple):
+    """What `prepare` made: the datalist and its file, how many cases the split left out, how many were not usable."""
+
+    file: Path
+    datalist: dict[str, list[dict]]
+    left_out: int
+    not_usable: int
+
+
+def portable(path: Path, folder: Path) -> str:
+    """Path relative to `folder` if it lies below, so that the prepared folder can be moved; absolute otherwise."""
+    path, folder = Path(path).absolute(), folder.absolute()
+    return path.relative_to(folder).as_posix() if folder in path.parents else str(path)
+
+
+class State:
+    """What earlier runs already prepared: case id -> signatures of its sources and the paths they ended at."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            stored = json.loads(path.read_text())
+            self.cases = stored["cases"] if stored.get("version") == CHECK_VERSION else {}
+        except (OSError, ValueError, KeyError, AttributeError):
+            self.cases = {}  # no state or a damaged one: check again
+
+    def find(self, case_id: str, key: list) -> tuple[Path, Path] | None:
+        """Paths of a case prepared from exactly these sources, or None."""
+        done = self.cases.get(case_id)
+        if not done or done["key"] != key:
+            return None
+        paths = Path(done["image"]), Path(done["label"])
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+        return paths if sizes == done["sizes"] else None
+
+    def add(self, case_id: str, key: list, image: Path, label: Path) -> None:
+        """Remember a case and save at once, so that a killed run goes on from here."""
+        sizes = [image.stat().st_size, label.stat().st_size]
+        self.cases[case_id] = {"key": key, "image": str(image), "label": str(label), "sizes": sizes}
+        write_json(self.path, {"version": CHECK_VERSION, "cases": self.cases})
+
+
+def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: State) -> tuple[Path, Path]:
+    """Bring one pair into place and check it, unless an earlier run did; raises BrokenPair."""
+    number = next(iter(members.values())).number
+    for role in ("volume", "segmentation"):
+        if role not in members:
+            other = next(iter(members.values())).label
+            raise BrokenPair(f"{other}: its {role}-{number} is missing. Put both files below the source folder.")
+    pair = members["volume"], members["segmentation"]
+    key = [mode, *([member.label, *member.signature] for member in pair)]
+    case_id = f"volume-{number}"
+    if done := state.find(case_id, key):
+        return done
+    try:
+        image, label = (finding.place(member, folder, mode) for member in pair)
+    except (*READ_ERRORS, tarfile.TarError) as error:
+        raise BrokenPair(f"{pair[0].label}: cannot be unpacked ({brief(error)}). Download it again.") from None
+    label = checking.check_pair(image, label, folder / "mended" / f"segmentation-{number}.nii.gz")
+    state.add(case_id, key, image, label)
+    return image, label
+
+
+def write_datalist(output: Path, ready: dict[int, tuple[Path, Path]], split: dict, people: dict[int, str]) -> dict:
+    """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist."""
+    datalist: dict[str, list[dict]] = {key: [] for key in SPLITS}
+    for number, (image, label) in ready.items():
+        if split[number]:
+            paths = {"image": portable(image, output), "label": portable(label, output)}
+            entry = {**paths, "case_id": f"volume-{number}", "group": person_of(number, people)}
+            datalist[split[number]].append(entry)
+    path = output / "datalist.json"
+    if path.is_file():
+        old = read_json(path)
+        slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
+        held, tested = ({entry["group"] for entry in datalist[key]} for key in ("validation", "test"))
+        datalist |= {key: rows for key, rows in slice_lists(slices, people, held, tested).items() if rows}
+    write_json(path, datalist)
+    return datalist
+
+
+def prepare_all(
+    cases: dict[int, dict[str, Member]],
+    folder: Path,
+    mode: str,
+    state: State,
+    report: Callable[[str], None],
+    track: Callable[[Iterable], Iterable],
+) -> dict[int, tuple[Path, Path]]:
+    """Prepare every case; a broken one is reported in one line and left out."""
+    ready = {}
+    for number, members in track(cases.items()):
+        try:
+            ready[number] = prepare_case(members, folder, mode, state)
+        except BrokenPair as error:
+            report(str(error))
+    return ready
+
+
+def prepare(
+    source: Path,
+    output: Path,
+    groups: Path | None = None,
+    split: Path | None = None,
+    val_fraction: float = 0.15,
+    seed: int = 0,
+    mode: str = "reference",
+    report: Callable[[str], None] = lambda problem: None,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> Prepared:
+    """Check every CT with its segmentation below ``source`` and write ``output/datalist.json``.
+
+    Args:
+        source: folder with LiTS or MSD Task03_Liver, at any depth.
+        output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
+        groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
+        split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
+        val_fraction: part of the people drawn for validation if the split file names none.
+        seed: of that draw.
+        mode: what becomes of loose files: "reference" names them where they are, "link" and "copy" put them into
+            ``output/cases``.
+        report: is told of each problem in one line; the case is left out.
+        track: wraps the cases that are worked off, to show progress.
+
+    Raises:
+        BrokenPair: a source, groups or split that cannot be used.
+    """
+    out, folder = output.absolute(), output.resolve() / "cases"
+    if not source.is_dir():
+        raise BrokenPair(f"{source}: is not a folder. Give the folder that LiTS was downloaded to.")
+    people, wanted = read_people(groups), read_split(split)
+    problems: list[str] = []
+    cases = finding.find_cases(source, folder, problems)
+    if not cases:
+        problems.append(f"{source}: no LiTS or MSD Task03 files below it. Give the folder with the archives.")
+    for problem in problems:
+        report(problem)
+    ready = prepare_all(cases, folder, mode, State(out / "prepared.json"), report, track)
+    sides = assign(list(ready), people, wanted, val_fraction, seed)
+    datalist = write_datalist(out, ready, sides, people)
+    left_out = sum(side is None for side in sides.values())
+    return Prepared(out / "datalist.json", datalist, left_out, len(cases) - len(ready))

@@ -1,0 +1,47 @@
+"""Logits made probabilities that mean what they say, and the figures of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from monai.metrics import compute_roc_auc
+from scipy.optimize import minimize
+from scipy.special import expit
+
+
+def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
+    """Scale and bias that make logits ``raw`` [N] fit labels best (logistic regression, Platt 1999).
+
+    Groups are drawn evenly in training, so that the network's own probabilities are too high.
+    """
+    loss = lambda p: np.logaddexp(0, p[0] * raw + p[1]).mean() - (label * (p[0] * raw + p[1])).mean()  # noqa: E731
+    return tuple(float(v) for v in minimize(loss, (1.0, 0.0)).x)
+
+
+def cross_fitted(
+    label: np.ndarray,
+    raw: np.ndarray,
+    fold: np.ndarray,
+    fit: Callable[[np.ndarray, np.ndarray], tuple[float, float]] = calibrate,
+) -> np.ndarray:
+    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds."""
+    out = np.empty_like(raw)
+    for f in np.unique(fold):
+        scale, bias = fit(label[fold != f], raw[fold != f])
+        out[fold == f] = expit(scale * raw[fold == f] + bias)
+    return out
+
+
+def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
+    """AUC of scores (nan for slices of one class), and accuracy, TPR and FPR at 0.5 of probabilities, all [N]."""
+    both = 0 < label.sum() < len(label)
+    auc = compute_roc_auc(torch.as_tensor(score)[:, None], torch.as_tensor(label)[:, None]) if both else np.nan
+    found, tumour = (score if probability is None else probability) >= 0.5, label > 0
+    return {
+        "auc": float(auc),
+        "accuracy": float((found == tumour).mean()),
+        "tpr": float(found[tumour].mean()) if tumour.any() else float("nan"),
+        "fpr": float(found[~tumour].mean()) if not tumour.all() else float("nan"),
+    }

@@ -1,0 +1,73 @@
+"""Datalists: cases and isolated slices of people, and the folds that keep each person on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from liver_ct.errors import StudyError
+from liver_ct.files import read_json, write_json
+
+Entry = dict[str, Any]
+
+
+def read_lists(datalist: Path) -> dict[str, list[Entry]]:
+    """The datalist with absolute paths; validation cases joined to the training ones."""
+    content = read_json(datalist)
+    lists = {
+        section: [
+            {k: str(datalist.parent / v) if k in ("image", "label", "prob") else v for k, v in e.items()}
+            for e in content.get(section, [])
+        ]
+        for section in ("training", "validation", "training_slices", "validation_slices", "test")
+    }
+    for section in ("training", "training_slices"):
+        lists[section] += lists.pop(section.replace("training", "validation"))
+    return lists
+
+
+def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path) -> dict[str, int]:
+    """Group to fold, evened by the number of volumes, then of isolated slices; kept in ``path`` for later calls.
+
+    Raises:
+        StudyError: there are fewer groups than folds, or ``path`` was made with others.
+    """
+    groups = {e["group"] for section in ("training", "training_slices") for e in lists[section]}
+    if len(groups) < folds:
+        raise StudyError(f"the datalist holds {len(groups)} patient groups. Choose at most as many folds.")
+    if path.exists():
+        fold_of = read_json(path)
+        if set(fold_of) != groups or max(fold_of.values()) + 1 != folds:
+            raise StudyError(f"{path}: made for other data or folds. Choose another output.")
+        return fold_of
+    weight = {g: [sum(e["group"] == g for e in lists[s]) for s in ("training", "training_slices")] for g in groups}
+    load, fold_of = [[0, 0] for _ in range(folds)], {}
+    for group in sorted(groups, key=lambda g: (weight[g], g), reverse=True):
+        fold_of[group] = min(range(folds), key=lambda k: load[k])
+        load[fold_of[group]] = [a + b for a, b in zip(load[fold_of[group]], weight[group])]
+    write_json(path, fold_of)
+    return fold_of
+
+
+def unseen_by(entries: Sequence[Entry], part: str, fold_of: Mapping[str, int]) -> list[Entry]:
+    """The entries outside fold ``part``."""
+    return [e for e in entries if str(fold_of.get(e["group"])) != part]
+
+
+def parts_to_do(only: Sequence[str | int] | str | int | None, everything: Sequence[str | int]) -> list[str]:
+    """The parts named by ``only`` (one or several), or all of them."""
+    return [str(part) for part in ([only] if isinstance(only, (str, int)) else only or everything)]
+
+
+def set_apart(cases: Sequence[Entry], groups: int, seed: int) -> dict[str, list[Entry]]:
+    """The cases as ``training`` and ``validation``, the latter of ``groups`` patient groups drawn with ``seed``."""
+    people = sorted({e["group"] for e in cases})
+    if groups >= len(people):
+        raise StudyError(f"--inner_groups {groups}: a training has {len(people)} patient groups. Choose fewer.")
+    drawn = set(np.random.default_rng(seed).choice(people, groups, replace=False))
+    return {
+        "training": [e for e in cases if e["group"] not in drawn],
+        "validation": [e for e in cases if e["group"] in drawn],
+    }

@@ -1,0 +1,43 @@
+"""A bundle's workflow, run in a process of its own, and the weights that it leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from liver_ct.errors import StudyError
+from liver_ct.files import read_json, written_whole
+
+if TYPE_CHECKING:
+    import torch
+
+
+def inference_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the knobs of a training that inference.json has too, such as the window and the network."""
+    config = read_json(bundle / "configs" / "inference.json")
+    return {k: v for k, v in overrides.items() if k.split("#")[0] in config}
+
+
+def run_bundle(bundle: Path, **knobs: Any) -> None:
+    """``python -m monai.bundle run`` in a process of its own, whose memory goes back when it ends.
+
+    Raises:
+        StudyError: it failed; its own output says why.
+    """
+    knobs = {"bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf", **knobs}
+    words = [w for k, v in knobs.items() for w in (f"--{k}", str(v) if isinstance(v, (str, Path)) else repr(v))]
+    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words], close_fds=False)
+    if done.returncode:
+        place = knobs.get("ckpt_dir") or knobs.get("output_dir") or bundle
+        raise StudyError(f"{place}: monai.bundle run ended with {done.returncode}. Its output above says why.")
+
+
+def save_weights(state: Mapping[str, torch.Tensor], target: Path) -> None:
+    """Write a state dict, whole or not at all."""
+    import torch
+
+    with written_whole(target) as part:
+        torch.save(dict(state), part)
