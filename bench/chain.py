@@ -37,6 +37,7 @@ Figures = dict[str, Any]
 def load_chain(work: Path, precision: str) -> Any:
     """The chain with its weights, its studies' folders under ``work``; ``precision`` bf16 or float32."""
     import torch
+
     from liver_ct.chain.pipeline import Chain
 
     chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, work)
@@ -66,6 +67,7 @@ def one(ct: str, work: str, precision: str = "bf16", repeats: int = 5) -> None:
 def folder(ct: str, work: str, studies: int, jobs: int) -> None:
     """Print the seconds for a folder of copies, weights loaded, and the process's peak memory."""
     import torch
+
     from liver_ct.chain.folder import PARTIAL, process, process_all
     from liver_ct.chain.progress import Progress
     from liver_ct.chain.studies import Study

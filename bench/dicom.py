@@ -72,6 +72,7 @@ def write(repeats: int = 5) -> None:
     """CPU seconds and sizes of the two segmentations and the report, of what the shipped weights find, with and without
     empty frames."""
     import torch
+
     from liver_ct.chain.pipeline import Chain
     from liver_ct.chain.studies import Study
     from liver_ct.outputs.names import DICOM_OUTPUTS
@@ -131,6 +132,7 @@ def picture(series: str, results: str, output: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
 
     slices = sorted(map(pydicom.dcmread, Path(series).iterdir()), key=lambda s: float(s.ImagePositionPatient[2]))

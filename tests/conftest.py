@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from liver_ct import phantom
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -23,12 +23,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser, create_workflow
+
 from liver_ct import phantom
 from liver_ct.chain import pipeline, stages, studies
 from liver_ct.files import sha256
 from liver_ct.outputs import names, picture
 from liver_ct.outputs.results import SliceRow
-from monai.bundle import ConfigParser, create_workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (64, 64, 24), (6.0, 6.0, 10.0)

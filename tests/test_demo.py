@@ -7,6 +7,7 @@ from pathlib import Path
 
 import demo
 import pytest
+
 from liver_ct import phantom
 from liver_ct.cli import demo as commands
 from liver_ct.outputs import names

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[1]

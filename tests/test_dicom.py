@@ -15,11 +15,12 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom.sr import srread
-from liver_ct import phantom
-from liver_ct.chain import studies
 from programs import program
 from pydicom.uid import generate_uid
 from test_cascade import SIZE, SPACING, bundles, entries, read_result, read_table, run, run_bundle  # noqa: F401
+
+from liver_ct import phantom
+from liver_ct.chain import studies
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json"}  # without options

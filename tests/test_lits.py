@@ -15,6 +15,7 @@ import lits
 import nibabel as nib
 import numpy as np
 import pytest
+
 from liver_ct import phantom
 from liver_ct.lits import checking, finding
 
@@ -228,9 +229,9 @@ def test_segmentation_with_a_wrong_header_gets_the_cts(tmp_path, write_lits):
     rewrite(folder / "segmentation-2.nii.gz", lambda array: array, affine=np.diag([9.0, 9.0, 8.0, 1.0]))
     assert prepare(folder, tmp_path / "out").returncode == 0
     (entry,) = datalist(tmp_path / "out")["training"]
-    mended = nib.load(tmp_path / "out" / entry["label"])
-    assert (np.asanyarray(mended.dataobj) == before).all()
-    assert np.allclose(mended.affine, nib.load(entry["image"]).affine)
+    repaired = nib.load(tmp_path / "out" / entry["label"])
+    assert (np.asanyarray(repaired.dataobj) == before).all()
+    assert np.allclose(repaired.affine, nib.load(entry["image"]).affine)
 
 
 def test_segmentation_stored_in_other_axes_is_turned_to_the_ct(tmp_path, write_lits, tiny):
@@ -268,7 +269,7 @@ def test_second_run_reads_nothing_again(tmp_path, write_lits, monkeypatch):
     assert (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns == stamp
 
 
-def test_broken_pair_is_checked_again_once_mended(tmp_path, write_lits):
+def test_broken_pair_is_checked_again_once_fixed(tmp_path, write_lits):
     folder = write_lits(tmp_path / "in", [2, 3])
     truncate(folder)
     assert prepare(folder, tmp_path / "out").returncode == 1

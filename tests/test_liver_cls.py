@@ -17,7 +17,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from liver_ct import phantom
 from monai.bundle import (
     ConfigParser,
     ckpt_export,
@@ -28,6 +27,8 @@ from monai.bundle import (
     verify_net_in_out,
 )
 from monai.data import MetaTensor
+
+from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "liver_cls"

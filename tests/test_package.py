@@ -25,12 +25,13 @@ import numpy as np
 import package
 import pytest
 import torch
-from liver_ct import phantom
-from liver_ct.zoo import archives as zoo_archives
-from liver_ct.zoo import checks as zoo_checks
 from monai.apps import download_url, extractall
 from monai.apps.utils import HashCheckError
 from monai.bundle import download, get_bundle_info
+
+from liver_ct import phantom
+from liver_ct.zoo import archives as zoo_archives
+from liver_ct.zoo import checks as zoo_checks
 
 ROOT = Path(__file__).resolve().parents[1]
 SEG, CLS = zoo_archives.ZOO_NAMES.values()

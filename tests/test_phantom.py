@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from liver_ct import phantom
 from scipy import ndimage
+
+from liver_ct import phantom
 
 CODES = ["".join(codes) for axes in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*axes)]
 

@@ -14,10 +14,11 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from liver_ct import phantom
 from programs import program
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid
+
+from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)

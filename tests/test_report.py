@@ -17,14 +17,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from liver_ct import phantom
-from liver_ct.chain.stages import Stage
-from liver_ct.outputs import report
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image, ImageChops
 from playwright import sync_api
 from programs import program
+
+from liver_ct import phantom
+from liver_ct.chain.stages import Stage
+from liver_ct.outputs import report
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (144, 120, 48), (2.6, 2.6, 5.0)

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import study
 import torch
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
 from liver_ct.errors import StudyError
 from liver_ct.experiment import analysis as analysing
 from liver_ct.experiment import config as arms_config
@@ -23,8 +26,6 @@ from liver_ct.experiment import report as reporting
 from liver_ct.experiment import running, stats
 from liver_ct.files import write_json
 from liver_ct.training import end_to_end, intervals
-from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,7 +157,7 @@ def test_calibration_of_a_fold_never_sees_its_labels(analysis):
     assert not np.allclose(before[analysis.fold == 0], after[analysis.fold == 0])
 
 
-def test_temperature_is_found_and_mends_the_calibration_error():
+def test_temperature_is_found_and_lowers_the_calibration_error():
     random = np.random.default_rng(0)
     true = random.normal(0, 3, size=200_000)
     liver = random.random(len(true)) < expit(true)
@@ -285,7 +286,7 @@ ARMS = [
     {"mask_source": "prob", "seeds": [0]},
     {"mask_source": "temperature"},
     {"name": "early-stop", "mask_source": "dilated", "gop": 1, "inner_groups": 1, "patience": 1, "val_interval": 1},
-    {"name": "without-leaks", "weights": "prob-concat-gop3", "mend": "leaks"},
+    {"name": "without-leaks", "weights": "prob-concat-gop3", "repair": "leaks"},
     {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1, "anchor_weight": 0, "weight_decay": 0},
 ]
 

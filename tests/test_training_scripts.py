@@ -13,6 +13,7 @@ import numpy as np
 import prob_masks
 import pytest
 from conftest import PEOPLE
+
 from liver_ct.training import calibration
 
 

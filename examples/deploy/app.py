@@ -14,9 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src")]
 import sdk  # isort: skip # noqa: F401  # before monai.deploy
 
-from liver_ct.chain.stages import Stage, pick_device
-from liver_ct.chain.studies import fresh_folder
-from liver_ct.errors import StudyError, describe
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
@@ -26,6 +23,10 @@ from monai.deploy.operators.dicom_text_sr_writer_operator import DICOMTextSRWrit
 from monai.deploy.operators.dicom_utils import ModelInfo
 from operators import LiverOperator, TumourOperator
 from pydicom.sr.codedict import codes
+
+from liver_ct.chain.stages import Stage, pick_device
+from liver_ct.chain.studies import fresh_folder
+from liver_ct.errors import StudyError, describe
 
 RULES = {"selections": [{"name": "CT", "conditions": {"Modality": "(?i)^CT$"}}]}
 TAGS = {"SeriesDescription": "Liver CT two-stage pipeline. For research, not for diagnosis."}

@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 import torch
-from liver_ct.chain.stages import Stage
-from liver_ct.errors import StudyError
-from liver_ct.outputs.names import LIVER_MASK, PROB_MASK, RESULT, TABLE
-from liver_ct.outputs.results import Item, headline, slice_rows, summary, write_rows
 from monai.data import MetaTensor
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
+
+from liver_ct.chain.stages import Stage
+from liver_ct.errors import StudyError
+from liver_ct.outputs.names import LIVER_MASK, PROB_MASK, RESULT, TABLE
+from liver_ct.outputs.results import Item, headline, slice_rows, summary, write_rows
 
 
 class Masks(NamedTuple):

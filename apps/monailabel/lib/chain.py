@@ -16,7 +16,7 @@ Item = dict[str, Any]
 
 
 class StudyError(ValueError):
-    """A request that cannot be answered; the message is ``<file>: <cause>. <mend>``."""
+    """A request that cannot be answered; the message is ``<file>: <cause>. <fix>``."""
 
 
 class Bundle:

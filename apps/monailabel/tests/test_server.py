@@ -29,10 +29,11 @@ import pydicom
 import pytest
 import requests
 import SimpleITK
-from liver_ct import phantom
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from programs import program
+
+from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[3]
 SEG, BANDS, BOTH, CLS = (

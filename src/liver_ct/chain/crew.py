@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
+
 from liver_ct.chain.studies import Study
 
 DAYS = timedelta(days=7)

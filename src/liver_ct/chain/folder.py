@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
 from liver_ct.chain.crew import Crew
 from liver_ct.chain.pipeline import Chain
 from liver_ct.chain.progress import Progress

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
 from liver_ct.chain.stages import Stage, model_card
 from liver_ct.chain.studies import Study, fingerprint
 from liver_ct.files import write_json

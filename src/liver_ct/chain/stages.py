@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
+
 from liver_ct.errors import StudyError
 from liver_ct.files import sha256
 from liver_ct.outputs.results import Item
-from monai.bundle import ConfigParser
 
 
 class Stage:

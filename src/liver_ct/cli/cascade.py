@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fire
 from fire.decorators import SetParseFns
+
 from liver_ct.cli.printing import ProgressBar
 from liver_ct.errors import describe
 from liver_ct.files import shipped

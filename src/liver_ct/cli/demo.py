@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import fire
+
 from liver_ct.cli import cascade
 
 

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import fire
-from liver_ct.cli.printing import errors_in_one_line, print_error
 from tqdm import tqdm
+
+from liver_ct.cli.printing import errors_in_one_line, print_error
 
 
 def prepare(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fire
 from fire.decorators import SetParseFns
+
 from liver_ct.cli.printing import errors_in_one_line
 from liver_ct.files import shipped
 

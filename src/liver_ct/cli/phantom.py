@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fire
+
 from liver_ct.cli.printing import errors_in_one_line
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tqdm import tqdm
+
 from liver_ct.chain.progress import Progress
 from liver_ct.errors import StudyError
-from tqdm import tqdm
 
 
 @contextmanager

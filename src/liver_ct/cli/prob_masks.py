@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fire
+
 from liver_ct.cli.printing import errors_in_one_line, print_json
 from liver_ct.files import shipped
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fire
+
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
 from liver_ct.files import CHECKOUT, shipped
 
@@ -32,7 +33,7 @@ def run(
             training fold), ``masks`` (which Prob-Masks, of those under the config's ``masks``: knobs of stage 1's
             bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
             arm's weights, judged through this arm's mask) are the study's own. mask_source ``temperature`` is prob at
-            the temperature fitted on the other folds; ``mend`` lets the true liver repair the Prob-Mask: ``leaks`` sets
+            the temperature fitted on the other folds; ``repair`` lets the true liver correct the Prob-Mask: ``leaks`` sets
             it to 0 outside, ``gaps`` to 1 inside.
         arms: only these, by name; default all. The report comes when all are there.
         results: folder for results.json, study.md and its plots; default the study's ``output``.

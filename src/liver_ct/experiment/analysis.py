@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
 from liver_ct.experiment.masks import CENTRES, mask_figures, reliability
 from liver_ct.experiment.stats import (
     FIGURES,
@@ -21,9 +25,6 @@ from liver_ct.experiment.stats import (
 )
 from liver_ct.training.calibration import calibrate, cross_fitted
 from liver_ct.training.intervals import patient_draws
-from scipy.optimize import minimize_scalar
-from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 
 Results = Mapping[str, Any]
 

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import DEFAULTS, Experiment
 from liver_ct.experiment.masks import tumour_per_slice
 from liver_ct.experiment.running import histograms, temperatures
 from liver_ct.files import read_json, write_json
 from liver_ct.training import cross_validation, prob_masks
+
+Key = tuple[str, str]  # case and slice
+Scores = dict[str, dict[str, dict[Key, tuple[float, float, str, str]]]]  # arm, seed: as cross_validation.held_out
+MASS = ("tumour", "prob", "binary")  # columns of tumour_per_slice
 
 
 def collect(experiment: Experiment, target: Path) -> None:
@@ -21,50 +26,106 @@ def collect(experiment: Experiment, target: Path) -> None:
     ``slices`` (one row per considered slice: case, index, patient group, fold, tumour in mm3 and how much of it lies
     under prob and binary in its group), ``labels`` by gop, ``scores`` (raw logits by arm and seed), ``masks``
     (histograms of stage 1's logits by name and case), ``temperatures`` by fold, and ``liver`` (Dice by name and case).
+
+    Raises:
+        StudyError: an arm was judged on other slices than the others, or by other labels than the data's.
     """
-    cases, fold_of = {e["case_id"]: e for e in experiment.cases()}, experiment.fold_of()
-    tumour = {case: tumour_per_slice(entry) for case, entry in cases.items()}
-    gops = sorted({arm["gop"] for arm in experiment.arms.values()} | {1})
-    scores = {
-        name: {
-            str(seed): cross_validation.held_out(experiment.masks(), experiment.folder(name, seed))
-            for seed in arm["seeds"]
-        }
-        for name, arm in experiment.arms.items()
+    scores = collect_scores(experiment)
+    first_arm = next(iter(scores.values()))
+    keys = list(next(iter(first_arm.values())))
+    check_slices(experiment, scores, keys)
+    tumour = {entry["case_id"]: tumour_per_slice(entry) for entry in experiment.cases()}
+    labels = collect_labels(experiment, tumour, keys)
+    check_labels(experiment, scores, keys, labels)
+    content = {
+        "config": {k: experiment.config[k] for k in ("folds", "stage1_epochs", "epochs", "reference", "contrasts")},
+        "arms": {name: {k: v for k, v in arm.items() if k != "name"} for name, arm in experiment.arms.items()},
+        "slices": collect_slices(experiment, tumour, keys),
+        "labels": labels,
+        "scores": round_scores(scores, keys),
+        "masks": collect_histograms(experiment),
+        "temperatures": temperatures(experiment.masks()),
+        "liver": collect_liver_dice(experiment),
     }
-    keys = list(next(iter(next(iter(scores.values())).values())))
+    write_json(target, content, indent=None)
+
+
+def collect_scores(experiment: Experiment) -> Scores:
+    """The held-out slices of every arm and seed."""
+    scores: Scores = {}
+    for name, arm in experiment.arms.items():
+        scores[name] = {}
+        for seed in arm["seeds"]:
+            scores[name][str(seed)] = cross_validation.held_out(experiment.masks(), experiment.folder(name, seed))
+    return scores
+
+
+def check_slices(experiment: Experiment, scores: Scores, keys: Sequence[Key]) -> None:
+    """All arms have to be judged on the same slices."""
     for name, seeds in scores.items():
         for seed, table in seeds.items():
             if table.keys() != set(keys):
                 raise StudyError(f"{experiment.folder(name, seed)}: other slices than the first arm's. Delete it.")
-    volume = {gop: {case: over_group(v, gop) for case, v in tumour.items()} for gop in {*gops, DEFAULTS["gop"]}}
-    rows = [volume[DEFAULTS["gop"]][case][int(z)] for case, z in keys]
-    labels = {str(gop): [int(volume[gop][case][int(z), 0] > 0) for case, z in keys] for gop in gops}
-    check_labels(experiment, scores, keys, labels)
-    masks = list(dict.fromkeys(name for name, _ in experiment.trainings()))
-    content = {
-        "config": {k: experiment.config[k] for k in ("folds", "stage1_epochs", "epochs", "reference", "contrasts")},
-        "arms": {name: {k: v for k, v in arm.items() if k != "name"} for name, arm in experiment.arms.items()},
-        "slices": {
-            "case": [case for case, _ in keys],
-            "slice": [int(z) for _, z in keys],
-            "person": [cases[case]["group"] for case, _ in keys],
-            "fold": [fold_of[cases[case]["group"]] for case, _ in keys],
-            **{name: [round(float(r[i]), 1) for r in rows] for i, name in enumerate(("tumour", "prob", "binary"))},
-        },
-        "labels": labels,
-        "scores": {n: {s: [round(t[k][1], 4) for k in keys] for s, t in seeds.items()} for n, seeds in scores.items()},
-        "masks": {name: {c: h.tolist() for c, (_, h) in histograms(experiment.masks(name)).items()} for name in masks},
-        "temperatures": temperatures(experiment.masks()),
-        "liver": {
-            **{name: dice(experiment.masks(name).glob("fold-*/metrics")) for name in masks},
-            **{
-                name: dice(experiment.folder(name, arm["seeds"][0]).glob("fold-*/liver"))
-                for name, arm in experiment.arms.items() if "from" in arm
-            },
-        },
-    }  # fmt: skip
-    write_json(target, content, indent=None)
+
+
+def collect_labels(
+    experiment: Experiment, tumour: Mapping[str, np.ndarray], keys: Sequence[Key]
+) -> dict[str, list[int]]:
+    """Label of each slice by gop: 1 if any slice of its group holds tumour."""
+    labels = {}
+    for gop in sorted({arm["gop"] for arm in experiment.arms.values()} | {1}):
+        sums = {case: over_group(values, gop) for case, values in tumour.items()}
+        labels[str(gop)] = [int(sums[case][int(z), 0] > 0) for case, z in keys]
+    return labels
+
+
+def collect_slices(
+    experiment: Experiment, tumour: Mapping[str, np.ndarray], keys: Sequence[Key]
+) -> dict[str, list[Any]]:
+    """Columns of the considered slices: where each belongs, and how much tumour its group of the default gop holds."""
+    group_of, fold_of = {e["case_id"]: e["group"] for e in experiment.cases()}, experiment.fold_of()
+    sums = {case: over_group(values, DEFAULTS["gop"]) for case, values in tumour.items()}
+    rows = [sums[case][int(z)] for case, z in keys]
+    columns: dict[str, list[Any]] = {
+        "case": [case for case, _ in keys],
+        "slice": [int(z) for _, z in keys],
+        "person": [group_of[case] for case, _ in keys],
+        "fold": [fold_of[group_of[case]] for case, _ in keys],
+    }
+    for i, name in enumerate(MASS):
+        columns[name] = [round(float(row[i]), 1) for row in rows]
+    return columns
+
+
+def round_scores(scores: Scores, keys: Sequence[Key]) -> dict[str, dict[str, list[float]]]:
+    """Logits of each arm and seed in the order of ``keys``."""
+    return {
+        name: {seed: [round(table[key][1], 4) for key in keys] for seed, table in seeds.items()}
+        for name, seeds in scores.items()
+    }
+
+
+def mask_names(experiment: Experiment) -> list[str]:
+    """Names of the Prob-Masks that a stage 1 was trained for, each once."""
+    return list(dict.fromkeys(name for name, _ in experiment.trainings()))
+
+
+def collect_histograms(experiment: Experiment) -> dict[str, dict[str, list[list[int]]]]:
+    """Counts [3, 128] of stage 1's logits by name of the masks and case."""
+    found = {}
+    for name in mask_names(experiment):
+        counts = histograms(experiment.masks(name))
+        found[name] = {case: histogram.tolist() for case, (_, histogram) in counts.items()}
+    return found
+
+
+def collect_liver_dice(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Dice of the liver by case, of every kind of masks and of the arms that trained stage 1 on."""
+    found = {name: dice(experiment.masks(name).glob("fold-*/metrics")) for name in mask_names(experiment)}
+    for name, arm in experiment.arms.items():
+        if "from" in arm:
+            found[name] = dice(experiment.folder(name, arm["seeds"][0]).glob("fold-*/liver"))
+    return found
 
 
 def dice(folders: Iterable[Path]) -> dict[str, float]:

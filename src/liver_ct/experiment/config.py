@@ -13,7 +13,7 @@ from liver_ct.training.datalists import Entry, read_lists
 
 DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": 3}
 SHIPPED = "shipped"  # the Prob-Masks of stage 1 as its bundle is set
-OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "mend")  # of an arm, not knobs of the bundle
+OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "repair")  # of an arm, not knobs of the bundle
 Arm = dict[str, Any]
 
 
@@ -97,21 +97,30 @@ class Experiment:
 
 def check(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
     """Raise ValueError for arms of one name, and for names that no arm or mask bears."""
-    names = [name_of(arm) for arm in arms]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"several arms are called {twice[0]}; give one a name of its own")
-    sources = [arm[k] for arm in arms for k in ("from", "weights") if k in arm]
-    asked = [*sources, config["reference"], *(name for pair in config["contrasts"] for name in pair)]
-    unknown = sorted(set(asked) - set(names))
-    if unknown or not config["contrasts"]:
-        raise ValueError(f"no arm is called {unknown[0]}" if unknown else "there are no contrasts")
-    seeds = {name: set(arm["seeds"]) for name, arm in zip(names, arms)}
-    for name, arm in zip(names, arms):
+    check_names(config, arms)
+    seeds = {name_of(arm): set(arm["seeds"]) for arm in arms}
+    for arm in arms:
+        name = name_of(arm)
         if not seeds[name] <= seeds[arm.get("from") or arm.get("weights") or name]:
             raise ValueError(f"arm {name} has seeds that the arm it starts from lacks")
         if arm["masks"] not in {SHIPPED, *config.get("masks", {})}:
             raise ValueError(f"arm {name} has masks {arm['masks']}, which are not among the masks")
+
+
+def check_names(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+    """Raise ValueError unless each arm has a name of its own and every name that is referred to is one of an arm."""
+    names = [name_of(arm) for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"several arms are called {twice[0]}; give one a name of its own")
+    asked = {config["reference"], *itertools.chain(*config["contrasts"])}
+    for arm in arms:
+        asked |= {arm[key] for key in ("from", "weights") if key in arm}
+    unknown = sorted(asked - set(names))
+    if unknown:
+        raise ValueError(f"no arm is called {unknown[0]}")
+    if not config["contrasts"]:
+        raise ValueError("there are no contrasts")
 
 
 def expand(entry: Arm) -> list[Arm]:

@@ -9,13 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from liver_ct.chain.stages import Stage
-from liver_ct.training.running import inference_knobs
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
+
+from liver_ct.chain.stages import Stage
+from liver_ct.training.running import inference_knobs
 
 EDGES = np.linspace(-16, 16, 129)  # bins of the logit; a sigmoid outside is 0 or 1 to the 7th digit
 CENTRES = (EDGES[1:] + EDGES[:-1]) / 2

@@ -10,10 +10,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from liver_ct.experiment.masks import CENTRES
-from liver_ct.files import written_whole
 from scipy.special import logit
 from sklearn.metrics import roc_curve
+
+from liver_ct.experiment.masks import CENTRES
+from liver_ct.files import written_whole
 
 if TYPE_CHECKING:
     from liver_ct.experiment.analysis import Analysis

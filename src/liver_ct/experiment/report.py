@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from liver_ct.errors import StudyError
 from liver_ct.experiment.analysis import Analysis, Results
 from liver_ct.experiment.masks import fit_temperature, mask_figures

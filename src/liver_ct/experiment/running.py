@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,12 +14,15 @@ from typing import IO, Any
 import nibabel as nib
 import numpy as np
 import torch
+
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import Experiment
 from liver_ct.experiment.masks import fit_temperature, logit_histograms
 from liver_ct.files import read_json, sha256_of_all, write_json, written_whole
 from liver_ct.training import cross_validation, end_to_end, prob_masks
 from liver_ct.training.datalists import Entry, assign_folds
+
+Step = Callable[..., None]
 
 
 def run(experiment: Experiment, arms: Sequence[str], report: Callable[[str], None]) -> list[str]:
@@ -43,36 +47,52 @@ def run(experiment: Experiment, arms: Sequence[str], report: Callable[[str], Non
         raise StudyError(
             f"--arms {', '.join(sorted(unknown))}: not in {experiment.file}: {', '.join(experiment.arms)}."
         )
-    workers = experiment.config.get("workers") or os.cpu_count() or 1
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
+    workers = share_cores(experiment.config.get("workers"))
     lock = hold(experiment.output / ".lock")
     same_folds(experiment)
-    tasks = [
-        (name, seed, fold) for name in arms for seed in experiment.arms[name]["seeds"] for fold in experiment.folds()
-    ]
-    kind = {name: next((k for k in ("from", "weights") if k in arm), "own") for name, arm in experiment.arms.items()}
-    steps: list[tuple[Callable[..., None], list[tuple]]] = [
-        (make_masks, [(experiment, *t) for t in experiment.trainings()]),
-        (list_masks, [(experiment,)]),
-        (measure_masks, [(experiment, *t) for t in experiment.trainings()]),
-        (make_temperature_masks, [(experiment,)]),
-        (
-            train_arm,
-            [(experiment, *t) for t in sorted(tasks, key=lambda t: t[1]) if kind[t[0]] == "own"],
-        ),  # seed by seed
-        (judge_arm, [(experiment, *t) for t in tasks if kind[t[0]] == "weights"]),
-        (train_end_to_end, [(experiment, *t) for t in tasks if kind[t[0]] == "from"]),
-    ]
     failed = []
-    for step, calls in steps:
+    for step, calls in steps_of(experiment, arms):
         if not in_parallel(step, calls, workers, report):
             failed.append(step.__name__)
-            if "masks" in step.__name__:  # nothing goes without
+            if step in MASK_STEPS:  # nothing goes without
                 break
     lock.close()
     return failed
+
+
+def share_cores(workers: int | None) -> int:
+    """How many trainings run at a time, ``workers`` or one per core; their threads share the cores."""
+    cores = os.cpu_count() or 1
+    workers = workers or cores
+    threads = max(1, cores // workers)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    return workers
+
+
+def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, list[tuple]]]:
+    """The steps in their order, each with the arguments of all its calls."""
+    own, weights, tuned = [], [], []
+    for name in arms:
+        for seed, fold in itertools.product(experiment.arms[name]["seeds"], experiment.folds()):
+            call = (experiment, name, seed, fold)
+            if "from" in experiment.arms[name]:
+                tuned.append(call)
+            elif "weights" in experiment.arms[name]:
+                weights.append(call)
+            else:
+                own.append(call)
+    own.sort(key=lambda call: call[2])  # seed by seed
+    trainings = [(experiment, *training) for training in experiment.trainings()]
+    return [
+        (make_masks, trainings),
+        (list_masks, [(experiment,)]),
+        (measure_masks, trainings),
+        (make_temperature_masks, [(experiment,)]),
+        (train_arm, own),
+        (judge_arm, weights),
+        (train_end_to_end, tuned),
+    ]
 
 
 def in_parallel(step: Callable[..., None], calls: Iterable[tuple], workers: int, report: Callable[[str], None]) -> bool:
@@ -148,6 +168,9 @@ def make_temperature_masks(experiment: Experiment) -> None:
     prob_masks.list_masks(experiment.lists, target)
 
 
+MASK_STEPS = (make_masks, list_masks, measure_masks, make_temperature_masks)
+
+
 def train_arm(experiment: Experiment, name: str, seed: int, fold: str) -> None:
     """Train one arm on one fold and judge it on the held-out cases."""
     arm, masks, work = experiment.arms[name], experiment.masks_of(experiment.arms[name]), experiment.folder(name, seed)
@@ -164,17 +187,17 @@ def judge_arm(experiment: Experiment, name: str, seed: int, fold: str) -> None:
     source = experiment.folder(arm["weights"], seed) / f"fold-{fold}" / "model.pt"
     claim(work, {**arm, "source": sha256_of_all([source])})
     cases = experiment.held_out(fold, experiment.masks_of(arm))
-    if arm.get("mend"):
-        cases = [mended(entry, arm["mend"], work / "prob") for entry in cases]
+    if arm.get("repair"):
+        cases = [repaired(entry, arm["repair"], work / "prob") for entry in cases]
     shutil.copyfile(source, work / "model.pt")
     cross_validation.evaluate(experiment.cls, work, cases, experiment.knobs(arm, seed))
 
 
-def mended(entry: Entry, mend: str, folder: Path) -> Entry:
-    """The case with a Prob-Mask in ``folder`` that the true liver has mended, in its leaks or its gaps."""
+def repaired(entry: Entry, where: str, folder: Path) -> Entry:
+    """The case with a Prob-Mask in ``folder`` that the true liver has repaired: its leaks are 0, or its gaps 1."""
     prob, label = (nib.load(entry[key]) for key in ("prob", "label"))
     liver, values = np.asanyarray(label.dataobj) > 0, prob.get_fdata(dtype=np.float32)
-    values = values * liver if mend == "leaks" else np.maximum(values, liver)
+    values = values * liver if where == "leaks" else np.maximum(values, liver)
     image = nib.Nifti1Image((values * 255).round().astype(np.uint8), prob.affine)
     image.header.set_slope_inter(1 / 255, 0)
     path = folder / Path(entry["prob"]).name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
+
 from liver_ct.errors import StudyError
 from liver_ct.files import written_whole
 from liver_ct.outputs.picture import LIVER, STYLE, TUMOUR, WINDOW
@@ -42,15 +45,11 @@ def picture_sheet(
         StudyError: the arms nowhere decide differently.
     """
     p, q = a.probabilities(one)[0], a.probabilities(other)[0]
-    chosen: list[int] = []
-    case, index = a.results["slices"]["case"], a.results["slices"]["slice"]
-    for i in np.argsort(-abs(p - q)):
-        if (p[i] >= 0.5) != (q[i] >= 0.5) and sum(case[i] == case[j] for j in chosen) < 2:
-            chosen.append(int(i))
-    chosen = chosen[:count]
+    chosen = most_different(p, q, a.results["slices"]["case"], count)
     if a.gop(one) != a.gop(other) or not chosen:
         raise StudyError(f"{one}, {other}: of different gop, or nowhere of different minds. Choose two others.")
-    label, columns = a.labels[a.gop(one)], min(4, len(chosen))
+    case, index = a.results["slices"]["case"], a.results["slices"]["slice"]
+    columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
@@ -59,22 +58,51 @@ def picture_sheet(
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, i in zip(grid.flat, chosen):
-            volumes = [plane(cases[case[i]][k], index[i]) for k in ("image", "prob", "label")]
-            (ct, (dx, dy)), (prob, _), (truth, _) = volumes
-            axes.imshow(ct.T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", aspect=dy / dx)
-            x, y = np.average(np.indices(prob.shape).reshape(2, -1), axis=1, weights=prob.ravel() + 1e-6)
-            axes.set(xlim=(x - HALF_MM / dx, x + HALF_MM / dx), ylim=(y - HALF_MM / dy, y + HALF_MM / dy))
-            for values, level, colour in ((prob, 0.5, LIVER), (truth == 2, 0.5, TUMOUR)):
-                if values.min() < level < values.max():
-                    axes.contour(values.T, [level], colors=colour, linewidths=1)
-            truth, right = label[i] > 0, "first" if (p[i] >= 0.5) == (label[i] > 0) else "second"
-            caption = f"{case[i]} slice {index[i]}, {'tumour' if truth else 'no tumour'}"
-            axes.set_title(f"{caption}\n{p[i]:.2f} | {q[i]:.2f}   right: {right}", fontsize=9)
+            draw_slice(axes, cases[case[i]], index[i])
+            axes.set_title(caption(p[i], q[i], a.labels[a.gop(one)][i] > 0, case[i], index[i]), fontsize=9)
         figure.suptitle(f"{one} | {other}    cyan: Prob-Mask 0.5, orange: tumour", fontsize=11)
         with written_whole(output) as part:
             figure.savefig(part, dpi=90, format="png")
         plt.close(figure)
     return [(case[i], index[i]) for i in chosen]
+
+
+def most_different(p: np.ndarray, q: np.ndarray, case: Sequence[str], count: int) -> list[int]:
+    """Rows of up to ``count`` slices on which two arms decide differently, by falling difference, two per case.
+
+    Args:
+        p: one arm's calibrated probabilities ``[N]``; ``q`` the other's.
+        case: each slice's case ``[N]``.
+        count: how many rows at most.
+    """
+    taken: Counter[str] = Counter()
+    chosen: list[int] = []
+    for i in np.argsort(-abs(p - q)):
+        decide_differently = (p[i] >= 0.5) != (q[i] >= 0.5)
+        if decide_differently and taken[case[i]] < 2:
+            chosen.append(int(i))
+            taken[case[i]] += 1
+    return chosen[:count]
+
+
+def draw_slice(axes: Axes, entry: Mapping[str, Any], index: int) -> None:
+    """The CT's slice around the liver, with the Prob-Mask's outline at 0.5 and the tumour's."""
+    ct, (dx, dy) = plane(entry["image"], index)
+    prob, _ = plane(entry["prob"], index)
+    truth, _ = plane(entry["label"], index)
+    axes.imshow(ct.T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", aspect=dy / dx)
+    x, y = np.average(np.indices(prob.shape).reshape(2, -1), axis=1, weights=prob.ravel() + 1e-6)
+    axes.set(xlim=(x - HALF_MM / dx, x + HALF_MM / dx), ylim=(y - HALF_MM / dy, y + HALF_MM / dy))
+    for values, colour in ((prob, LIVER), (truth == 2, TUMOUR)):
+        if values.min() < 0.5 < values.max():
+            axes.contour(values.T, [0.5], colors=colour, linewidths=1)
+
+
+def caption(p: float, q: float, tumour: bool, case: str, index: int) -> str:
+    """Which slice it is, what is true, both probabilities, and which arm is right."""
+    right = "first" if (p >= 0.5) == tumour else "second"
+    said = "tumour" if tumour else "no tumour"
+    return f"{case} slice {index}, {said}\n{p:.2f} | {q:.2f}   right: {right}"
 
 
 def plane(path: str, index: int) -> tuple[np.ndarray, tuple[float, float]]:

@@ -8,10 +8,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from liver_ct import files
-from liver_ct.errors import StudyError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+
+from liver_ct import files
+from liver_ct.errors import StudyError
 
 SPLITS = ("training", "validation", "test")
 SLICE_SPLITS = ("training_slices", "validation_slices")

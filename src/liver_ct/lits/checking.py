@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation, ornt_transform
+
 from liver_ct.files import written_whole
 from liver_ct.lits.cases import READ_ERRORS, BrokenPair, brief
-from nibabel.orientations import io_orientation, ornt_transform
 
 
 class Scan(NamedTuple):

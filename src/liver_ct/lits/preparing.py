@@ -75,7 +75,7 @@ def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: Sta
         image, label = (finding.place(member, folder, mode) for member in pair)
     except (*READ_ERRORS, tarfile.TarError) as error:
         raise BrokenPair(f"{pair[0].label}: cannot be unpacked ({brief(error)}). Download it again.") from None
-    label = checking.check_pair(image, label, folder / "mended" / f"segmentation-{number}.nii.gz")
+    label = checking.check_pair(image, label, folder / "repaired" / f"segmentation-{number}.nii.gz")
     state.add(case_id, key, image, label)
     return image, label
 

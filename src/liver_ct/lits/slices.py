@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
 from liver_ct.files import write_json, written_whole
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
 from liver_ct.lits.people import person_of, read_people, read_split, slice_lists

@@ -22,13 +22,14 @@ from highdicom.seg import (
     SegmentationTypeValues,
     SegmentDescription,
 )
-from liver_ct.errors import StudyError
-from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
-from liver_ct.outputs.results import Item, SliceRow
 from nibabel.orientations import io_orientation
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
+
+from liver_ct.errors import StudyError
+from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
+from liver_ct.outputs.results import Item, SliceRow
 
 SOFTWARE, MODEL = "liver-ct", "liver CT in two stages"
 WARNING = "Algorithm, research only, not for diagnosis"

@@ -19,10 +19,11 @@ import cc3d
 import numpy as np
 from isal import igzip
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from liver_ct.files import write_text
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
+
+from liver_ct.files import write_text
 
 if TYPE_CHECKING:
     from liver_ct.outputs.results import Item, SliceRow

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from liver_ct.phantom.canvas import Canvas, Shape, oval, smooth_max
 from scipy import ndimage
+
+from liver_ct.phantom.canvas import Canvas, Shape, oval, smooth_max
 
 LUNG, FAT, MUSCLE, LIVER = -850.0, -100.0, 58.0, 105.0  # HU
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import numpy as np
-from liver_ct.phantom import anatomy
-from liver_ct.phantom.canvas import Canvas, Vector
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.spatial.transform import Rotation
+
+from liver_ct.phantom import anatomy
+from liver_ct.phantom.canvas import Canvas, Vector
 
 
 def geometry(size: Sequence[int], spacing: Vector, axcodes: str, tilt: Vector) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,10 @@ from typing import Any, Iterator, Sequence
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
 from liver_ct.errors import StudyError
 from liver_ct.phantom.volume import make_phantom
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 
 def nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:

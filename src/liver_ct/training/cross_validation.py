@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
+
 from liver_ct.files import read_json, write_json
 from liver_ct.training.calibration import calibrate, cross_fitted, metrics
 from liver_ct.training.datalists import Entry, parts_to_do, read_lists, set_apart, unseen_by
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import run_bundle
-from scipy.special import logit
 
 
 def run(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 
@@ -42,12 +44,20 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path) -> di
         if set(fold_of) != groups or max(fold_of.values()) + 1 != folds:
             raise StudyError(f"{path}: made for other data or folds. Choose another output.")
         return fold_of
-    weight = {g: [sum(e["group"] == g for e in lists[s]) for s in ("training", "training_slices")] for g in groups}
-    load, fold_of = [[0, 0] for _ in range(folds)], {}
-    for group in sorted(groups, key=lambda g: (weight[g], g), reverse=True):
-        fold_of[group] = min(range(folds), key=lambda k: load[k])
-        load[fold_of[group]] = [a + b for a, b in zip(load[fold_of[group]], weight[group])]
+    fold_of = even_folds(groups, lists, folds)
     write_json(path, fold_of)
+    return fold_of
+
+
+def even_folds(groups: set[str], lists: Mapping[str, list[Entry]], folds: int) -> dict[str, int]:
+    """Group to fold: the largest group first, each to the fold with the fewest volumes, then isolated slices."""
+    volumes = Counter(entry["group"] for entry in lists["training"])
+    slices = Counter(entry["group"] for entry in lists["training_slices"])
+    load, fold_of = [(0, 0)] * folds, {}
+    for group in sorted(groups, key=lambda g: (volumes[g], slices[g], g), reverse=True):
+        fold = load.index(min(load))
+        fold_of[group] = fold
+        load[fold] = (load[fold][0] + volumes[group], load[fold][1] + slices[group])
     return fold_of
 
 

@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from liver_ct.chain.stages import Stage, load_weights
-from liver_ct.files import PACKAGE, shipped, write_json
-from liver_ct.training.datalists import Entry
-from liver_ct.training.running import run_bundle, save_weights
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import Compose
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.loss import _Loss
+
+from liver_ct.chain.stages import Stage, load_weights
+from liver_ct.files import PACKAGE, shipped, write_json
+from liver_ct.training.datalists import Entry
+from liver_ct.training.running import run_bundle, save_weights
 
 OVERLAY = shipped("scripts/end_to_end.json")
 Item = dict[str, Any]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training.datalists import Entry, assign_folds, parts_to_do, read_lists, unseen_by

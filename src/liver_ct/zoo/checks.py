@@ -1,4 +1,4 @@
-"""What the Model Zoo's CI asks of a bundle, each check a list of lines ``<file>: <cause>. <mend>``.
+"""What the Model Zoo's CI asks of a bundle, each check a list of lines ``<file>: <cause>. <fix>``.
 
 The zoo's own scripts (ci/verify_bundle.py, runtests.sh) work inside its repository and stop at the first problem. MONAI's
 functions do here what they do there; around them stands what the zoo asks in words only (CONTRIBUTING.md).
@@ -22,9 +22,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from liver_ct.files import shipped
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
+
+from liver_ct.files import shipped
 
 SCHEMAS = Path(__file__).resolve().parent
 METADATA, INFERENCE, TRAIN = (f"configs/{name}.json" for name in ("metadata", "inference", "train"))
@@ -98,9 +99,9 @@ def _check_json(name: str, path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
         if not isinstance(json.loads(text), dict):
-            return [f"{name}: is no JSON object. Mend it."]
+            return [f"{name}: is no JSON object. Fix it."]
     except ValueError as e:
-        return [f"{name}: not JSON ({e}). Mend it."]
+        return [f"{name}: not JSON ({e}). Fix it."]
     personal = re.search(r"(/home|/root|/Users|/mnt|/tmp)/[^\s'\"]*", text)
     return [f"{name}: names {personal[0]}, a path of one machine. Start from @bundle_root."] if personal else []
 
@@ -230,7 +231,7 @@ def _style_lines(tool: str, pattern: str, text: str) -> list[str]:
     if text and not found:
         return [f"scripts: {tool} failed ({' '.join(text.split())[-200:]}). Run it by hand."]
     if tool == "flake8":
-        return [f"{line}. Mend it, as flake8 asks." for line in found]
+        return [f"{line}. Fix it, as flake8 asks." for line in found]
     return [f"{line}: {tool} would write it otherwise. Run {tool} on it." for line in found]
 
 
@@ -253,7 +254,7 @@ def check_with_monai(root: Path) -> list[str]:
 
 
 def verify_schema(root: Path) -> None:
-    """Mend the metadata."""
+    """Fix the metadata."""
     from monai.bundle import verify_metadata
 
     schema = root / "eval" / "schema.json"  # where the zoo has it; a file that is there is not downloaded
@@ -285,12 +286,12 @@ def verify_torchscript(root: Path) -> None:
 
 
 def verify_inference(root: Path) -> None:
-    """Mend the config, whose ids are those of monai.bundle.properties."""
+    """Fix the config, whose ids are those of monai.bundle.properties."""
     _verify_properties(root, INFERENCE, "inference")
 
 
 def verify_train(root: Path) -> None:
-    """Mend the config, whose ids are those of monai.bundle.properties."""
+    """Fix the config, whose ids are those of monai.bundle.properties."""
     _verify_properties(root, TRAIN, "train")
 
 
