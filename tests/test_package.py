@@ -31,7 +31,9 @@ from monai.bundle import download, get_bundle_info
 
 from liver_ct import phantom
 from liver_ct.zoo import archives as zoo_archives
+from liver_ct.zoo import bundle as zoo_bundle
 from liver_ct.zoo import checks as zoo_checks
+from liver_ct.zoo import metadata as zoo_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 SEG, CLS = zoo_archives.ZOO_NAMES.values()
@@ -53,7 +55,7 @@ for words in runs:
 
 
 def version(folder: str) -> str:
-    return json.loads((ROOT / "bundles" / folder / zoo_checks.METADATA).read_text())["version"]
+    return json.loads((ROOT / "bundles" / folder / zoo_bundle.METADATA).read_text())["version"]
 
 
 def archives() -> list[str]:
@@ -207,7 +209,7 @@ def test_an_archive_is_the_same_another_day_from_another_checkout_with_another_u
     other, own = tmp_path / "elsewhere" / "liver_cls", ROOT / "bundles" / "liver_cls"
     before = os.umask(0o077)
     try:
-        for name, path in reversed(zoo_checks.bundle_files(own).items()):  # so that folders list files in another order
+        for name, path in reversed(zoo_bundle.bundle_files(own).items()):  # so that folders list files in another order
             (other / name).parent.mkdir(parents=True, exist_ok=True)
             (other / name).write_bytes(path.read_bytes())
             (other / name).chmod(0o700)
@@ -387,7 +389,7 @@ def refused(one: Path, output: Path, break_it: Callable[[Path], object], line: s
 
 
 def test_a_pinned_version_that_the_zoos_python_lacks_is_refused(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo_checks, "OLDEST_PYTHON", "3.6")
+    monkeypatch.setattr(zoo_metadata, "OLDEST_PYTHON", "3.6")
     monkeypatch.setattr(zoo_checks, "check_style", lambda _: [])
     with pytest.raises(SystemExit, match=r"numpy \S+ wants Python >=3.10, the zoo's CI has 3.6. Pin an older version"):
         pack(one, tmp_path / "dist")
@@ -411,14 +413,14 @@ def test_the_command_names_every_problem_and_writes_nothing(tmp_path):
 
 
 def test_without_the_style_tools_it_says_how_to_get_them(one, tmp_path, monkeypatch):
-    found = zoo_checks.distribution
+    found = zoo_bundle.distribution
 
     def lacking(name: str):
         if name in ("black", "jsonschema"):
-            raise zoo_checks.PackageNotFoundError(name)
+            raise zoo_bundle.PackageNotFoundError(name)
         return found(name)
 
-    monkeypatch.setattr(zoo_checks, "distribution", lacking)
+    monkeypatch.setattr(zoo_bundle, "distribution", lacking)
     with pytest.raises(
         SystemExit, match="ERROR black, jsonschema: not installed. pip install -r requirements-test.txt"
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -18,22 +19,33 @@ def is_study_error(error: BaseException) -> bool:
 
 
 def describe(error: BaseException, path: Path) -> str:
-    """What went wrong with the study at ``path`` in one line, ``<file>: <cause>. <fix>``.
-
-    MONAI wraps what its transforms raise, so the causes of the error are looked through as well.
-    """
-    causes = [error]
-    while causes[-1].__cause__:
-        causes.append(causes[-1].__cause__)
+    """What went wrong with the study at ``path`` in one line, ``<file>: <cause>. <fix>``."""
+    causes = list(causes_of(error))
     own = next((e for e in causes if is_study_error(e)), None)
     system = next((e for e in causes if isinstance(e, OSError)), None)
     if own:
         line = str(own)
     elif system:
-        fix = "Check that it can be read." if system.filename == str(path) else "Free space or choose another --output."
-        line = f"{system.filename or path}: {system.strerror or system}. {fix}"
+        line = describe_system_error(system, path)
     elif isinstance(error, MemoryError) or "memory" in str(error):
         line = f"{path}: not enough memory for this study. Close other programs or take another --device."
     else:
-        line = f"{path}: {type(causes[-1]).__name__}: {str(causes[-1])[:200]}. This is unexpected; please report it."
+        root = causes[-1]
+        line = f"{path}: {type(root).__name__}: {str(root)[:200]}. This is unexpected; please report it."
     return " ".join(line.split())
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, down to the first cause; MONAI wraps what its transforms raise."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def describe_system_error(error: OSError, path: Path) -> str:
+    """A file that cannot be read, if it is the study's own, or else cannot be written."""
+    fix = "Free space or choose another --output."
+    if error.filename == str(path):
+        fix = "Check that it can be read."
+    return f"{error.filename or path}: {error.strerror or error}. {fix}"

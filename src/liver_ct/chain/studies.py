@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json
+from liver_ct.files import read_json, replace_folder
 from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, OUTPUTS, RESULT
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -91,30 +91,35 @@ def fresh_folder(folder: Path) -> Path:
 def publish(work: Path, target: Path) -> None:
     """Move the finished folder ``work`` to ``target``, in place of earlier results: whole or not at all."""
     check_target(target)
-    if target.exists():
-        old = work.with_name(f"{work.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(work, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(work, target)
+    replace_folder(work, target)
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """CT files and series folders below a folder, in no order."""
     visited = set()
     for name, folders, files in os.walk(root, followlinks=True):
-        folder = Path(name)
-        if os.path.realpath(folder) in visited or set(ALWAYS) <= set(files):  # a link's loop; our own results
+        folder, real = Path(name), os.path.realpath(name)
+        own_results = set(ALWAYS) <= set(files)
+        if real in visited or own_results:  # visited before: a link's loop
             folders.clear()
             continue
-        visited.add(os.path.realpath(folder))
+        visited.add(real)
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-        files = [entry for entry in files if not entry.startswith((".", LABEL_PREFIX))]
-        yield from (folder / entry for entry in files if entry.lower().endswith(SUFFIXES))
-        others = (folder / entry for entry in sorted(files) if not entry.lower().endswith(SUFFIXES))
-        if any(_is_dicom(entry) and _may_be_slice(entry) for entry in others):
-            yield folder
+        yield from _studies_in(folder, sorted(files))
+
+
+def _studies_in(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """The CT files of one folder, and the folder itself if it holds a DICOM series."""
+    others = []
+    for name in names:
+        if name.startswith((".", LABEL_PREFIX)):
+            continue
+        if name.lower().endswith(SUFFIXES):
+            yield folder / name
+        else:
+            others.append(folder / name)
+    if any(_is_dicom(path) and _may_be_slice(path) for path in others):
+        yield folder
 
 
 def _is_dicom(path: Path) -> bool:

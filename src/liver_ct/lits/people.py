@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
@@ -17,16 +18,20 @@ def read_people(path: Path | None) -> dict[int, str]:
     """Case number -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
     if path is None:
         return {number: person for person, numbers in KNOWN_PEOPLE.items() for number in numbers}
-    if str(path).lower().endswith(".json"):
-        rows = list(read_json(path).items())
-    else:
-        try:
-            with open(path, newline="") as file:
-                rows = [(row + [""])[:2] for row in csv.reader(file) if row]
-        except OSError as error:
-            raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
-        rows = rows[1:] if rows and not re.search(r"\d", rows[0][0]) else rows  # a heading has no case number
+    rows = list(read_json(path).items()) if path.suffix.lower() == ".json" else read_table(path)
     return {case_number(case, path): str(person).strip() for case, person in rows}
+
+
+def read_table(path: Path) -> list[tuple[str, str]]:
+    """Rows of a CSV of case,person without its heading; raises BrokenPair."""
+    try:
+        with open(path, newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
+    if rows and not re.search(r"\d", rows[0][0]):  # a heading has no case number
+        del rows[0]
+    return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
 
 
 def person_of(number: int, people: dict[int, str]) -> str:
@@ -52,25 +57,50 @@ def choose(groups: set[str], fraction: float, seed: int) -> set[str]:
     return set(order[: max(count, 1) if fraction > 0 and len(order) > 1 else 0])
 
 
-def assign(numbers: list[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int) -> dict:
+def assign(
+    numbers: list[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int
+) -> dict[int, str | None]:
     """Map case number -> "training", "validation", "test" or None (left out), keeping each person on one side.
 
     A person who has a test case gives nothing to training or validation. Cases that a split file does not name are
     divided by `fraction` unless the file lists validation or training itself; with a training list they stay out.
     """
-    tested = {person_of(number, people) for number in wanted.get("test", ())}
-    split = {number: "test" for number in numbers if number in wanted.get("test", ())}
-    rest = [number for number in numbers if number not in split and person_of(number, people) not in tested]
+    test = wanted.get("test", set())
+    rest = untested(numbers, people, test)
     if "training" in wanted:
-        rest = [number for number in rest if number in wanted["training"] | wanted.get("validation", set())]
-    if "validation" in wanted:
-        held = {person_of(number, people) for number in wanted["validation"]}
-        if both := {person_of(number, people) for number in wanted.get("training", ())} & held:
-            raise BrokenPair(f"split: {sorted(both)} are asked for in training and validation. Keep a person together.")
-    else:
-        held = choose({person_of(number, people) for number in rest}, fraction, seed)
-    split |= {number: "validation" if person_of(number, people) in held else "training" for number in rest}
-    return {number: split.get(number) for number in numbers}
+        rest &= wanted["training"] | wanted.get("validation", set())
+    held = validation_people(rest, people, wanted, fraction, seed)
+    split: dict[int, str | None] = dict.fromkeys(numbers)
+    for number in numbers:
+        if number in test:
+            split[number] = "test"
+        elif number in rest:
+            split[number] = "validation" if person_of(number, people) in held else "training"
+    return split
+
+
+def untested(numbers: Iterable[int], people: dict[int, str], test: set[int]) -> set[int]:
+    """Those of the cases whose person has no test case."""
+    tested = people_of(test, people)
+    return {number for number in numbers if person_of(number, people) not in tested}
+
+
+def people_of(numbers: Iterable[int], people: dict[int, str]) -> set[str]:
+    """Group names of some cases."""
+    return {person_of(number, people) for number in numbers}
+
+
+def validation_people(
+    numbers: Iterable[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int
+) -> set[str]:
+    """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair."""
+    if "validation" not in wanted:
+        return choose(people_of(numbers, people), fraction, seed)
+    held = people_of(wanted["validation"], people)
+    both = people_of(wanted.get("training", ()), people) & held
+    if both:
+        raise BrokenPair(f"split: {sorted(both)} are asked for in training and validation. Keep a person together.")
+    return held
 
 
 def slice_lists(entries: list[dict], people: dict[int, str], held: set[str], tested: set[str]) -> dict[str, list[dict]]:

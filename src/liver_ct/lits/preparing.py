@@ -80,22 +80,32 @@ def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: Sta
     return image, label
 
 
-def write_datalist(output: Path, ready: dict[int, tuple[Path, Path]], split: dict, people: dict[int, str]) -> dict:
+def write_datalist(
+    output: Path, ready: dict[int, tuple[Path, Path]], split: dict[int, str | None], people: dict[int, str]
+) -> dict[str, list[dict]]:
     """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist."""
     datalist: dict[str, list[dict]] = {key: [] for key in SPLITS}
     for number, (image, label) in ready.items():
-        if split[number]:
+        side = split[number]
+        if side:
             paths = {"image": portable(image, output), "label": portable(label, output)}
             entry = {**paths, "case_id": f"volume-{number}", "group": person_of(number, people)}
-            datalist[split[number]].append(entry)
+            datalist[side].append(entry)
     path = output / "datalist.json"
     if path.is_file():
-        old = read_json(path)
-        slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
-        held, tested = ({entry["group"] for entry in datalist[key]} for key in ("validation", "test"))
-        datalist |= {key: rows for key, rows in slice_lists(slices, people, held, tested).items() if rows}
+        datalist |= kept_slices(read_json(path), datalist, people)
     write_json(path, datalist)
     return datalist
+
+
+def kept_slices(
+    old: dict[str, list[dict]], datalist: dict[str, list[dict]], people: dict[int, str]
+) -> dict[str, list[dict]]:
+    """The lists of isolated slices of an earlier datalist, divided anew; without the empty ones."""
+    slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
+    held, tested = ({entry["group"] for entry in datalist[key]} for key in ("validation", "test"))
+    lists = slice_lists(slices, people, held, tested)
+    return {key: rows for key, rows in lists.items() if rows}
 
 
 def prepare_all(

@@ -10,7 +10,7 @@ import numpy as np
 
 from liver_ct.files import write_json, written_whole
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
-from liver_ct.lits.people import person_of, read_people, read_split, slice_lists
+from liver_ct.lits.people import people_of, read_people, read_split, slice_lists
 from liver_ct.lits.preparing import portable
 
 
@@ -87,16 +87,20 @@ def add_slices(
     """
     path, output = datalist.absolute(), output.absolute()
     content, data = read_json(path), read_slices(npz)
-    people = read_people(groups)
-    for entry in [entry for key in SPLITS for entry in content.get(key, [])]:
-        people[case_number(entry["case_id"])] = entry["group"]
+    people = read_people(groups) | listed_people(content)
     numbers = read_split(split).get("test", set()) | {case_number(e["case_id"]) for e in content.get("test", [])}
-    tested = {person_of(number, people) for number in numbers}
-    held = {entry["group"] for entry in content.get("validation", [])}
     entries = write_slices(data, output, numbers, thickness, track)
+    for entry in entries:
+        entry |= {key: portable(entry[key], path.parent) for key in ("image", "label")}
     known = {entry["case_id"] for entry in entries}
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
-    entries = [{**e, **{key: portable(e[key], path.parent) for key in ("image", "label")}} for e in entries]
-    content |= slice_lists(earlier + entries, people, held, tested)
+    held = {entry["group"] for entry in content.get("validation", [])}
+    content |= slice_lists(earlier + entries, people, held, people_of(numbers, people))
     write_json(path, content)
     return content
+
+
+def listed_people(content: dict[str, list[dict]]) -> dict[int, str]:
+    """Case number -> person of a datalist's volumes."""
+    entries = [entry for key in SPLITS for entry in content.get(key, [])]
+    return {case_number(entry["case_id"]): entry["group"] for entry in entries}

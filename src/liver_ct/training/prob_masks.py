@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, write_json
+from liver_ct.files import read_json, replace_folder, write_json
 from liver_ct.training.datalists import Entry, assign_folds, parts_to_do, read_lists, unseen_by
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import inference_knobs, run_bundle, save_weights
@@ -103,8 +103,7 @@ def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Ent
         write_json(part / "held_out.json", {"validation": list(cases)})
         run_bundle(bundle, config_file=configs, datalist_file=part / "held_out.json", ckpt_path=weights,
                    output_dir=part, **knobs)  # fmt: skip
-        shutil.rmtree(output, ignore_errors=True)
-        part.replace(output)
+        replace_folder(part, output)
 
 
 def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:

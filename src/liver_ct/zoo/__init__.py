@@ -1,3 +1,3 @@
 """Archives of the bundles for the MONAI Model Zoo, and what its CI asks of a bundle."""
 
-__all__ = ["archives", "checks"]
+__all__ = ["archives", "bundle", "checks"]

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, written_whole
-from liver_ct.zoo.checks import METADATA, bundle_files, check_bundle, missing_tools
+from liver_ct.zoo.bundle import METADATA, bundle_files
+from liver_ct.zoo.checks import check_bundle
+from liver_ct.zoo.style import missing_tools
 
 ZOO_NAMES = {"liver_seg": "liver_ct_segmentation", "liver_cls": "liver_tumor_ct_classification"}
 MODEL_INFO, SHA256SUMS = "model_info.json", "SHA256SUMS"
