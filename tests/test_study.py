@@ -268,13 +268,13 @@ def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content, cause):
 
 def test_results_that_are_not_there_give_one_line(tmp_path):
     for call in (lambda: study.report(str(tmp_path)), lambda: study.compare("a", "b", str(tmp_path))):
-        with pytest.raises(SystemExit, match=r"^ERROR .*results.json: .* Give the folder of a finished study"):
+        with pytest.raises(SystemExit, match=r"^ERROR .*results.json: .* Give the folder of a finished experiment"):
             call()
 
 
 def test_a_second_run_of_the_same_study_is_refused(tmp_path):
     lock = running.hold(tmp_path / ".lock")
-    with pytest.raises(StudyError, match="another run of this study is at work"):
+    with pytest.raises(StudyError, match="another run of this experiment is at work"):
         running.hold(tmp_path / ".lock")
     lock.close()
     running.hold(tmp_path / ".lock").close()

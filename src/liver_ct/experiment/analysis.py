@@ -137,7 +137,8 @@ class Analysis:
         for fold, temperature in self.results["temperatures"].items():
             after.append((self.histogram("shipped", int(fold)), expit(CENTRES / temperature)))
         p = np.concatenate([p for _, p in after])
-        hits, total = (np.concatenate([f(h) for h, _ in after]) for f in (lambda h: h[1:].sum(0), lambda h: h.sum(0)))
+        hits = np.concatenate([counts[1:].sum(0) for counts, _ in after])
+        total = np.concatenate([counts.sum(0) for counts, _ in after])
         return {"as it is": before["reliability"], "temperature": reliability(p, hits, total)}
 
     def tumour_calibration(self, arm: str) -> dict[str, Any]:
@@ -156,5 +157,8 @@ class Analysis:
 
 def scale_only(label: np.ndarray, raw: np.ndarray) -> float:
     """1 / temperature that makes sigmoid(scale * raw) fit labels best."""
-    loss = lambda s: np.logaddexp(0, s * raw).mean() - s * (label * raw).mean()  # noqa: E731
-    return float(minimize_scalar(loss, bounds=(0.05, 10), method="bounded").x)
+
+    def cross_entropy(scale: float) -> float:
+        return float(np.logaddexp(0, scale * raw).mean() - scale * (label * raw).mean())
+
+    return float(minimize_scalar(cross_entropy, bounds=(0.05, 10), method="bounded").x)

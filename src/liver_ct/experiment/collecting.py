@@ -154,4 +154,4 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         return read_json(file)
     except (OSError, ValueError) as e:
-        raise StudyError(f"{file}: {e}. Give the folder of a finished study as --results.") from e
+        raise StudyError(f"{file}: {e}. Give the folder of a finished experiment as --results.") from e

@@ -29,7 +29,7 @@ def write_report(results: Results, folder: Path, text: Path, draws: int = 2000) 
     parts = [summary_text(analysis), arm_table(analysis), contrast_table(analysis), patient_text(analysis)]
     parts += [mechanism_text(analysis), calibration_text(analysis), loss_table(analysis), liver_table(analysis)]
     block = "\n\n".join([START, *(p.replace("PLOT/", at) for p in parts if p), END])
-    old = text.read_text() if text.exists() else f"# The study\n\n{START}\n{END}\n"
+    old = text.read_text() if text.exists() else f"# The experiment\n\n{START}\n{END}\n"
     if START not in old or END not in old.split(START, 1)[1]:
         raise StudyError(f"{text}: the marks {START} and {END} are missing. Put them where the tables belong.")
     before, rest = old.split(START, 1)

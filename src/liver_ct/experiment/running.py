@@ -238,7 +238,7 @@ def claim(work: Path, content: Mapping[str, Any], remove: Path | None = None) ->
 
 
 def hold(file: Path) -> IO[str]:
-    """Lock the study, so that no second run writes into its folders; trainings that a kill left behind hold it too.
+    """Lock the experiment, so that no second run writes into its folders; trainings that a kill left behind hold it too.
 
     Raises:
         StudyError: another run holds it.
@@ -249,7 +249,9 @@ def hold(file: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise StudyError(f"{file}: another run of this study is at work. Wait for it, or end its trainings.") from None
+        raise StudyError(
+            f"{file}: another run of this experiment is at work. Wait for it, or end its trainings."
+        ) from None
     return lock
 
 

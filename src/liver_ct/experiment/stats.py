@@ -73,7 +73,12 @@ def patients_needed(patients: int, difference: float, drawn: np.ndarray) -> dict
     for the true one; None where it is 0.
     """
     error = float(np.nanstd(drawn))
-    needed = lambda z: int(np.ceil(patients * (z * error / difference) ** 2)) if difference else None  # noqa: E731
+    if difference == 0:
+        return {"half_the_time": None, "in_80_of_100": None}
+
+    def needed(z: float) -> int:
+        return int(np.ceil(patients * (z * error / difference) ** 2))
+
     two_sided = stats.norm.ppf(0.975)
     return {"half_the_time": needed(two_sided), "in_80_of_100": needed(two_sided + stats.norm.ppf(0.8))}
 

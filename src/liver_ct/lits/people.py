@@ -53,8 +53,9 @@ def choose(groups: set[str], fraction: float, seed: int) -> set[str]:
     """Draw `fraction` of the groups, at least one while two or more are there, the same ones for the same seed."""
     order = sorted(groups)
     random.Random(seed).shuffle(order)
-    count = round(fraction * len(order))
-    return set(order[: max(count, 1) if fraction > 0 and len(order) > 1 else 0])
+    if fraction <= 0 or len(order) < 2:
+        return set()
+    return set(order[: max(1, round(fraction * len(order)))])
 
 
 def assign(
@@ -109,5 +110,6 @@ def slice_lists(entries: list[dict], people: dict[int, str], held: set[str], tes
     for entry in entries:
         group = person_of(int(entry["case_id"].split("-")[1]), people)
         if group not in tested:
-            lists[SLICE_SPLITS[group in held]].append({**entry, "group": group})
+            side = "validation_slices" if group in held else "training_slices"
+            lists[side].append({**entry, "group": group})
     return lists

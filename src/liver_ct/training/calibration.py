@@ -16,8 +16,13 @@ def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
 
     Groups are drawn evenly in training, so that the network's own probabilities are too high.
     """
-    loss = lambda p: np.logaddexp(0, p[0] * raw + p[1]).mean() - (label * (p[0] * raw + p[1])).mean()  # noqa: E731
-    return tuple(float(v) for v in minimize(loss, (1.0, 0.0)).x)
+
+    def cross_entropy(scale_and_bias: np.ndarray) -> float:
+        logit = scale_and_bias[0] * raw + scale_and_bias[1]
+        return float(np.logaddexp(0, logit).mean() - (label * logit).mean())
+
+    scale, bias = minimize(cross_entropy, (1.0, 0.0)).x
+    return float(scale), float(bias)
 
 
 def cross_fitted(

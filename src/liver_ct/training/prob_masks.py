@@ -113,7 +113,10 @@ def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
     images = sorted(tables["dice"])
     values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
     person = [group[image] for image in images]
-    mean = lambda rows: {name: float(value[rows].mean()) for name, value in values.items()}  # noqa: E731
+
+    def mean(rows: np.ndarray | slice) -> dict[str, float]:
+        return {name: float(value[rows].mean()) for name, value in values.items()}
+
     result = {
         "cases": len(images),
         "patient_groups": len(set(person)),

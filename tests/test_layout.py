@@ -1,0 +1,79 @@
+"""The package's rooms import downwards only, are light to enter, print and end nothing, and stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "liver_ct"
+# Each room may import from those before it.
+ROOMS = ("errors", "files", "outputs", "lits", "phantom", "zoo", "chain", "training", "experiment", "cli")
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """Of ``liver_ct.chain.studies``: chain."""
+    return (module.split(".") + [""])[1]
+
+
+def imported(file: Path) -> list[str]:
+    """Modules of the package that a file imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "liver_ct":
+            found += [f"liver_ct.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+    return [name for name in found if name.split(".")[0] == "liver_ct"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_room_imports_from_those_below_it_only(file):
+    own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    allowed = {*ROOMS[: ROOMS.index(own) + 1]} if own in ROOMS else set()
+    assert {room(name) for name in imported(file)} <= allowed
+
+
+def test_every_room_is_known_and_says_what_it_is_for():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    assert folders == set(ROOMS) - {"errors", "files"}
+    for name in folders:
+        tree = ast.parse((PACKAGE / name / "__init__.py").read_text())
+        assert len(ast.get_docstring(tree).splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["liver_ct", "liver_ct.chain.studies", "liver_ct.cli.cascade", "liver_ct.phantom"])
+def test_entering_is_light(module):
+    code = f"import sys, {module}\nsys.exit(bool({{'torch', 'monai', 'matplotlib'}} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
+
+
+def test_only_commands_print_or_end_the_program():
+    for file in FILES:
+        if file.is_relative_to(PACKAGE / "cli"):
+            continue
+        words = {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
+        assert not words & {"print", "SystemExit", "tqdm", "exit"} - allowed_words(file), file
+
+
+def allowed_words(file: Path) -> set[str]:
+    """MONAI's own checks end the program where they fail, which the zoo's checks catch."""
+    return {"SystemExit"} if file == PACKAGE / "zoo" / "workflows.py" else set()
+
+
+def test_no_file_is_long():
+    long = {str(file): lines for file in FILES if (lines := len(file.read_text().splitlines())) > 350}
+    assert not long
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda script: script.name)
+def test_a_script_works_from_outside_the_repository(script, tmp_path):
+    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and script.stem in done.stdout + done.stderr
