@@ -33,7 +33,7 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
 
 
 def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
-    """Stop before any work when there is none, or when files cannot go together; MONAI would end late or in silence.
+    """Stop before any work when there is none, or when files cannot go together; MONAI would fail late or silently.
 
     Args:
         studies: entries of a datalist.

@@ -23,14 +23,14 @@ NO_SLICES = ("LOCALIZER", "SCREEN SAVE")  # in the ImageType of CT Images that a
 def read_series(folder: Path, series: str | None = None) -> tuple[torch.Tensor, np.ndarray, list[str]]:
     """Voxels ``[X, Y, Z]`` in HU, int16 where all fit, else float32; RAS affine (mm); files in the order of Z.
 
-    Z runs along the slices' normal. ITK's readers take gaps, repeated slices and a tilt without a word, and longer.
+    Z runs along the slices' normal. ITK's readers accept gaps, repeated slices and a tilt silently, and take longer.
 
     Args:
         folder: holds the slices; localizers, screenshots, reports and segmentations in it are passed over.
         series: SeriesNumber or SeriesInstanceUID, needed where there are several.
 
     Raises:
-        StudyError: no CT, several series, a slice that cannot be read or placed, or slices that make no even block.
+        StudyError: no CT, several series, a slice that cannot be read or placed, or slices that are not evenly spaced.
     """
     slices = [place_slice(h) for h in choose_series(folder, find_slices(folder), series)]
     slices = sort_slices(folder, slices)
@@ -75,7 +75,7 @@ def _why_no_slices(folder: Path, others: Mapping[str, pydicom.Dataset]) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """By the suffix or by the mark in the file: series often have no suffix, damaged slices no mark."""
+    """Whether a file is DICOM, by its suffix or the mark in it: series often have no suffix, damaged slices no mark."""
     if not path.is_file() or path.name.startswith(".") or path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in (".dcm", ".ima"):

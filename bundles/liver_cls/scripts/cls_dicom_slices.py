@@ -33,7 +33,7 @@ class Slice(NamedTuple):
 
 
 def place_slice(header: pydicom.Dataset) -> Slice:
-    """A slice with its geometry and scale.
+    """A slice with its geometry and scale, read from its header.
 
     Raises:
         StudyError: they are missing or make no sense, or the slice is more or less than one grey image.
@@ -47,7 +47,7 @@ def place_slice(header: pydicom.Dataset) -> Slice:
         raise StudyError(f"{path}: ImageOrientationPatient holds no two directions at right angles. {ORIGINAL}")
     if spacing.min() <= 0 or slope == 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
-        raise StudyError(f"{path}: {name} is {header[name].value}, which cannot be. {ORIGINAL}")
+        raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
     if header.get("RescaleType") not in (None, "", "HU", "HU_MOD", "US"):
         raise StudyError(f"{path}: its values are {header.RescaleType}, not HU. Give a CT in HU.")
     if (header.get("NumberOfFrames") or 1) != 1 or header.SamplesPerPixel != 1:
@@ -72,7 +72,11 @@ def numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
 
 
 def sort_slices(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
-    """Order slices along their normal; raises StudyError unless they fill one evenly spaced, upright block."""
+    """Order slices along their normal.
+
+    Raises:
+        StudyError: they do not fill one evenly spaced, upright block.
+    """
     _check_alike(folder, slices)
     along = normal(slices[0])
     positions = np.array([s.position for s in slices])

@@ -27,7 +27,7 @@ class LoadStudyd(MapTransform):
     """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation; float32, or
     int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in ``meta["files"]``.
 
-    LoadImaged reads an MR, a 2D image or a NaN affine without a word, and replaces a NIfTI's affine where pixdim
+    LoadImaged reads an MR, a 2D image or a NaN affine silently, and replaces a NIfTI's affine where pixdim
     differs from it in the sixth digit; this refuses the former with one clear line and takes the affine nibabel does.
 
     Args:
