@@ -32,8 +32,10 @@ class SliceGroupInferer(CpuBf16Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Studies ``[B, C, X, Y, Z]`` to one logit per slice ``[B, Z]``, or groups ``[B, C * gop, X, Y]``, as in
-        training, to lesion maps ``[B, 1, X, Y]`` of logits; float32."""
+        """Studies ``[B, C, X, Y, Z]`` to one logit per slice ``[B, Z]``, float32.
+
+        Groups ``[B, C * gop, X, Y]``, as in training, become lesion maps ``[B, 1, X, Y]`` of logits.
+        """
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
             return self._forward(x, network, *args, **kwargs)

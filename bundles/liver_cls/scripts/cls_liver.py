@@ -17,8 +17,9 @@ from scripts.cls_slices import axial_axis
 
 
 class CutToLiverd(MapTransform):
-    """Cut volumes ``[1, X, Y, Z]`` of any orientation, and what IndexSlicesd noted, to the liver's axial slices with
-    ``margin`` slices on both sides, as FindLiverd takes the liver.
+    """Cut volumes ``[1, X, Y, Z]`` of any orientation, and what IndexSlicesd noted, to the liver's axial slices.
+
+    ``margin`` slices on both sides stay. The liver is found as FindLiverd does.
 
     Turning to RAS copies, and a scan may be ten times as long as its liver. Where the source is not given or empty,
     everything stays.
@@ -58,8 +59,10 @@ def narrow(image: MetaTensor, axis: int, start: int, stop: int) -> MetaTensor:
 
 
 class FindLiverd(Transform):
-    """Add ``middle``, the liver's middle (x, y) in mm from the first voxel, ``extent``, the considered slices [z0, z1)
-    of the RAS volume, its ``pixdim`` in mm, and its ``affine`` [4, 4].
+    """Add where the liver lies in the RAS volume, and where that lies in the world.
+
+    ``middle`` is the liver's middle (x, y) in mm from the first voxel, ``extent`` the considered slices [z0, z1),
+    ``pixdim`` the volume's spacing in mm and ``affine`` [4, 4] its affine.
 
     Taken from the first of ``keys`` that the item holds: label > 0, or the largest part of prob > 0.5 (a Prob-Mask
     keeps its islands). Without any, the middle of the volume and all slices.

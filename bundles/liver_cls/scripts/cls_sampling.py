@@ -48,8 +48,11 @@ class SamplePlaned(MapTransform):
 
 
 def sampling_weights(old: int, old_mm: float, new: int, new_mm: float, middle: float) -> torch.Tensor:
-    """Weights ``[new, old]`` that sample an axis around ``middle`` (mm from its first voxel): a triangle as wide as
-    the coarser of both spacings. Rows sum to 1 inside, to less at the rim, to 0 beyond."""
+    """Weights ``[new, old]`` that sample an axis around ``middle`` (mm from its first voxel).
+
+    A triangle as wide as the coarser of both spacings (``old_mm``, ``new_mm``). Rows sum to 1 inside, to less at the
+    rim, to 0 beyond.
+    """
     centres = (middle + (torch.arange(new) - (new - 1) / 2) * new_mm) / old_mm
     width = max(1.0, new_mm / old_mm)
     reach = int(np.ceil(width)) + 1

@@ -24,8 +24,10 @@ ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
 class LoadStudyd(MapTransform):
-    """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation; float32, or
-    int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in ``meta["files"]``.
+    """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation.
+
+    They are float32, or int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in
+    ``meta["files"]``.
 
     LoadImaged reads an MR, a 2D image or a NaN affine silently, and replaces a NIfTI's affine where pixdim
     differs from it in the sixth digit; this refuses the former with one clear line and takes the affine nibabel does.
@@ -69,8 +71,9 @@ class LoadStudyd(MapTransform):
 
 
 def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
-    """Read one image as a MetaTensor ``[1, X, Y, Z]`` of finite values with a finite, invertible affine (RAS, mm); int16
-    where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
+    """Read one image as a MetaTensor ``[1, X, Y, Z]`` of finite values with a finite, invertible affine (RAS, mm).
+
+    It is int16 where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
 
     Args:
         path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series.
