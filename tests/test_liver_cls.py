@@ -205,7 +205,7 @@ def test_files_that_do_not_fit_are_named_before_training(data, tmp_path, overlay
 
 def test_groups_are_drawn_balanced_and_labelled_right():
     parser()
-    from scripts.cls_transforms import DrawGroupsd, group_labels
+    from scripts.cls_groups import DrawGroupsd, group_labels
 
     z = torch.arange(20.0)
     label = ((z >= 5) & (z < 8)).float()
@@ -225,7 +225,7 @@ def test_groups_are_drawn_balanced_and_labelled_right():
 
 def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
     parser()
-    from scripts.cls_transforms import RandTumourd
+    from scripts.cls_lesions import RandTumourd
 
     liver = torch.zeros(3, 48, 48)
     liver[:, 8:40, 8:32] = 1
@@ -242,7 +242,7 @@ def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
 
 def test_shading_is_smooth_and_moves_the_liver_from_zero():
     parser()
-    from scripts.cls_transforms import RandShadingd
+    from scripts.cls_intensity import RandShadingd
 
     item = {"image": torch.zeros(3, 48, 48), "label": torch.zeros(1, 48, 48)}
     shade = RandShadingd(prob=1.0).set_random_state(seed=0)
@@ -284,7 +284,7 @@ def test_the_loss_asks_for_the_lesion_and_for_the_slice():
 @pytest.mark.parametrize("gop, positive", [(1, [5, 6]), (3, [4, 5, 6, 7]), (5, [3, 4, 5, 6, 7, 8])])
 def test_a_group_is_positive_when_any_of_its_slices_shows_tumour(gop, positive):
     parser()
-    from scripts.cls_transforms import SliceLabelsd
+    from scripts.cls_groups import SliceLabelsd
 
     label = torch.zeros(1, 8, 8, 12)
     label[:, 2:6] = 1
@@ -413,7 +413,7 @@ def test_the_tumour_logit_is_differentiable_with_respect_to_the_prob_mask(combin
 
 
 def test_a_dilated_mask_reaches_so_many_mm_whatever_the_spacing():
-    from scripts.cls_transforms import SelectMaskd
+    from scripts.cls_masks import SelectMaskd
 
     prob = torch.zeros(1, 20, 20, 12)
     prob[0, 8:12, 8:12, 5:7], prob[0, 0, 0, 0] = 0.6, 0.4
@@ -423,6 +423,22 @@ def test_a_dilated_mask_reaches_so_many_mm_whatever_the_spacing():
     assert (x[0], x[-1]) == (6, 13) and (y[0], y[-1]) == (3, 16) and (z[0], z[-1]) == (4, 7)
     assert out[6, 3, 5] == 0  # a ball, not a box
     assert not SelectMaskd("dilated")({"prob": mask * 0})["mask"].any()
+
+
+def test_a_word_that_a_knob_does_not_know_is_refused_with_those_it_does():
+    from scripts.cls_intensity import NormaliseLiverd
+    from scripts.cls_masks import CombineMaskd, SelectMaskd
+
+    sources = "Choose one of prob, binary, dilated, manual, none."
+    for make, word, line in (
+        (SelectMaskd, "probability", f"mask_source is 'probability'. {sources}"),
+        (SelectMaskd, None, f"mask_source is None. {sources}"),
+        (CombineMaskd, "add", "combine is 'add'. Choose multiply or concat."),
+        (NormaliseLiverd, "LIVER", "normalise is 'LIVER'. Choose liver or fixed."),
+    ):
+        with pytest.raises(ValueError) as error:
+            make(word)
+        assert str(error.value) == line
 
 
 def test_the_liver_lies_at_zero_and_a_tumour_below_it():

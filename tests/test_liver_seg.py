@@ -155,7 +155,7 @@ def test_training_without_studies_says_so(tmp_path):
 
 def test_drawn_lesions_stay_in_the_liver_and_leave_its_label():
     parser()
-    from scripts.seg_transforms import RandLesiond
+    from scripts.seg_lesions import RandLesiond
 
     label = torch.zeros(1, 48, 48, 5)
     label[:, 8:40, 8:32] = 1
@@ -376,9 +376,9 @@ def test_the_coarse_pass_looks_everywhere_where_it_finds_nothing(volume):
 
 @torch.inference_mode()
 def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
-    from scripts import seg_inferer
+    from scripts import seg_precision
 
-    monkeypatch.setattr(seg_inferer, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(seg_precision, "cpu_has_bf16", lambda: True)
     out = []
     for broken in (False, True):
         config, network = shipped()
@@ -396,7 +396,7 @@ def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
     "old, new", [((31, 40, 17), (12, 15, 9)), ((12, 15, 9), (31, 40, 17)), ((31, 15, 9), (12, 40, 9))]
 )
 def test_resampling_is_torchs_average_and_interpolation(old, new):
-    from scripts.seg_transforms import resize_volume
+    from scripts.seg_resampling import resize_volume
 
     volume = torch.randint(-1000, 1000, (1, *old), dtype=torch.int16)
     volume[:, : old[0] // 2] = 0
@@ -412,7 +412,8 @@ def test_resampling_is_torchs_average_and_interpolation(old, new):
 
 def test_the_liver_is_monais_largest_component():
     from monai.transforms import KeepLargestConnectedComponent
-    from scripts.seg_io import StudyError, TakeLiverd
+    from scripts.seg_errors import StudyError
+    from scripts.seg_io import TakeLiverd
 
     torch.manual_seed(0)
     prob = torch.nn.functional.avg_pool3d(torch.rand(1, 30, 26, 22), 3, stride=1, padding=1)

@@ -33,9 +33,9 @@ def bundle_module(bundle: str, name: str):
 
 
 @pytest.fixture(scope="module")
-def study():
+def reading():
     """The module that reads studies, which both bundles hold alike."""
-    return bundle_module("seg", "study")
+    return bundle_module("seg", "reading")
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +58,14 @@ def edit(path: Path, **values) -> None:
     header.save_as(path)
 
 
-def test_both_bundles_read_by_the_same_code():
-    files = [ROOT / "bundles" / f"liver_{b}" / "scripts" / f"{b}_study.py" for b in ("seg", "cls")]
-    assert files[0].read_text() == files[1].read_text()
-
-
 @pytest.mark.parametrize("pixdim", [(1, 1, 1), (8.001, 8.001, 10.0)])
-def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(study, ct, tmp_path, pixdim):
+def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(reading, ct, tmp_path, pixdim):
     """MONAI's reader would take pixdim and lose rotation and offset."""
     image = nib.Nifti1Image(ct[0], None)
     image.header.set_sform(ct[1], code=1)
     image.header["pixdim"][1:4] = pixdim
     nib.save(image, tmp_path / "ct.nii.gz")
-    read = study.LoadStudyd("image")({"image": str(tmp_path / "ct.nii.gz")})["image"]
+    read = reading.LoadStudyd("image")({"image": str(tmp_path / "ct.nii.gz")})["image"]
     np.testing.assert_allclose(read.affine.numpy(), ct[1], atol=1e-5)
     np.testing.assert_array_equal(read[0].numpy(), ct[0])
 
@@ -79,43 +74,43 @@ def test_the_affine_is_the_files_even_where_pixdim_says_otherwise(study, ct, tmp
     "dtype, slope, inter", [("<i2", 1, 0), (">i2", 1, 0), ("<i2", 2, -1024), ("u1", 1, 0), ("<f4", 1, 0)]
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_voxels_are_those_nibabel_reads(study, ct, tmp_path, suffix, dtype, slope, inter):
+def test_voxels_are_those_nibabel_reads(reading, ct, tmp_path, suffix, dtype, slope, inter):
     values = np.asarray(ct[0]).clip(0, 200).astype(dtype)
     image = nib.Nifti1Image(values, ct[1], nib.Nifti1Header(endianness=">" if dtype[0] == ">" else "<"))
     image.header.set_slope_inter(slope, inter)
     image.header.set_data_dtype(dtype)
     nib.save(image, tmp_path / f"ct{suffix}")
-    read = study.read_image(tmp_path / f"ct{suffix}")
+    read = reading.read_image(tmp_path / f"ct{suffix}")
     np.testing.assert_array_equal(read[0].numpy(), nib.load(tmp_path / f"ct{suffix}").get_fdata(dtype=np.float32))
     assert read.dtype == (torch.int16 if dtype == "<i2" and slope == 1 else torch.float32)
 
 
-def test_a_flipped_bit_in_a_compressed_file_is_noticed(study, ct, tmp_path):
+def test_a_flipped_bit_in_a_compressed_file_is_noticed(reading, ct, tmp_path):
     path = tmp_path / "ct.nii.gz"
     nib.save(nib.Nifti1Image(*ct), path)
     data = bytearray(path.read_bytes())
     data[-6] ^= 1  # of the checksum at its end
     path.write_bytes(data)
-    with pytest.raises(study.StudyError, match="ct.nii.gz: not a readable image"):
-        study.read_image(path)
+    with pytest.raises(reading.StudyError, match="ct.nii.gz: not a readable image"):
+        reading.read_image(path)
 
 
-def test_a_trailing_axis_of_one_is_no_fourth_dimension(study, ct, tmp_path):
+def test_a_trailing_axis_of_one_is_no_fourth_dimension(reading, ct, tmp_path):
     nib.save(nib.Nifti1Image(ct[0][..., None], ct[1]), tmp_path / "ct.nii.gz")
-    assert study.read_image(tmp_path / "ct.nii.gz").shape == (1, *SIZE)
+    assert reading.read_image(tmp_path / "ct.nii.gz").shape == (1, *SIZE)
 
 
-def test_a_series_is_the_same_as_the_nifti(study, ct, series):
-    read = study.read_image(series[0].parent)
+def test_a_series_is_the_same_as_the_nifti(reading, ct, series):
+    read = reading.read_image(series[0].parent)
     turned = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))
     expected = nib.as_closest_canonical(nib.Nifti1Image(ct[0].astype(np.float32), ct[1]))
     np.testing.assert_allclose(turned.affine, expected.affine, atol=1e-3)
     np.testing.assert_array_equal(turned.get_fdata(), expected.get_fdata())
 
 
-def test_what_is_no_slice_of_the_series_is_passed_over(study, series):
+def test_what_is_no_slice_of_the_series_is_passed_over(reading, series):
     folder = series[0].parent
-    expected = study.read_image(folder).shape
+    expected = reading.read_image(folder).shape
     (folder / "LICENSE").write_text("a stray file")
     (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     shutil.copy(series[0], folder / "scout.dcm")
@@ -124,17 +119,17 @@ def test_what_is_no_slice_of_the_series_is_passed_over(study, series):
     del report.PixelData
     report.Modality, report.SOPInstanceUID = "SR", generate_uid()
     report.save_as(folder / "report.dcm")
-    assert study.read_image(folder).shape == expected
+    assert reading.read_image(folder).shape == expected
 
 
 @pytest.mark.parametrize("axcodes", ["LPS", "LPI", "RAS", "LAI"])
-def test_slices_are_ordered_by_their_place_whatever_their_names_and_numbers(study, ct, tmp_path, axcodes):
+def test_slices_are_ordered_by_their_place_whatever_their_names_and_numbers(reading, ct, tmp_path, axcodes):
     files = phantom.write_dicom_series(tmp_path / "series", *ct, axcodes=axcodes)
     order = np.random.default_rng(0).permutation(len(files))
     for number, path in zip(order, files):
         edit(path, InstanceNumber=int(number))
         path.rename(path.with_name(f"{number:03d}.dcm"))
-    read = study.read_image(tmp_path / "series")
+    read = reading.read_image(tmp_path / "series")
     turned = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))
     expected = nib.as_closest_canonical(nib.Nifti1Image(ct[0], ct[1]))
     np.testing.assert_allclose(turned.affine, expected.affine, atol=1e-3)
@@ -145,20 +140,20 @@ def test_slices_are_ordered_by_their_place_whatever_their_names_and_numbers(stud
     assert heights == sorted(heights, reverse=ends[0] > ends[1])
 
 
-def test_voxels_are_those_itk_reads(study, series):
+def test_voxels_are_those_itk_reads(reading, series):
     """Every slice has a slope and an intercept of its own, as PET-CT and some CT scanners write them."""
     for number, path in enumerate(series):
         edit(path, RescaleSlope=1 + number % 3, RescaleIntercept=-1024 - number)
-    read = study.read_image(series[0].parent)
+    read = reading.read_image(series[0].parent)
     expected = itk.array_from_image(itk.imread(sorted(map(str, series)), itk.F))
     assert read.dtype == torch.int16
     np.testing.assert_array_equal(read[0].numpy().T, expected)
 
 
 @pytest.mark.parametrize("slope, intercept, dtype", [("1.5", "-1024", "f4"), ("1", "-1024.5", "f4"), ("40", "0", "f4")])
-def test_hu_that_are_no_int16_are_read_as_float32(study, series, slope, intercept, dtype):
+def test_hu_that_are_no_int16_are_read_as_float32(reading, series, slope, intercept, dtype):
     edit(series[3], RescaleSlope=slope, RescaleIntercept=intercept)
-    read = study.read_image(series[0].parent)
+    read = reading.read_image(series[0].parent)
     assert read.dtype == torch.float32
     stored = pydicom.dcmread(series[3]).pixel_array.T
     np.testing.assert_array_equal(
@@ -181,11 +176,11 @@ def store_otherwise(path: Path, signed: bool, bits: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("signed, bits", [(True, 16), (True, 12), (False, 12)])
-def test_pixels_are_taken_as_stored_and_unused_bits_left_out(study, series, signed, bits):
-    before = study.read_image(series[0].parent)
+def test_pixels_are_taken_as_stored_and_unused_bits_left_out(reading, series, signed, bits):
+    before = reading.read_image(series[0].parent)
     for path in series:
         store_otherwise(path, signed, bits)
-    assert torch.equal(study.read_image(series[0].parent).as_tensor(), before.as_tensor())
+    assert torch.equal(reading.read_image(series[0].parent).as_tensor(), before.as_tensor())
 
 
 SYNTAXES = {
@@ -197,23 +192,23 @@ SYNTAXES = {
 
 @pytest.mark.parametrize("command", SYNTAXES.values(), ids=SYNTAXES)
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
-def test_compressed_slices_read_as_the_uncompressed_ones(study, series, command, signed):
+def test_compressed_slices_read_as_the_uncompressed_ones(reading, series, command, signed):
     folder = series[0].parent
-    before = study.read_image(folder)
+    before = reading.read_image(folder)
     for path in series[:3]:  # mixed with uncompressed ones, which is a case of its own
         store_otherwise(path, signed, 16)
         subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
         assert pydicom.dcmread(path).file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.1"
-    after = study.read_image(folder)
+    after = reading.read_image(folder)
     assert torch.equal(after.as_tensor(), before.as_tensor()) and after.dtype == torch.int16
     cut_short = path.read_bytes()
     path.write_bytes(cut_short[: len(cut_short) * 2 // 3])
-    with pytest.raises(study.StudyError, match=path.name):
-        study.read_image(folder)
+    with pytest.raises(reading.StudyError, match=path.name):
+        reading.read_image(folder)
 
 
-def test_jpeg_2000_reads_as_the_uncompressed(study, series, tmp_path):
-    before = study.read_image(series[0].parent)
+def test_jpeg_2000_reads_as_the_uncompressed(reading, series, tmp_path):
+    before = reading.read_image(series[0].parent)
     for path in series[:3]:
         header = pydicom.dcmread(path)
         writer = itk.ImageFileWriter.New(itk.image_from_array(header.pixel_array), FileName=str(tmp_path / "one.dcm"))
@@ -227,7 +222,7 @@ def test_jpeg_2000_reads_as_the_uncompressed(study, series, tmp_path):
         header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
         header.save_as(path)
     assert "JPEG 2000" in header.file_meta.TransferSyntaxUID.name
-    assert torch.equal(study.read_image(series[0].parent).as_tensor(), before.as_tensor())
+    assert torch.equal(reading.read_image(series[0].parent).as_tensor(), before.as_tensor())
 
 
 class TestSeveralSeries:
@@ -244,36 +239,36 @@ class TestSeveralSeries:
             path.rename(series[0].parent / f"{path.parent.name}-{path.name}")
         return series[0].parent
 
-    def test_they_are_listed_without_the_patient(self, study, folder):
-        with pytest.raises(study.StudyError) as error:
-            study.read_image(folder)
+    def test_they_are_listed_without_the_patient(self, reading, folder):
+        with pytest.raises(reading.StudyError) as error:
+            reading.read_image(folder)
         line = str(error.value)
         assert line.startswith(f"{folder}: 3 CT series in this folder: ") and "Secret" not in line and "\n" not in line
         assert "4, 10 slices 20 mm apart, kernel B70f/3" in line and "20 slices 10 mm apart, kernel B30f" in line
         assert "--series" in line and line.endswith(".")
 
     @pytest.mark.parametrize("number", ["4", 4])
-    def test_one_is_chosen_by_number(self, study, ct, folder, number):
-        read = study.LoadStudyd("image", series=number)({"image": str(folder)})["image"]
+    def test_one_is_chosen_by_number(self, reading, ct, folder, number):
+        read = reading.LoadStudyd("image", series=number)({"image": str(folder)})["image"]
         np.testing.assert_array_equal(np.sort(read[0].numpy(), None), np.sort(ct[0][..., ::2] + 1, None))
 
-    def test_one_is_chosen_by_uid(self, study, folder):
+    def test_one_is_chosen_by_uid(self, reading, folder):
         uids = {
             str(pydicom.dcmread(folder / name).SeriesInstanceUID) for name in ("slice_0001.dcm", "again-slice_0001.dcm")
         }
-        one, other = (study.read_image(folder, uid).as_tensor() for uid in sorted(uids))
+        one, other = (reading.read_image(folder, uid).as_tensor() for uid in sorted(uids))
         assert (one - other).abs().unique().tolist() == [2]
 
     @pytest.mark.parametrize("number, word", [("1", "2 CT series"), ("7", "no CT series 7 in this folder, but: ")])
-    def test_a_number_of_none_or_two_is_refused(self, study, folder, number, word):
-        with pytest.raises(study.StudyError, match=word) as error:
-            study.read_image(folder, number)
+    def test_a_number_of_none_or_two_is_refused(self, reading, folder, number, word):
+        with pytest.raises(reading.StudyError, match=word) as error:
+            reading.read_image(folder, number)
         assert number == "7" or str(error.value).count("1.2.826.0.1") == 2  # told apart by their UIDs
 
-    def test_a_damaged_slice_of_another_series_does_not_matter(self, study, folder):
+    def test_a_damaged_slice_of_another_series_does_not_matter(self, reading, folder):
         path = folder / "again-slice_0003.dcm"
         path.write_bytes(path.read_bytes()[:-500])
-        assert study.read_image(folder, 4).shape[-1] == 10
+        assert reading.read_image(folder, 4).shape[-1] == 10
 
 
 def cut(slices: list[Path]) -> Path:
@@ -449,10 +444,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_series_that_would_be_read_wrongly_is_refused(study, series, fault):
+def test_a_series_that_would_be_read_wrongly_is_refused(reading, series, fault):
     blamed = fault(series)
-    with pytest.raises(study.StudyError) as error:
-        study.read_image(series[0].parent)
+    with pytest.raises(reading.StudyError) as error:
+        reading.read_image(series[0].parent)
     line = str(error.value)
     assert line.startswith(f"{blamed}: ") and FAULTS[fault] in line and line.endswith(".") and "\n" not in line
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
-from scripts.cls_study import StudyError, case_name
+from scripts.cls_files import whole_file
+from scripts.cls_reading import case_name
 
 
 class SaveScoresd(Transform):
@@ -27,6 +27,7 @@ class SaveScoresd(Transform):
         self.output_dir, self.threshold = Path(output_dir), threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write both files; the item (``slices``, ``slice_z``, ``pred`` [Z], ``study_probability``, ``case``) stays."""
         rows = list(zip(data["slices"].tolist(), data["slice_z"].tolist(), data["pred"].tolist()))
         summary = {
             "case": data["case"],
@@ -43,16 +44,8 @@ class SaveScoresd(Transform):
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is either whole or not there; raises StudyError."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
-        raise StudyError(
-            f"{path}: cannot be written ({e.strerror or e}). Choose another output folder or free space."
-        ) from e
 
 
 def find_studies(dataset_dir: str, pattern: str, prob_dir: str | None) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.handlers import ROCAUC
+from scripts.cls_files import whole_file
 
 
 class PooledSlices:
@@ -27,6 +27,7 @@ class PooledSlices:
         self.threshold = threshold
 
     def __call__(self, output: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predictions (probabilities, or 0 and 1) and labels of all slices, each ``[N, 1]``."""
         pred, label = (torch.cat([torch.as_tensor(o[k]).flatten() for o in output])[:, None] for k in ("pred", "label"))
         return (pred if self.threshold is None else (pred >= self.threshold).float()), label
 
@@ -82,9 +83,6 @@ class SaveSliceScores:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table so that ``path`` is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    with open(part, "w", newline="", encoding="utf-8") as file:
+    """Write a table so that ``path`` is either whole or not there; raises StudyError."""
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
-    os.replace(part, path)

@@ -11,8 +11,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.visualize import GradCAM
-from scripts.cls_inferer import SliceGroupInferer, slice_groups
-from scripts.cls_transforms import SmoothAlongZd
+from scripts.cls_groups import slice_groups
+from scripts.cls_inferer import SliceGroupInferer
+from scripts.cls_slices import SmoothAlongZd
 
 
 class TumourRegionsd(Transform):
@@ -48,6 +49,7 @@ class TumourRegionsd(Transform):
         self.smooth, self.lowest, self.batch_size = SmoothAlongZd("regions", smooth_mm), lowest, batch_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with ``regions``."""
         image, probs = torch.as_tensor(data["image"]), torch.as_tensor(data["pred"]).flatten()
         regions = torch.zeros(image.shape[3], *image.shape[1:3])
         chosen = (probs >= self.lowest).nonzero().flatten()
@@ -87,4 +89,5 @@ class SliceLogit(torch.nn.Module):
         self.network, self.inferer = network, inferer
 
     def forward(self, groups: torch.Tensor) -> torch.Tensor:
+        """Largest logit of each group's lesion map."""
         return self.inferer.judge(groups, self.network).flatten(1).amax(1, keepdim=True)

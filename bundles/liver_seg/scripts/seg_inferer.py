@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.inferers import Inferer
 from scipy import ndimage
-
-
-def cpu_has_bf16() -> bool:
-    """True when this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX), where it is faster than float32."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def bf16_agrees(network: Callable[..., torch.Tensor], channels: int) -> bool:
-    """Whether the network's probabilities of a fixed pattern in bfloat16 and in float32 differ by less than 0.1 (by
-    0.02 to 0.07 where all is well)."""
-    x = torch.linspace(-3, 3, 64)
-    pattern = torch.stack([(x[:, None] * (1 + c / 8)).sin() * (x - c / 4).cos() for c in range(channels)])[None]
-    probs = []
-    for bf16 in (True, False):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            probs.append(network(pattern.contiguous(memory_format=torch.channels_last)).float().sigmoid())
-    return bool((probs[0] - probs[1]).abs().max() < 0.1)  # NaN compares false
+from scripts.seg_precision import CpuBf16Inferer
 
 
 def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
@@ -43,7 +24,7 @@ def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
-class AdjacentSliceInferer(Inferer):
+class AdjacentSliceInferer(CpuBf16Inferer):
     """Run a 2D network whose channels are ``gop`` adjacent slices over a whole volume.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
@@ -63,23 +44,23 @@ class AdjacentSliceInferer(Inferer):
     def __init__(
         self, gop: int, batch_size: int = 16, divisor: int = 32, bf16: bool | None = None, coarse_step: int = 1
     ) -> None:
+        super().__init__(bf16)
         self.gop, self.batch_size, self.divisor, self.coarse_step = gop, batch_size, divisor, coarse_step
-        self.bf16 = cpu_has_bf16() if bf16 is None else bf16
-        self.untried = self.bf16 and bf16 is None
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Volume ``[B, 1, X, Y, Z]`` to logits of the same shape, or slice stacks ``[B, gop, X, Y]`` to
         ``[B, 1, X, Y]``; float32."""
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
             return self._forward(x, network, *args, **kwargs)
-        if self.untried and x.device.type == "cpu":
-            self.untried, self.bf16 = False, bf16_agrees(network, self.gop)
-            if not self.bf16:
-                warnings.warn("bfloat16 gives another answer on this CPU: float32 is used, which takes longer")
+        self.try_bf16(network, self.gop, x.device)
         return torch.stack([self._volume(volume[0], network, *args, **kwargs)[None] for volume in x])
 
-    def _volume(self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
+    def _volume(
+        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         depth = volume.shape[-1]
         coarse = torch.arange(0, depth + self.coarse_step - 1, self.coarse_step).clamp(max=depth - 1)
         logits = self._slices(volume, coarse, network, *args, **kwargs)
@@ -93,7 +74,9 @@ class AdjacentSliceInferer(Inferer):
             out[fine] = self._slices(volume, fine, network, *args, **kwargs)
         return out.permute(1, 2, 0)
 
-    def _slices(self, volume: torch.Tensor, index: torch.Tensor, network: Callable[..., torch.Tensor], *args, **kwargs):
+    def _slices(
+        self, volume: torch.Tensor, index: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Logits ``[N, X, Y]`` of the slices ``index`` [N]."""
         x, y = volume.shape[:2]
         pad = (0, -y % self.divisor, 0, -x % self.divisor)
@@ -102,13 +85,6 @@ class AdjacentSliceInferer(Inferer):
             for part in index.split(self.batch_size)
         ]
         return torch.cat(out)
-
-    def _forward(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any):
-        x = x.contiguous(memory_format=torch.channels_last)
-        if x.device.type != "cpu":  # the engine's amp flag decides
-            return network(x, *args, **kwargs).float()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            return network(x, *args, **kwargs).float()
 
 
 def liver_range(probs: torch.Tensor, seen: float = 0.1) -> tuple[int, int]:

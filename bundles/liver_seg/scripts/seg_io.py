@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ from isal import igzip
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from scripts.seg_study import StudyError, case_name
+from scripts.seg_boxes import bounding_box
+from scripts.seg_errors import StudyError
+from scripts.seg_files import whole_file
+from scripts.seg_reading import case_name
 
 
 class SaveMaskd(MapTransform):
@@ -33,6 +35,7 @@ class SaveMaskd(MapTransform):
         self.output_dir, self.postfixes = Path(output_dir), tuple(postfixes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the masks; the item stays as it is."""
         for key, postfix in self.key_iterator(data, self.postfixes):
             case = case_name(data[key].meta["filename_or_obj"])
             write_mask(data[key], self.output_dir / case / f"{case}_{postfix}.nii.gz")
@@ -40,7 +43,11 @@ class SaveMaskd(MapTransform):
 
 
 def write_mask(mask: MetaTensor, path: Path) -> None:
-    """Write ``[1, X, Y, Z]`` as uint8 NIfTI, through a temporary name; see SaveMaskd."""
+    """Write ``[1, X, Y, Z]`` as uint8 NIfTI, through a temporary name; see SaveMaskd.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
     values = mask.as_tensor()[0].cpu()
     # the float32 below 1/255: the one above it would give every reader 1.00000006 for a 1
     slope = float(np.nextafter(np.float32(1 / 255), np.float32(0))) if values.is_floating_point() else 1
@@ -51,25 +58,15 @@ def write_mask(mask: MetaTensor, path: Path) -> None:
     header.set_qform(np.asarray(mask.affine, dtype=np.float64), code="scanner", strip_shears=True)
     header.set_xyzt_units("mm")
     header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0, 352
-    part = path.with_name(f".part-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # nibabel would turn the integers into floats and back to apply the slope, and deflate ten times as long
-        with part.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
-            file.write(header.binaryblock + bytes(4))
-            for slab in values.permute(2, 1, 0).split(16):
-                stored = (
-                    slab.div(slope).round().to(torch.uint8)
-                    if slab.any()
-                    else torch.zeros(slab.shape, dtype=torch.uint8)
-                )
-                file.write(stored.contiguous().numpy().data)
-        os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
-        raise StudyError(
-            f"{path}: cannot be written ({e.strerror or e}). Choose another output folder or free space."
-        ) from e
+    # nibabel would turn the integers into floats and back to apply the slope, and deflate ten times as long
+    with whole_file(path) as part, part.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
+        file.write(header.binaryblock + bytes(4))
+        for slab in values.permute(2, 1, 0).split(16):
+            if slab.any():
+                stored = slab.div(slope).round().to(torch.uint8)
+            else:
+                stored = torch.zeros(slab.shape, dtype=torch.uint8)
+            file.write(stored.contiguous().numpy().data)
 
 
 class TakeLiverd(MapTransform):
@@ -92,6 +89,11 @@ class TakeLiverd(MapTransform):
         self.threshold, self.prob_key, self.required = threshold, prob_key, required
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The liver's mask, uint8 ``[1, X, Y, Z]``, in the place of its probabilities.
+
+        Raises:
+            StudyError: nothing is above the threshold, and a liver is required.
+        """
         d = dict(data)
         for key in self.key_iterator(d):
             if self.prob_key:
@@ -102,9 +104,8 @@ class TakeLiverd(MapTransform):
     def _liver(self, prob: MetaTensor) -> MetaTensor:
         above = (prob.as_tensor()[0] > self.threshold).cpu().numpy()
         mask = np.zeros(above.T.shape, np.uint8).T  # memory of it is taken where it is written to
-        if above.any():
-            lines = (above.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1)))
-            box = tuple(slice(line[0], line[-1] + 1) for line in lines)
+        box = bounding_box(above)
+        if box:
             parts, count = cc3d.connected_components(np.asfortranarray(above[box]), return_N=True)
             sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"][1:]
             mask[box] = parts == 1 + np.argmax(sizes) if count > 1 else parts > 0

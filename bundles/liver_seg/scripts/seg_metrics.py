@@ -11,6 +11,7 @@ from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 
 
 def _spacing(image: MetaTensor) -> list[float]:
+    """Distances between voxels along the array's axes, in mm."""
     return affine_to_spacing(image.affine.squeeze()).tolist()
 
 

@@ -1,0 +1,89 @@
+"""Groups of pictures (GOP): a slice and its neighbours, their labels, and drawing them for training."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.transforms import Randomizable, Transform
+
+TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
+
+
+def slice_groups(slices: torch.Tensor, centres: torch.Tensor, gop: int) -> torch.Tensor:
+    """Slices ``[Z, C, X, Y]`` around the indices ``centres`` [N]: ``[N, C * gop, X, Y]``, end slices repeated."""
+    offsets = torch.arange(-(gop // 2), gop // 2 + 1, device=centres.device)
+    index = (centres[:, None] + offsets).clamp(0, len(slices) - 1)
+    return slices[index].transpose(1, 2).flatten(1, 2)
+
+
+class SliceLabelsd(Transform):
+    """Turn ``label`` [1, X, Y, Z] into the labels of the groups around each slice, ``[Z]`` float, 1 = tumour in it."""
+
+    def __init__(self, gop: int) -> None:
+        self.gop = gop
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the labels in the place of ``label``."""
+        label = torch.as_tensor(data["label"])
+        label = label.as_tensor() if isinstance(label, MetaTensor) else label
+        return {**data, "label": group_labels((label == TUMOUR).flatten(0, 2).any(0), self.gop)}
+
+
+def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
+    """Slices with tumour ``[Z]`` bool to groups with tumour ``[Z]`` float."""
+    return F.max_pool1d(tumour.float()[None], gop, stride=1, padding=gop // 2)[0]
+
+
+class DrawGroupsd(Randomizable, Transform):
+    """Draw groups of slices of a study, tumour and no tumour in a set proportion; the answer to class imbalance.
+
+    ``image`` and ``mask`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a list of
+    items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [1, X, Y]: where any slice of the group shows
+    tumour.
+
+    Args:
+        num: groups per study and epoch.
+        gop: slices per group.
+        pos_fraction: share of groups with tumour, where the study has both kinds.
+        reverse_prob: probability to turn a group upside down.
+    """
+
+    def __init__(self, num: int, gop: int, pos_fraction: float = 0.5, reverse_prob: float = 0.5) -> None:
+        self.num, self.gop, self.pos_fraction, self.reverse_prob = num, gop, pos_fraction, reverse_prob
+
+    def randomize(self, data: Any) -> None:
+        """Choose the central slices and which groups to reverse, for ``label`` [Z]."""
+        with_tumour, without = (np.flatnonzero(data.numpy() == value) for value in (1, 0))
+        wanted = int(self.num * self.pos_fraction + self.R.random())
+        if len(with_tumour) == 0:
+            wanted = 0
+        elif len(without) == 0:
+            wanted = self.num
+        self.centres = np.concatenate([self._choose(with_tumour, wanted), self._choose(without, self.num - wanted)])
+        self.reverse = self.R.random(self.num) < self.reverse_prob
+
+    def _choose(self, slices: np.ndarray, num: int) -> np.ndarray:
+        """``num`` of ``slices``, each once where there are enough."""
+        if num == 0:
+            return np.empty(0, dtype=np.int64)
+        return self.R.choice(slices, num, replace=num > len(slices))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
+        """The groups, those with tumour first."""
+        self.randomize(data["label"])
+        centres = torch.as_tensor(self.centres)
+        volumes = {k: data[k].permute(3, 0, 1, 2) for k in ("image", "mask", "liver", "tumour")}
+        groups = {k: slice_groups(volume, centres, self.gop) for k, volume in volumes.items()}
+        groups["label"] = groups.pop("tumour").amax(1, keepdim=True).float()
+        return [self._group(groups, i) for i in range(len(centres))]
+
+    def _group(self, groups: Mapping[str, torch.Tensor], i: int) -> dict[Hashable, Any]:
+        """The group ``i``, upside down where that was drawn."""
+        if self.reverse[i]:
+            return {key: values[i].flip(0) for key, values in groups.items()}
+        return {key: values[i] for key, values in groups.items()}

@@ -1,0 +1,158 @@
+# A copy of bundles/shared/reading.py, made by copy_into_bundles.py there: change that file, not this one.
+"""Reading a CT and its masks from files, with every check, as MetaTensors on one grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from isal import igzip
+from monai.config import KeysCollection
+from monai.data import ITKReader, MetaTensor
+from monai.transforms import MapTransform
+from nibabel.volumeutils import apply_read_scaling
+from scripts.cls_checks import CHECKS, check_grid, check_volume
+from scripts.cls_dicom import read_series
+from scripts.cls_errors import EXPORT_AGAIN, StudyError
+
+ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+
+
+class LoadStudyd(MapTransform):
+    """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation.
+
+    They are float32, or int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in
+    ``meta["files"]``.
+
+    LoadImaged reads an MR, a 2D image or a NaN affine silently, and replaces a NIfTI's affine where pixdim
+    differs from it in the sixth digit; this refuses the former with one clear line and takes the affine nibabel does.
+
+    Args:
+        keys: ``image`` (NIfTI, MHA, NRRD or a DICOM series folder, in HU), ``prob`` (0..1), ``label`` (0, 1, 2).
+        optional: those of the keys that an item, or the disk, may lack.
+        any_ct: also take single slices and CT clipped to a narrow window, as training sets hold them.
+        series: SeriesNumber or SeriesInstanceUID of the CT, for folders that hold several.
+
+    Raises:
+        StudyError: a file that is missing, unreadable, not 3D, with unusable geometry or impossible values, or a
+            mask on another grid than the CT.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, optional: Sequence[str] = (), any_ct: bool = False, series: str | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.optional, self.any_ct, self.series = tuple(optional), any_ct, series
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Paths to images; ``case`` is added: the item's ``case_id``, or the CT's name."""
+        d = {k: v for k, v in data.items() if k not in CHECKS}  # paths that stay unread go
+        for key in self.keys:
+            path = data.get(key)
+            if key in self.optional and (path is None or not Path(path).exists()):
+                continue
+            if path is None:
+                raise StudyError(f"{data['image']}: no {key} given with it. Add it to the datalist.")
+            d[key] = read_image(Path(path), self.series)
+            self._check(key, Path(path), d[key])
+            check_grid(Path(path), d[key], Path(data["image"]), d["image"])
+        return d | {"case": data.get("case_id") or case_name(data["image"])}
+
+    def _check(self, key: Hashable, path: Path, image: MetaTensor) -> None:
+        if not (self.any_ct and key == "image"):
+            CHECKS[str(key)](path, image)
+        if not self.any_ct:
+            check_volume(path, image)
+
+
+def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
+    """Read one image as a MetaTensor ``[1, X, Y, Z]`` of finite values with a finite, invertible affine (RAS, mm).
+
+    It is int16 where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
+
+    Args:
+        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series.
+        series: SeriesNumber or SeriesInstanceUID, for folders that hold several.
+
+    Raises:
+        StudyError: missing, empty, unreadable, 4D, NaN or infinite voxels, unusable geometry.
+    """
+    if not path.exists():
+        raise StudyError(f"{path}: no such file or folder. Check the path.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
+    meta: dict[str, Any] = {"filename_or_obj": str(path)}
+    try:
+        if path.is_dir():
+            values, affine, meta["files"] = read_series(path, None if series is None else str(series))
+        elif path.name.endswith((".nii", ".nii.gz")):
+            values, affine = read_nifti(path)
+        else:
+            values, affine = read_itk(path)
+    except StudyError:
+        raise
+    except Exception as e:
+        raise StudyError(unreadable(path)) from e
+    _check_geometry(path, values, affine)
+    if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):
+        raise StudyError(f"{path}: NaN or infinite voxels. {EXPORT_AGAIN}")
+    return MetaTensor(values[None], affine=affine, meta=meta)
+
+
+def unreadable(path: Path | str) -> str:
+    """The line for a file that no reader understands."""
+    return f"{path}: not a readable image (damaged, cut short or of another format). {EXPORT_AGAIN}"
+
+
+def _check_geometry(path: Path, values: torch.Tensor, affine: np.ndarray) -> None:
+    if not np.isfinite(affine).all():
+        raise StudyError(f"{path}: its affine holds NaN or infinity. Fix the header from the scanner's original.")
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise StudyError(f"{path}: its affine is singular. Fix the header from the scanner's original.")
+    if values.ndim > 3:
+        raise StudyError(f"{path}: {values.shape[3]} volumes in one file (4D). Give one phase as a 3D file.")
+    if values.ndim < 3:
+        raise StudyError(f"{path}: a 2D image, shape {tuple(values.shape)}. Give a whole CT volume.")
+
+
+def read_nifti(path: Path) -> tuple[torch.Tensor, np.ndarray]:
+    """Voxels ``[X, Y, Z]`` int16 or float32 and RAS affine (mm), trailing axes of one voxel dropped.
+
+    LoadImage and nibabel inflate with zlib and turn integers into floats: four times as long, twice the memory.
+    """
+    image = nib.load(path)
+    stored = image.dataobj
+    values = np.empty(stored.shape, stored.dtype, order="F")
+    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        file.read(stored.offset)
+        left = memoryview(values.reshape(-1, order="F")).cast("B")
+        while count := file.readinto(left):
+            left = left[count:]
+        file.read(1)  # the checksum is compared at the end
+    if len(left):
+        raise EOFError(f"{path}: {len(left)} bytes are missing")
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.dtype != np.int16 or (stored.slope, stored.inter) != (1, 0):
+        values = np.asarray(apply_read_scaling(values, stored.slope, stored.inter), dtype=np.float32)
+    return torch.from_numpy(values), np.asarray(image.affine, dtype=np.float64)
+
+
+def read_itk(path: Path) -> tuple[torch.Tensor, np.ndarray]:
+    """Voxels ``[X, Y, Z]`` float32 and RAS affine (mm) of a file that ITK reads."""
+    reader = ITKReader()
+    values, meta = reader.get_data(reader.read(str(path)))
+    return torch.from_numpy(np.array(values, dtype=np.float32)), np.asarray(meta["affine"], dtype=np.float64)
+
+
+def case_name(path: str | os.PathLike) -> str:
+    """``/a/volume-1.nii.gz`` to ``volume-1``; a folder's name for a DICOM series."""
+    name = Path(path).name
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    return name
