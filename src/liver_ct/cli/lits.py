@@ -17,6 +17,8 @@ def prepare(
     output: str,
     groups: str | None = None,
     split: str | None = None,
+    liver_only: str | tuple[str, ...] = (),
+    tumour: str | None = None,
     val_fraction: float = 0.15,
     seed: int = 0,
     link: bool = False,
@@ -32,6 +34,9 @@ def prepare(
         output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
         groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
+        liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing marked
+            there does not mean no tumour.
+        tumour: CSV of volume,slice,tumour_present (1, 0, or -1 unknown) for such cases.
         val_fraction: part of the people drawn for validation if the split file names none.
         seed: of that draw.
         link: put symbolic links to loose files into OUTPUT/cases instead of naming them where they are.
@@ -52,6 +57,8 @@ def prepare(
             Path(output),
             groups=Path(groups) if groups else None,
             split=Path(split) if split else None,
+            liver_only=[liver_only] if isinstance(liver_only, str) else [str(name) for name in liver_only],
+            tumour=Path(tumour) if tumour else None,
             val_fraction=val_fraction,
             seed=seed,
             mode=mode,
@@ -66,7 +73,13 @@ def prepare(
 
 
 def slices(
-    npz: str, datalist: str, output: str, groups: str | None = None, split: str | None = None, thickness: float = 5.0
+    npz: str,
+    datalist: str,
+    output: str,
+    groups: str | None = None,
+    split: str | None = None,
+    tumour: str | None = None,
+    thickness: float = 5.0,
 ) -> None:
     """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
 
@@ -74,12 +87,15 @@ def slices(
     test volumes, or of people who have one, are left out.
 
     Args:
-        npz: archive with image [N,H,W] uint8 HU (rows front to back, columns to the patient's left), liver [N,H,W],
-            lits_volume [N], slice [N], spacing_mm [N].
+        npz: archive with image [N,H,W] in HU (rows front to back, columns to the patient's left; where hu_slope and
+            hu_intercept are given, HU are image * hu_slope + hu_intercept), liver [N,H,W], slice [N], lits_volume or
+            case [N], and spacing_mm [N] (1.5 where it is missing).
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
         groups: as given to `prepare`.
         split: as given to `prepare`.
+        tumour: CSV of row,tumour_present (1, 0, or -1 unknown) and, where known, area_px256, confidence and liver_dice:
+            only rows of confidence "high" and of a liver_dice above 0.95 are taken.
         thickness: voxel depth to write, in mm; an isolated slice has no neighbour to take it from.
     """
     from liver_ct import lits
@@ -91,6 +107,7 @@ def slices(
             Path(output),
             groups=Path(groups) if groups else None,
             split=Path(split) if split else None,
+            tumour=Path(tumour) if tumour else None,
             thickness=thickness,
             track=partial(tqdm, desc="slices"),
         )
@@ -98,6 +115,22 @@ def slices(
     print(f"{Path(datalist).absolute()}: {counts}.")
 
 
+def pack(datalist: str, output: str) -> None:
+    """Put everybody of a datalist but the test cases into one small file, OUTPUT, that training can start from.
+
+    CT and labels at 2 x 2 x 3 mm, in steps of 5 HU: about 0.6 MB a volume.
+
+    Args:
+        datalist: datalist.json that `prepare` and `slices` wrote.
+        output: the .zip to write.
+    """
+    from liver_ct import lits
+
+    with errors_in_one_line():
+        size = lits.pack(Path(datalist).absolute(), Path(output), track=partial(tqdm, desc="pack"))
+    print(f"{output}: {size / 1e6:.1f} MB.")
+
+
 def main() -> None:
     """The command."""
-    fire.Fire({"prepare": prepare, "slices": slices})
+    fire.Fire({"prepare": prepare, "slices": slices, "pack": pack})

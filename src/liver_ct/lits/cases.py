@@ -14,6 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from liver_ct import files
 from liver_ct.errors import StudyError
 
+CASE = r"[A-Za-z]*\d+"  # LiTS counts its volumes; other sets put letters before the number
 SPLITS = ("training", "validation", "test")
 SLICE_SPLITS = ("training_slices", "validation_slices")
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, ImageFileError, HeaderDataError, zipfile.BadZipFile)
@@ -36,8 +37,20 @@ def read_json(path: Path) -> Any:
         raise BrokenPair(f"{path}: cannot be read as JSON ({brief(error)}). Check path and syntax.") from None
 
 
-def case_number(case: Any, path: Any = "case") -> int:
-    """7 from 7, "7", "volume-7", "liver_7" or "volume-7.nii.gz"; raises BrokenPair."""
-    if match := re.fullmatch(r"(?:(?:volume|segmentation)-|liver_)?(\d+)(?:\.nii(?:\.gz)?)?", str(case).strip()):
-        return int(match[1])
+def case_name(case: Any, path: Any = "case") -> str:
+    """"7" from 7, "07", "volume-7", "liver_7" or "volume-7.nii.gz", "b05" from "volume-b05"; raises BrokenPair."""
+    pattern = rf"(?:(?:volume|segmentation)-|liver_)?({CASE})(?:\.nii(?:\.gz)?)?"
+    if match := re.fullmatch(pattern, str(case).strip()):
+        return plain_name(match[1])
     raise BrokenPair(f"{path}: {case!r} names no case. Write it as volume-7 or 7.")
+
+
+def plain_name(case: str) -> str:
+    """A case's name without leading zeros where it is a number, so that "007" and "7" are one case."""
+    return str(int(case)) if case.isdecimal() else case
+
+
+def natural_order(case: str) -> tuple[str, int]:
+    """Sort key that puts "2" before "10", and numbers before names such as "b05"."""
+    letters = case.rstrip("0123456789")
+    return letters, int(case[len(letters) :])

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from liver_ct.files import written_whole
-from liver_ct.lits.cases import READ_ERRORS, brief
+from liver_ct.lits.cases import CASE, READ_ERRORS, brief, natural_order, plain_name
 
-LITS_NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?")
+LITS_NAME = re.compile(rf"(volume|segmentation)-({CASE})\.nii(\.gz)?")
 MSD_NAME = re.compile(r"liver_(\d+)\.nii(\.gz)?")
 MSD_ROLES = {"imagesTr": "volume", "labelsTr": "segmentation"}
 
@@ -25,7 +25,7 @@ class Member:
     """One NIfTI file of a case, on disk (`inner` is empty) or inside the archive `path` under the name `inner`."""
 
     role: str  # "volume" or "segmentation"
-    number: int
+    case: str  # such as "7" or "b05"
     path: Path
     inner: str
     signature: tuple[int, int]  # size and modification time on disk, size and checksum (or time) in an archive
@@ -36,18 +36,23 @@ class Member:
         return f"{self.path}!{self.inner}" if self.inner else str(self.path)
 
     @property
+    def source(self) -> str:
+        """The data set it belongs to: the folder that it, or its archive, lies in."""
+        return self.path.absolute().parent.name
+
+    @property
     def target(self) -> str:
         """File name in LiTS style; never taken from the archive's own paths."""
-        return f"{self.role}-{self.number}.nii" + (".gz" if (self.inner or self.path.name).endswith(".gz") else "")
+        return f"{self.role}-{self.case}.nii" + (".gz" if (self.inner or self.path.name).endswith(".gz") else "")
 
 
-def identify(name: str) -> tuple[str, int] | None:
-    """Role and case number from a path in LiTS or MSD Task03 layout, or None for any other file."""
+def identify(name: str) -> tuple[str, str] | None:
+    """Role and case name from a path in LiTS or MSD Task03 layout, or None for any other file."""
     path = PurePosixPath(name)
     if match := LITS_NAME.fullmatch(path.name):
-        return match[1], int(match[2])
+        return match[1], plain_name(match[2])
     match, role = MSD_NAME.fullmatch(path.name), MSD_ROLES.get(path.parent.name)
-    return (role, int(match[1])) if match and role else None
+    return (role, plain_name(match[1])) if match and role else None
 
 
 def is_unsafe(name: str) -> bool:
@@ -86,8 +91,8 @@ def walk(source: Path, skip: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(files))
 
 
-def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[int, dict[str, Member]]:
-    """Map case number -> role -> file. Files on disk win over archive members, so an unpacked archive is not read."""
+def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[str, dict[str, Member]]:
+    """Map case name -> role -> file. Files on disk win over archive members, so an unpacked archive is not read."""
     loose, packed = [], []
     for path in walk(source, skip):
         if path.suffix.lower() in (".zip", ".tar"):
@@ -95,10 +100,10 @@ def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[int, dict[
         elif known := identify(path.as_posix()):
             stat = path.stat()
             loose.append(Member(*known, path.absolute(), "", (stat.st_size, stat.st_mtime_ns)))
-    cases: dict[int, dict[str, Member]] = {}
+    cases: dict[str, dict[str, Member]] = {}
     for member in loose + packed:
-        cases.setdefault(member.number, {}).setdefault(member.role, member)
-    return dict(sorted(cases.items()))
+        cases.setdefault(member.case, {}).setdefault(member.role, member)
+    return {case: cases[case] for case in sorted(cases, key=natural_order)}
 
 
 def stream(source: BinaryIO, target: Path) -> None:

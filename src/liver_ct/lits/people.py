@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
+from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, brief, case_name, read_json
 
-REFERENCE_TEST = range(28, 48)  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
-KNOWN_PEOPLE = {"person-0": [0, 1], "person-6": [6, 7, 8, 9, 10]}  # volumes that look like one patient; others unknown
+REFERENCE_TEST = {str(case) for case in range(28, 48)}  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
+KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that look like one patient; others unknown
 
 
-def read_people(path: Path | None) -> dict[int, str]:
-    """Case number -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
+def read_people(path: Path | None) -> dict[str, str]:
+    """Case -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
     if path is None:
-        return {number: person for person, numbers in KNOWN_PEOPLE.items() for number in numbers}
+        return {case: person for person, cases in KNOWN_PEOPLE.items() for case in cases.split()}
     rows = list(read_json(path).items()) if path.suffix.lower() == ".json" else read_table(path)
-    return {case_number(case, path): str(person).strip() for case, person in rows}
+    return {case_name(case, path): str(person).strip() for case, person in rows}
 
 
 def read_table(path: Path) -> list[tuple[str, str]]:
@@ -34,16 +34,16 @@ def read_table(path: Path) -> list[tuple[str, str]]:
     return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
 
 
-def person_of(number: int, people: dict[int, str]) -> str:
+def person_of(case: str, people: dict[str, str]) -> str:
     """Group name of a case; a case that nobody grouped is a person of its own."""
-    return people.get(number) or f"volume-{number}"
+    return people.get(case) or f"volume-{case}"
 
 
-def read_split(path: Path | None) -> dict[str, set[int]]:
-    """Case numbers asked for per split: from a JSON {"test": [...], "validation": [...]}, else the reference test."""
+def read_split(path: Path | None) -> dict[str, set[str]]:
+    """Cases asked for per split: from a JSON {"test": [...], "validation": [...]}, else the reference test."""
     if path is None:
         return {"test": set(REFERENCE_TEST)}
-    wanted = {key: {case_number(case, path) for case in cases} for key, cases in read_json(path).items()}
+    wanted = {key: {case_name(case, path) for case in cases} for key, cases in read_json(path).items()}
     if unknown := set(wanted) - set(SPLITS):
         raise BrokenPair(f"{path}: unknown split {sorted(unknown)}. Use training, validation and test.")
     return wanted
@@ -59,44 +59,44 @@ def choose(groups: set[str], fraction: float, seed: int) -> set[str]:
 
 
 def assign(
-    numbers: list[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int
-) -> dict[int, str | None]:
-    """Map case number -> "training", "validation", "test" or None (left out), keeping each person on one side.
+    cases: list[str], people: dict[str, str], wanted: dict[str, set[str]], fraction: float, seed: int
+) -> dict[str, str | None]:
+    """Map case -> "training", "validation", "test" or None (left out), keeping each person on one side.
 
     A person who has a test case gives nothing to training or validation. Cases that a split file does not name are
     divided by `fraction` unless the file lists validation or training itself; with a training list they stay out.
     """
     test = wanted.get("test", set())
-    rest = untested(numbers, people, test)
+    rest = untested(cases, people, test)
     if "training" in wanted:
         rest &= wanted["training"] | wanted.get("validation", set())
     held = validation_people(rest, people, wanted, fraction, seed)
-    split: dict[int, str | None] = dict.fromkeys(numbers)
-    for number in numbers:
-        if number in test:
-            split[number] = "test"
-        elif number in rest:
-            split[number] = "validation" if person_of(number, people) in held else "training"
+    split: dict[str, str | None] = dict.fromkeys(cases)
+    for case in cases:
+        if case in test:
+            split[case] = "test"
+        elif case in rest:
+            split[case] = "validation" if person_of(case, people) in held else "training"
     return split
 
 
-def untested(numbers: Iterable[int], people: dict[int, str], test: set[int]) -> set[int]:
+def untested(cases: Iterable[str], people: dict[str, str], test: set[str]) -> set[str]:
     """Those of the cases whose person has no test case."""
     tested = people_of(test, people)
-    return {number for number in numbers if person_of(number, people) not in tested}
+    return {case for case in cases if person_of(case, people) not in tested}
 
 
-def people_of(numbers: Iterable[int], people: dict[int, str]) -> set[str]:
+def people_of(cases: Iterable[str], people: dict[str, str]) -> set[str]:
     """Group names of some cases."""
-    return {person_of(number, people) for number in numbers}
+    return {person_of(case, people) for case in cases}
 
 
 def validation_people(
-    numbers: Iterable[int], people: dict[int, str], wanted: dict[str, set[int]], fraction: float, seed: int
+    cases: Iterable[str], people: dict[str, str], wanted: dict[str, set[str]], fraction: float, seed: int
 ) -> set[str]:
     """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair."""
     if "validation" not in wanted:
-        return choose(people_of(numbers, people), fraction, seed)
+        return choose(people_of(cases, people), fraction, seed)
     held = people_of(wanted["validation"], people)
     both = people_of(wanted.get("training", ()), people) & held
     if both:
@@ -104,12 +104,17 @@ def validation_people(
     return held
 
 
-def slice_lists(entries: list[dict], people: dict[int, str], held: set[str], tested: set[str]) -> dict[str, list[dict]]:
+def slice_lists(entries: list[dict], people: dict[str, str], held: set[str], tested: set[str]) -> dict[str, list[dict]]:
     """Divide isolated slices by person: those of `held` (validation) apart, those of `tested` left out."""
     lists: dict[str, list[dict]] = {key: [] for key in SLICE_SPLITS}
     for entry in entries:
-        group = person_of(int(entry["case_id"].split("-")[1]), people)
+        group = person_of(case_of_slice(entry["case_id"]), people)
         if group not in tested:
             side = "validation_slices" if group in held else "training_slices"
             lists[side].append({**entry, "group": group})
     return lists
+
+
+def case_of_slice(case_id: str) -> str:
+    """ "7" from "slice-7-102", the name of an isolated slice."""
+    return case_id.split("-")[1]

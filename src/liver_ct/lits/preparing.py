@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from liver_ct.lits import checking, finding
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, read_json
 from liver_ct.lits.finding import Member
 from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
+from liver_ct.lits.tumour import read_slice_tumour
 
 CHECK_VERSION = 1  # raise it when the checks change, so that earlier results are not trusted
 
@@ -61,36 +62,43 @@ class State:
 
 def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: State) -> tuple[Path, Path]:
     """Bring one pair into place and check it, unless an earlier run did; raises BrokenPair."""
-    number = next(iter(members.values())).number
+    case = next(iter(members.values())).case
     for role in ("volume", "segmentation"):
         if role not in members:
             other = next(iter(members.values())).label
-            raise BrokenPair(f"{other}: its {role}-{number} is missing. Put both files below the source folder.")
+            raise BrokenPair(f"{other}: its {role}-{case} is missing. Put both files below the source folder.")
     pair = members["volume"], members["segmentation"]
     key = [mode, *([member.label, *member.signature] for member in pair)]
-    case_id = f"volume-{number}"
+    case_id = f"volume-{case}"
     if done := state.find(case_id, key):
         return done
     try:
         image, label = (finding.place(member, folder, mode) for member in pair)
     except (*READ_ERRORS, tarfile.TarError) as error:
         raise BrokenPair(f"{pair[0].label}: cannot be unpacked ({brief(error)}). Download it again.") from None
-    label = checking.check_pair(image, label, folder / "repaired" / f"segmentation-{number}.nii.gz")
+    label = checking.check_pair(image, label, folder / "repaired" / f"segmentation-{case}.nii.gz")
     state.add(case_id, key, image, label)
     return image, label
 
 
 def write_datalist(
-    output: Path, ready: dict[int, tuple[Path, Path]], split: dict[int, str | None], people: dict[int, str]
+    output: Path,
+    ready: dict[str, tuple[Path, Path]],
+    split: dict[str, str | None],
+    people: dict[str, str],
+    known: dict[str, dict],
 ) -> dict[str, list[dict]]:
-    """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist."""
+    """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist.
+
+    What is `known` of a case joins its entry.
+    """
     datalist: dict[str, list[dict]] = {key: [] for key in SPLITS}
-    for number, (image, label) in ready.items():
-        side = split[number]
+    for case, (image, label) in ready.items():
+        side = split[case]
         if side:
             paths = {"image": portable(image, output), "label": portable(label, output)}
-            entry = {**paths, "case_id": f"volume-{number}", "group": person_of(number, people)}
-            datalist[side].append(entry)
+            named = {"case_id": f"volume-{case}", "group": person_of(case, people)}
+            datalist[side].append({**paths, **named, **known[case]})
     path = output / "datalist.json"
     if path.is_file():
         datalist |= kept_slices(read_json(path), datalist, people)
@@ -98,8 +106,18 @@ def write_datalist(
     return datalist
 
 
+def what_is_known(
+    case: str, members: dict[str, Member], liver_only: Collection[str], slices: dict[str, dict[str, list[int]]]
+) -> dict:
+    """The data set that a case belongs to and, where its segmentation does not mark tumours, what else tells of them."""
+    source = members["volume"].source
+    if not {source, case, f"volume-{case}"} & set(liver_only):
+        return {"source": source}
+    return {"source": source, "tumour_label": False, **slices.get(case, {})}
+
+
 def kept_slices(
-    old: dict[str, list[dict]], datalist: dict[str, list[dict]], people: dict[int, str]
+    old: dict[str, list[dict]], datalist: dict[str, list[dict]], people: dict[str, str]
 ) -> dict[str, list[dict]]:
     """The lists of isolated slices of an earlier datalist, divided anew; without the empty ones."""
     slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
@@ -109,18 +127,18 @@ def kept_slices(
 
 
 def prepare_all(
-    cases: dict[int, dict[str, Member]],
+    cases: dict[str, dict[str, Member]],
     folder: Path,
     mode: str,
     state: State,
     report: Callable[[str], None],
     track: Callable[[Iterable], Iterable],
-) -> dict[int, tuple[Path, Path]]:
+) -> dict[str, tuple[Path, Path]]:
     """Prepare every case; a broken one is reported in one line and left out."""
     ready = {}
-    for number, members in track(cases.items()):
+    for case, members in track(cases.items()):
         try:
-            ready[number] = prepare_case(members, folder, mode, state)
+            ready[case] = prepare_case(members, folder, mode, state)
         except BrokenPair as error:
             report(str(error))
     return ready
@@ -131,6 +149,8 @@ def prepare(
     output: Path,
     groups: Path | None = None,
     split: Path | None = None,
+    liver_only: Collection[str] = (),
+    tumour: Path | None = None,
     val_fraction: float = 0.15,
     seed: int = 0,
     mode: str = "reference",
@@ -144,6 +164,9 @@ def prepare(
         output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
         groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
+        liver_only: sources (the folders that the files lie in) or cases whose segmentations hold no tumour label; that
+            none is marked there does not mean that there is none.
+        tumour: CSV of volume,slice,tumour_present (1, 0, or -1 unknown; the slice as the file counts) for such cases.
         val_fraction: part of the people drawn for validation if the split file names none.
         seed: of that draw.
         mode: what becomes of loose files: "reference" names them where they are, "link" and "copy" put them into
@@ -157,7 +180,7 @@ def prepare(
     out, folder = output.absolute(), output.resolve() / "cases"
     if not source.is_dir():
         raise BrokenPair(f"{source}: is not a folder. Give the folder that LiTS was downloaded to.")
-    people, wanted = read_people(groups), read_split(split)
+    people, wanted, slices = read_people(groups), read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
     cases = finding.find_cases(source, folder, problems)
     if not cases:
@@ -166,6 +189,7 @@ def prepare(
         report(problem)
     ready = prepare_all(cases, folder, mode, State(out / "prepared.json"), report, track)
     sides = assign(list(ready), people, wanted, val_fraction, seed)
-    datalist = write_datalist(out, ready, sides, people)
+    known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}
+    datalist = write_datalist(out, ready, sides, people, known)
     left_out = sum(side is None for side in sides.values())
     return Prepared(out / "datalist.json", datalist, left_out, len(cases) - len(ready))

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 
 from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, case_number, read_json
+from liver_ct.lits.cases import (
+    READ_ERRORS,
+    SLICE_SPLITS,
+    SPLITS,
+    BrokenPair,
+    brief,
+    case_name,
+    plain_name,
+    read_json,
+)
 from liver_ct.lits.people import people_of, read_people, read_split, slice_lists
 from liver_ct.lits.preparing import portable
+from liver_ct.lits.tumour import read_row_tumour
+
+Track = Callable[[Iterable], Iterable]  # wraps what is worked off, to show progress
 
 
-def read_slices(path: str) -> dict[str, np.ndarray]:
-    """Arrays of a slice archive: image, liver [N,H,W], lits_volume, slice, spacing_mm [N]; raises BrokenPair."""
+UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
+
+
+class Slices(NamedTuple):
+    """Isolated slices: HU and liver ``[N, H, W]``, and of each its case, its number in it and its mm per pixel."""
+
+    hu: np.ndarray
+    liver: np.ndarray
+    case: list[str]
+    number: list[int]
+    spacing: list[float]
+
+
+def read_slices(path: Path) -> Slices:
+    """The slices of an archive; raises BrokenPair.
+
+    Arrays ``image`` and ``liver`` [N,H,W], ``slice`` [N], and ``lits_volume`` or ``case`` [N]. Where it is not LiTS, the
+    archive's name is put before the case's. HU are ``image * hu_slope + hu_intercept`` where these are given.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = ("image", "liver", "lits_volume", "slice", "spacing_mm")
-            data = {name: archive[name] for name in names}
+            data = {name: archive[name] for name in archive.files}
+        image, liver, number = data["image"], data["liver"], data["slice"]
+        prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
+        cases = data["case"] if prefix else data["lits_volume"]
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{path}: not a slice archive ({brief(error)}). Give the .npz with image and liver.") from None
-    shape, count = data["image"].shape, len(data["image"])
-    if len(shape) != 3 or data["liver"].shape != shape or any(data[name].shape != (count,) for name in names[2:]):
+    spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING))
+    if image.ndim != 3 or liver.shape != image.shape or any(a.shape != (len(image),) for a in (number, cases, spacing)):
         raise BrokenPair(f"{path}: the arrays' shapes do not fit together. Need image and liver [N,H,W], the rest [N].")
-    if data["liver"].max(initial=0) > 1 or not (data["spacing_mm"] > 0).all():
+    if liver.max(initial=0) > 1 or not (spacing > 0).all():
         raise BrokenPair(f"{path}: liver must be 0 or 1 and spacing_mm positive. Make the archive again.")
-    return data
+    scale = float(data.get("hu_slope", 1)), float(data.get("hu_intercept", 0))
+    hu = image if scale == (1, 0) else np.rint(image * np.float32(scale[0]) + np.float32(scale[1])).astype(np.int16)
+    names = [f"{prefix}{plain_name(str(case))}" for case in cases]
+    return Slices(hu, liver, names, number.tolist(), spacing.tolist())
 
 
 def save_slice(path: Path, pixels: np.ndarray, spacing: float, thickness: float) -> None:
@@ -39,20 +75,19 @@ def save_slice(path: Path, pixels: np.ndarray, spacing: float, thickness: float)
             nib.save(image, part)
 
 
-def write_slices(
-    data: dict[str, np.ndarray], output: Path, tested: set[int], thickness: float, track: Callable[[Iterable], Iterable]
-) -> list[dict]:
-    """Write every slice outside the test volumes as an image and label file; returns entries with absolute paths."""
-    entries = []
-    for index, (volume, number) in enumerate(zip(track(data["lits_volume"]), data["slice"])):
-        if int(volume) in tested:
+def write_slices(data: Slices, output: Path, tested: set[str], thickness: float, track: Track) -> Iterator[dict]:
+    """Write every slice outside the test cases as an image and label file; yields entries with absolute paths.
+
+    ``row`` says which of the archive it was.
+    """
+    for row, case in enumerate(track(data.case)):
+        if case in tested:
             continue
-        name, spacing = f"slice-{volume}-{number}", float(data["spacing_mm"][index])
+        name, spacing = f"slice-{case}-{data.number[row]}", float(data.spacing[row])
         paths = {key: output / f"{name}_{key}.nii.gz" for key in ("image", "label")}
-        save_slice(paths["image"], data["image"][index], spacing, thickness)
-        save_slice(paths["label"], data["liver"][index].astype(np.uint8), spacing, thickness)
-        entries.append({**{key: str(path) for key, path in paths.items()}, "case_id": name})
-    return entries
+        save_slice(paths["image"], data.hu[row], spacing, thickness)
+        save_slice(paths["label"], data.liver[row].astype(np.uint8), spacing, thickness)
+        yield {**{key: str(path) for key, path in paths.items()}, "case_id": name, "row": row}
 
 
 def add_slices(
@@ -61,8 +96,9 @@ def add_slices(
     output: Path,
     groups: Path | None = None,
     split: Path | None = None,
+    tumour: Path | None = None,
     thickness: float = 5.0,
-    track: Callable[[Iterable], Iterable] = iter,
+    track: Track = iter,
 ) -> dict[str, list[dict]]:
     """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
 
@@ -70,12 +106,12 @@ def add_slices(
     test volumes, or of people who have one, are left out.
 
     Args:
-        npz: archive with image [N,H,W] uint8 HU (rows front to back, columns to the patient's left), liver [N,H,W],
-            lits_volume [N], slice [N], spacing_mm [N].
+        npz: archive as ``read_slices`` takes it.
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
         groups: as given to `prepare`.
         split: as given to `prepare`.
+        tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known.
         thickness: voxel depth to write, in mm.
         track: wraps the slices that are worked off, to show progress.
 
@@ -88,19 +124,21 @@ def add_slices(
     path, output = datalist.absolute(), output.absolute()
     content, data = read_json(path), read_slices(npz)
     people = read_people(groups) | listed_people(content)
-    numbers = read_split(split).get("test", set()) | {case_number(e["case_id"]) for e in content.get("test", [])}
-    entries = write_slices(data, output, numbers, thickness, track)
-    for entry in entries:
+    cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
+    told = read_row_tumour(tumour, data.spacing)
+    entries = []
+    for entry in write_slices(data, output, cases, thickness, track):
         entry |= {key: portable(entry[key], path.parent) for key in ("image", "label")}
+        entries.append({**entry, "source": npz.stem, "tumour_label": False, **told.get(entry.pop("row"), {})})
     known = {entry["case_id"] for entry in entries}
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
     held = {entry["group"] for entry in content.get("validation", [])}
-    content |= slice_lists(earlier + entries, people, held, people_of(numbers, people))
+    content |= slice_lists(earlier + entries, people, held, people_of(cases, people))
     write_json(path, content)
     return content
 
 
-def listed_people(content: dict[str, list[dict]]) -> dict[int, str]:
-    """Case number -> person of a datalist's volumes."""
+def listed_people(content: dict[str, list[dict]]) -> dict[str, str]:
+    """Case -> person of a datalist's volumes."""
     entries = [entry for key in SPLITS for entry in content.get(key, [])]
-    return {case_number(entry["case_id"]): entry["group"] for entry in entries}
+    return {case_name(entry["case_id"]): entry["group"] for entry in entries}

@@ -1,0 +1,138 @@
+"""A training set small enough to travel: everybody's CT and labels at the working grid, in one file."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from liver_ct.files import write_json, written_whole
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, read_json
+
+GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
+HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
+STEP = 5.0  # HU, well below the noise of a slice
+BODY = -30.0  # HU above which a pixel is taken for body
+TUMOUR = 2
+
+
+def pack(datalist: Path, output: Path, track: Callable[[Iterable], Iterable] = iter) -> int:
+    """Write every case of a datalist to the one file ``output`` (.zip): CT in steps of 5 HU, labels, datalist.json.
+
+    Averaged to 2 x 2 x 3 mm where it is finer, cut to the body; test cases stay out.
+
+    Args:
+        datalist: as ``prepare`` and ``add_slices`` made it.
+        output: the file.
+        track: wraps the cases that are worked off, to show progress.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        BrokenPair: a file that cannot be read.
+    """
+    content = read_json(datalist)
+    sections = [key for key in (*SPLITS, *SLICE_SPLITS) if key != "test" and content.get(key)]
+    packed: dict[str, list[dict]] = {key: [] for key in sections}
+    with written_whole(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as archive:
+        for key, entry in track([(key, entry) for key in sections for entry in content[key]]):
+            images = small(load(datalist.parent / entry["image"]), load(datalist.parent / entry["label"]))
+            names = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
+            for role, image in zip(("image", "label"), images):
+                archive.writestr(info(names[role]), image.to_bytes())
+            packed[key].append({**entry, **names})
+        archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
+    return output.stat().st_size
+
+
+def info(name: str) -> zipfile.ZipInfo:
+    """A member without the time of its making, so that the same data gives the same bytes."""
+    member = zipfile.ZipInfo(name)
+    member.compress_type = zipfile.ZIP_LZMA
+    return member
+
+
+def load(path: Path) -> nib.Nifti1Image:
+    """A NIfTI image; raises BrokenPair."""
+    try:
+        return nib.load(path)
+    except READ_ERRORS as error:
+        raise BrokenPair(f"{path}: cannot be read as NIfTI ({brief(error)}). Prepare the data again.") from None
+
+
+def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """CT and label at the packed grid."""
+    spacing = nib.affines.voxel_sizes(image.affine)
+    size = [max(1, min(n, round(n * mm / grid))) for n, mm, grid in zip(image.shape, spacing, axis_grid(image))]
+    factors = np.array(image.shape) / size
+    change = np.diag([*factors, 1.0])
+    change[:3, 3] = (factors - 1) / 2
+    hu = averaged(image.get_fdata(dtype=np.float32), size)
+    values = np.asanyarray(label.dataobj)
+    liver, tumour = averaged(values > 0, size) >= 0.5, averaged(values == TUMOUR, size) >= 0.5
+    box, corner = body_box(hu)
+    affine = image.affine @ change @ corner
+    stored = np.rint((hu[box].clip(*HU) - HU[0]) / STEP).astype(np.uint8)
+    return scaled(stored, affine, STEP, HU[0]), scaled((liver.astype(np.uint8) + (liver & tumour))[box], affine, 1, 0)
+
+
+def axis_grid(image: nib.Nifti1Image) -> list[float]:
+    """The packed grid's mm along each axis of the array, whichever way it lies."""
+    axes = nib.io_orientation(image.affine)[:, 0].astype(int)
+    return [GRID[axis] for axis in axes]
+
+
+def averaged(values: np.ndarray, size: list[int]) -> np.ndarray:
+    """``[X, Y, Z]`` averaged to ``size``, float32."""
+    import torch  # late: what only prepares data need not wait for it
+    import torch.nn.functional as F
+
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return F.interpolate(tensor[None, None], size=size, mode="area")[0, 0].numpy()
+
+
+def body_box(hu: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The rows and columns that show more of a body than a speck, and the matrix that moves the corner there."""
+    body = (hu > BODY).any(axis=2)
+    lines = [np.flatnonzero(body.sum(axis=axis) > 3) for axis in (1, 0)]
+    spans = [(line[0], line[-1] + 1) if len(line) else (0, n) for line, n in zip(lines, body.shape)]
+    corner = np.eye(4)
+    corner[:2, 3] = [start for start, _ in spans]
+    return (slice(*spans[0]), slice(*spans[1])), corner
+
+
+def scaled(stored: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> nib.Nifti1Image:
+    """A uint8 image whose values are ``stored * slope + intercept``."""
+    image = nib.Nifti1Image(stored, affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(slope, intercept)
+    return image
+
+
+def unpack(packed: Path, folder: Path) -> Path:
+    """Unpack what ``pack`` made to ``folder``, and return its datalist; nothing to do where that is there.
+
+    Raises:
+        BrokenPair: a file that is damaged or not a packed set.
+    """
+    datalist = folder / "datalist.json"
+    if datalist.is_file():
+        return datalist
+    try:
+        with zipfile.ZipFile(packed) as archive:
+            for name in archive.namelist():
+                if PurePosixPath(name).name != name or not name.endswith((".nii", ".json")):
+                    raise BrokenPair(f"{packed}: holds {name!r}. Give a file that `lits pack` made.")
+                if name != datalist.name:
+                    with written_whole(folder / name) as part:
+                        part.write_bytes(archive.read(name))
+            content: Mapping[str, Any] = json.loads(archive.read(datalist.name))
+    except (*READ_ERRORS, KeyError) as error:
+        raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
+    write_json(datalist, content)  # last, so that it says that all is there
+    return datalist
