@@ -22,13 +22,18 @@ def slice_groups(slices: torch.Tensor, centres: torch.Tensor, gop: int) -> torch
 
 
 class SliceLabelsd(Transform):
-    """Turn ``label`` [1, X, Y, Z] into the labels of the groups around each slice, ``[Z]`` float, 1 = tumour in it."""
+    """Turn ``label`` [1, X, Y, Z] into the labels of the groups around each slice, ``[Z]`` float, 1 = tumour in it.
+
+    An item with ``tumour_present`` (0 or 1), such as an isolated slice, gets that.
+    """
 
     def __init__(self, gop: int) -> None:
         self.gop = gop
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the labels in the place of ``label``."""
+        if "tumour_present" in data:  # a slice of which nothing else is known
+            return {**data, "label": torch.full(data["label"].shape[-1:], float(data["tumour_present"]))}
         label = torch.as_tensor(data["label"])
         label = label.as_tensor() if isinstance(label, MetaTensor) else label
         return {**data, "label": group_labels((label == TUMOUR).flatten(0, 2).any(0), self.gop)}
@@ -39,15 +44,38 @@ def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
     return F.max_pool1d(tumour.float()[None], gop, stride=1, padding=gop // 2)[0]
 
 
+class TumourDensityd(Transform):
+    """Add ``density`` [1, X, Y, Z]: tumour pixels to be expected per pixel of the liver, where no outline tells them.
+
+    An item with ``tumour_present`` 1 holds tumour somewhere in ``liver`` [1, X, Y, Z], of ``tumour_area_mm2`` in all, if
+    that is given. 0 everywhere in all other items: their outlines are known, or that there is nothing to outline.
+
+    Args:
+        spacing: mm per pixel of the liver.
+    """
+
+    PRESENT = 1e-6  # somewhere, of unknown area
+
+    def __init__(self, spacing: float) -> None:
+        self.spacing = spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with ``density``."""
+        liver = data["liver"].float()
+        pixels = float(data.get("tumour_area_mm2") or 0) / self.spacing**2
+        share = max(pixels / max(float(liver.sum()), 1.0), self.PRESENT) if data.get("tumour_present") else 0.0
+        return {**data, "density": liver * min(share, 1.0)}
+
+
 class DrawGroupsd(Randomizable, Transform):
     """Draw groups of slices of a study, tumour and no tumour in a set proportion; the answer to class imbalance.
 
-    ``image`` and ``mask`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a list of
-    items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [1, X, Y]: where any slice of the group shows
-    tumour.
+    ``image``, ``mask`` and ``density`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a
+    list of items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [2, X, Y]: where any slice of the group
+    shows tumour, and the density (TumourDensityd).
 
     Args:
-        num: groups per study and epoch.
+        num: groups per study and epoch; no more than it has slices.
         gop: slices per group.
         pos_fraction: share of groups with tumour, where the study has both kinds.
         reverse_prob: probability to turn a group upside down.
@@ -59,13 +87,14 @@ class DrawGroupsd(Randomizable, Transform):
     def randomize(self, data: Any) -> None:
         """Choose the central slices and which groups to reverse, for ``label`` [Z]."""
         with_tumour, without = (np.flatnonzero(data.numpy() == value) for value in (1, 0))
-        wanted = int(self.num * self.pos_fraction + self.R.random())
+        num = min(self.num, len(data))
+        wanted = int(num * self.pos_fraction + self.R.random())
         if len(with_tumour) == 0:
             wanted = 0
         elif len(without) == 0:
-            wanted = self.num
-        self.centres = np.concatenate([self._choose(with_tumour, wanted), self._choose(without, self.num - wanted)])
-        self.reverse = self.R.random(self.num) < self.reverse_prob
+            wanted = num
+        self.centres = np.concatenate([self._choose(with_tumour, wanted), self._choose(without, num - wanted)])
+        self.reverse = self.R.random(num) < self.reverse_prob
 
     def _choose(self, slices: np.ndarray, num: int) -> np.ndarray:
         """``num`` of ``slices``, each once where there are enough."""
@@ -77,13 +106,14 @@ class DrawGroupsd(Randomizable, Transform):
         """The groups, those with tumour first."""
         self.randomize(data["label"])
         centres = torch.as_tensor(self.centres)
-        volumes = {k: data[k].permute(3, 0, 1, 2) for k in ("image", "mask", "liver", "tumour")}
+        volumes = {k: data[k].permute(3, 0, 1, 2) for k in ("image", "mask", "liver", "tumour", "density")}
         groups = {k: slice_groups(volume, centres, self.gop) for k, volume in volumes.items()}
-        groups["label"] = groups.pop("tumour").amax(1, keepdim=True).float()
+        maps = [groups.pop(key).amax(1, keepdim=True).float() for key in ("tumour", "density")]
+        groups["label"] = torch.cat(maps, dim=1)
         return [self._group(groups, i) for i in range(len(centres))]
 
     def _group(self, groups: Mapping[str, torch.Tensor], i: int) -> dict[Hashable, Any]:
         """The group ``i``, upside down where that was drawn."""
         if self.reverse[i]:
-            return {key: values[i].flip(0) for key, values in groups.items()}
+            return {k: values[i] if k == "label" else values[i].flip(0) for k, values in groups.items()}
         return {key: values[i] for key, values in groups.items()}

@@ -17,7 +17,8 @@ class RandTumourd(RandomizableTransform, Transform):
     The training cases are few, and so are the tumours that tell how a tumour looks. MONAI's RandCoarseDropout blanks
     boxes anywhere; this shades ovals of 1.5 to 14 pixels' radius, or blobs of 0.4 to 30 % of the liver's cross-section.
 
-    ``image`` [gop, X, Y] float, ``liver`` [gop, X, Y], ``label`` [1, X, Y].
+    ``image`` [gop, X, Y] float, ``liver`` [gop, X, Y], ``label`` [2, X, Y], whose first channel is where tumour is. Groups
+    whose tumour has no outline are left alone.
 
     Args:
         prob: probability of lesions.
@@ -33,13 +34,15 @@ class RandTumourd(RandomizableTransform, Transform):
         """The item with lesions in ``image`` and ``label``, or as it is."""
         self.randomize(None)
         liver = data["liver"][len(data["liver"]) // 2] > 0
-        if not self._do_transform or liver.sum() < self.min_pixels:
+        unknown = (data["label"][1] > 0).any()
+        if not self._do_transform or unknown or liver.sum() < self.min_pixels:
             return dict(data)
         draw = self._ovals if self.R.uniform() < 0.6 else self._blobs
         lesion = draw(liver) * liver
         size = self.R.uniform(*self.contrast)
         change = size if self.R.uniform() < 0.1 else -size
-        label = torch.maximum(data["label"], (lesion > 0.5).to(data["label"])[None])
+        tumour = torch.maximum(data["label"][0], (lesion > 0.5).to(data["label"]))
+        label = torch.stack([tumour, data["label"][1]])
         return {**data, "image": data["image"] + change * lesion, "label": label}
 
     def _ovals(self, liver: torch.Tensor) -> torch.Tensor:

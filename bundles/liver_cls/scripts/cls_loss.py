@@ -8,21 +8,43 @@ from torch.nn.modules.loss import _Loss
 
 
 class LesionAndSliceLoss(_Loss):
-    """A segmentation loss on the lesion map, plus BCE of its largest logit against "there is tumour in this group".
+    """A segmentation loss on the lesion map, plus what the group as a whole must say.
 
-    MONAI's losses look at pixels only; the slice's answer is the map's maximum, and one wrong pixel decides it.
+    MONAI's losses look at pixels only; the slice's answer is the map's maximum, and one wrong pixel decides it: hence
+    BCE of the largest logit against "there is tumour in this group". Where the target gives a density instead of an
+    outline, the pixels are free, but their sum is held to the area (as sizes in reports do in arXiv:2510.14803).
 
     Args:
         lesion: loss of logits and target ``[B, 1, X, Y]``.
         slice_weight: weight of the slice's BCE.
+        area_weight: weight of the error of the logarithm of the area.
     """
 
-    def __init__(self, lesion: _Loss, slice_weight: float = 1.0) -> None:
+    def __init__(self, lesion: _Loss, slice_weight: float = 1.0, area_weight: float = 0.1) -> None:
         super().__init__()
-        self.lesion, self.slice_weight = lesion, slice_weight
+        self.lesion, self.slice_weight, self.area_weight = lesion, slice_weight, area_weight
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, 1, X, Y]`` and tumour ``[B, 1, X, Y]`` within 0 and 1, cut at 0.5, to a scalar."""
-        tumour = (target > 0.5).to(input)
-        slices = F.binary_cross_entropy_with_logits(input.flatten(1).amax(1), tumour.flatten(1).amax(1))
-        return self.lesion(input, tumour) + self.slice_weight * slices
+        """Logits ``[B, 1, X, Y]`` and target ``[B, 2, X, Y]``, tumour (cut at 0.5) and density, to a scalar."""
+        tumour, density = (target[:, :1] > 0.5).to(input), target[:, 1:]
+        free = density > 0
+        slices = F.binary_cross_entropy_with_logits(input.flatten(1).amax(1), tumour_in_group(target).to(input))
+        outlined = self.lesion(input.masked_fill(free, SURELY_NOT), tumour)
+        return outlined + self.slice_weight * slices + self.area_weight * self._area(input, density, free)
+
+    def _area(self, input: torch.Tensor, density: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+        """Smooth L1 of the logarithms of area said and area wanted, pixels, over the groups whose area is given."""
+        wanted = density.flatten(1).sum(1)
+        given = wanted >= 1
+        if not given.any():
+            return input.new_zeros(())
+        said = (input.sigmoid() * free).flatten(1).sum(1)
+        return F.smooth_l1_loss(said[given].log1p(), wanted[given].log1p())
+
+
+SURELY_NOT = -20.0  # a logit that costs nothing where there is no tumour
+
+
+def tumour_in_group(target: torch.Tensor) -> torch.Tensor:
+    """Targets ``[B, 2, X, Y]``, tumour and density, to ``[B]`` bool: whether there is tumour in the group."""
+    return (target[:, 0] > 0.5).flatten(1).any(1) | (target[:, 1] > 0).flatten(1).any(1)
