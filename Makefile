@@ -1,5 +1,9 @@
 # make demo            the chain on a phantom CT; make demo CT=path runs it on your own
-# make test            every test but those of the last two
+# make test            every test but those of the last two, and how much of the package they run
+# make lint            style, types, and that both bundles hold the shared code as it is
+# make format          writes the code as make lint wants it
+# make lock            newer versions of what requirements.lock names (needs uv); UPGRADE=--upgrade takes the newest
+# make wheel           dist/liver_ct-*.whl, with both bundles inside
 # make bench           how long the chain takes and how much memory; writes the tables of docs/performance.md
 # make monailabel      the MONAI Label server on this machine; STUDIES=folder of CTs, or address of a DICOMweb server
 # make test-monailabel the MONAI Label app against its real server
@@ -11,18 +15,38 @@ HAVE_PYTHON = @test -n "$(PYTHON)" || { echo "ERROR Python 3.10 to 3.12 with ven
 BIN := .venv/bin
 LABEL := .venv-monailabel/bin
 DEPLOY := .venv-deploy/bin
+INSTALL := -m pip install --quiet --constraint requirements.lock
 CT ?=
 STUDIES ?=
 PORT ?= 8000
+UPGRADE ?=
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: demo test bench monailabel test-monailabel test-deploy clean
+.PHONY: demo test lint format lock wheel bench monailabel test-monailabel test-deploy clean
 
 demo: .venv/.run
 	$(BIN)/python scripts/demo.py $(if $(CT),--ct "$(CT)")
 
 test: .venv/.test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --cov --cov-report term
+
+lint: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python bundles/shared/copy_into_bundles.py --check
+
+format: .venv/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The whole repository is for Python below 3.13, so the lock need not say so at each line.
+lock:
+	uv pip compile $(UPGRADE) --quiet pyproject.toml --output-file requirements.lock
+	sed -i -e "s/ ; python_full_version < '3.13'$$//" -e "s/python_full_version < '3.13' and //" requirements.lock
+
+wheel: .venv/.test
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 bench: .venv/.run
 	$(BIN)/python bench/chain.py run
@@ -37,28 +61,28 @@ test-monailabel: .venv-monailabel/.run
 test-deploy: .venv-deploy/.run
 	$(DEPLOY)/python -m pytest tests/test_deploy.py
 
-.venv/.run: requirements.txt
+.venv/.run: pyproject.toml requirements.lock
 	$(HAVE_PYTHON)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python $(INSTALL) --editable '.[dicom,train]'
 	touch $@
 
-.venv/.test: requirements-test.txt .venv/.run
-	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
+.venv/.test: .venv/.run
+	$(BIN)/python $(INSTALL) --editable '.[test,lint]'
 	touch $@
 
-.venv-monailabel/.run: requirements.txt apps/monailabel/requirements.txt
+.venv-monailabel/.run: pyproject.toml requirements.lock apps/monailabel/requirements.txt
 	$(HAVE_PYTHON)
 	$(PYTHON) -m venv .venv-monailabel
-	$(LABEL)/python -m pip install --quiet --requirement requirements.txt
+	$(LABEL)/python $(INSTALL) --editable '.[train]'
 	$(LABEL)/python -m pip install --quiet --no-deps --requirement apps/monailabel/requirements.txt
 	touch $@
 
-.venv-deploy/.run: examples/deploy/requirements.txt
+.venv-deploy/.run: pyproject.toml requirements.lock examples/deploy/requirements.txt
 	$(HAVE_PYTHON)
 	$(PYTHON) -m venv .venv-deploy
-	$(DEPLOY)/python -m pip install --quiet --requirement examples/deploy/requirements.txt pytest==9.2.0
+	$(DEPLOY)/python $(INSTALL) --editable '.[dicom]' --requirement examples/deploy/requirements.txt pytest
 	touch $@
 
 clean:
-	rm -rf .venv .venv-monailabel .venv-deploy demo
+	rm -rf .venv .venv-monailabel .venv-deploy demo dist
