@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
-
 from liver_ct.cli import cascade
+from liver_ct.cli.program import AGAIN, Program
 
 
 def demo(ct: str | None = None, output: str = "demo") -> None:
@@ -46,6 +45,5 @@ def liver_dice(mask: Path, label: Path) -> float:
     return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire(demo)
+PROGRAM = Program("demo", __doc__, demo, stopped=AGAIN)
+main = PROGRAM.run

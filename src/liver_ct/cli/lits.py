@@ -6,10 +6,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import fire
-from tqdm import tqdm
-
-from liver_ct.cli.printing import errors_in_one_line, print_error
+from liver_ct.cli.printing import errors_in_one_line, print_error, progress_bar
+from liver_ct.cli.program import Program
 
 
 def prepare(
@@ -56,7 +54,7 @@ def prepare(
             seed=seed,
             mode=mode,
             report=report,
-            track=partial(tqdm, desc="LiTS", unit="case"),
+            track=partial(progress_bar, desc="LiTS", unit="case"),
         )
     counts = ", ".join(f"{key} {len(rows)}" for key, rows in done.datalist.items())
     print(f"{done.file}: {counts}; left out by the split {done.left_out}; not usable {done.not_usable}.")
@@ -92,12 +90,11 @@ def slices(
             groups=Path(groups) if groups else None,
             split=Path(split) if split else None,
             thickness=thickness,
-            track=partial(tqdm, desc="slices"),
+            track=partial(progress_bar, desc="slices"),
         )
     counts = ", ".join(f"{key} {len(content[key])}" for key in ("training_slices", "validation_slices"))
     print(f"{Path(datalist).absolute()}: {counts}.")
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"prepare": prepare, "slices": slices})
+PROGRAM = Program("lits", __doc__, {"prepare": prepare, "slices": slices})
+main = PROGRAM.run
