@@ -6,6 +6,7 @@ import logging
 import warnings
 from pathlib import Path
 
+from liver_ct.cli.imports import import_chain
 from liver_ct.cli.printing import ProgressBar
 from liver_ct.cli.program import Program
 from liver_ct.errors import describe
@@ -74,5 +75,5 @@ def cascade(
         raise SystemExit(1)
 
 
-PROGRAM = Program("cascade", __doc__, cascade)
+PROGRAM = Program("cascade", __doc__, cascade, begin=import_chain)
 main = PROGRAM.run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from liver_ct.cli import cascade
+from liver_ct.cli.imports import import_chain
 from liver_ct.cli.program import AGAIN, Program
 
 
@@ -45,5 +46,5 @@ def liver_dice(mask: Path, label: Path) -> float:
     return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
 
 
-PROGRAM = Program("demo", __doc__, demo, stopped=AGAIN)
+PROGRAM = Program("demo", __doc__, demo, AGAIN, import_chain)
 main = PROGRAM.run

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from liver_ct.cli.options import Refused, check_names
+from liver_ct.cli.options import UsageError, check_names
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
 
@@ -30,7 +30,7 @@ def config_of(command: Callable[..., Any]) -> str | None:
 
 
 def check_knobs(given: Mapping[str, Any], bundle: Path, config: str, options: list[str]) -> None:
-    """Raise Refused for a knob that the bundle's config does not have, or that has another type there.
+    """Raise UsageError for a knob that the bundle's config does not have, or that has another type there.
 
     Args:
         given: values by id, such as ``batch_size`` or ``network_def#filters``.
@@ -52,7 +52,7 @@ def check_knobs(given: Mapping[str, Any], bundle: Path, config: str, options: li
             check_names([name], [*options, *known])
         is_number = isinstance(known.get(name), (int, float)) and not isinstance(known[name], bool)
         if is_number and isinstance(value, str) and not value.startswith(("$", "@")):
-            raise Refused(f"--{name} {value}: not a number.")
+            raise UsageError(f"--{name} {value}: not a number.")
 
 
 def _ids(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ REQUIRED = inspect.Parameter.empty
 SHORT = {"i": "input", "o": "output"}
 
 
-class Refused(Exception):
+class UsageError(Exception):
     """Words that a command cannot take; the message is one line, ``<words>: <cause>. <fix>``."""
 
 
@@ -103,7 +103,7 @@ def read_words(
         unnamed: those of them that values without a name are for, in this order.
 
     Raises:
-        Refused: a value is missing, or there is one too many.
+        UsageError: a value is missing, or there is one too many.
     """
     left = deque(words)
     named: dict[str, str] = {}
@@ -121,7 +121,7 @@ def read_words(
         elif left and not is_option(left[0]):
             value = left.popleft()
         elif name in options and not options[name].is_switch:
-            raise Refused(f"{flag}: a value is missing. Give {options[name].wanted}.")
+            raise UsageError(f"{flag}: a value is missing. Give {options[name].wanted}.")
         else:
             value = "true"
         negated = name.removeprefix("no")
@@ -151,27 +151,27 @@ def _assign(values: Iterable[str], named: dict[str, str], names: Iterable[str]) 
     free = [name for name in names if name not in named]
     for value in values:
         if not free:
-            raise Refused(f"{value}: one word too many. Options begin with --; a text with spaces needs quotes.")
+            raise UsageError(f"{value}: one word too many. Options begin with --; a text with spaces needs quotes.")
         named[free.pop(0)] = value
 
 
 def check_values(named: Mapping[str, str], options: Mapping[str, Option]) -> None:
-    """Raise Refused for an option that is missing, or whose value is of the wrong type."""
+    """Raise UsageError for an option that is missing, or whose value is of the wrong type."""
     for name, text in named.items():
         try:
             options[name].parse(text)
         except ValueError:
-            raise Refused(f"--{name} {text}: not {options[name].wanted}.") from None
+            raise UsageError(f"--{name} {text}: not {options[name].wanted}.") from None
     missing = [f"--{name}" for name, option in options.items() if option.default is REQUIRED and name not in named]
     if missing:
-        raise Refused(f"{', '.join(missing)}: missing.")
+        raise UsageError(f"{', '.join(missing)}: missing.")
 
 
 def check_names(unknown: Iterable[str], known: Iterable[str]) -> None:
-    """Raise Refused for the first of the unknown names, with the closest of the known ones."""
+    """Raise UsageError for the first of the unknown names, with the closest of the known ones."""
     name = next(iter(unknown), None)
     if name is None:
         return
     close = difflib.get_close_matches(name, list(known), 1)
     hint = f" Did you mean --{close[0]}?" if close else ""
-    raise Refused(f"{'--' if len(name) > 1 else '-'}{name}: no such option.{hint}")
+    raise UsageError(f"{'--' if len(name) > 1 else '-'}{name}: no such option.{hint}")

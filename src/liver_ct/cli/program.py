@@ -13,7 +13,7 @@ from liver_ct import __version__
 from liver_ct.cli.help import command_help, list_help
 from liver_ct.cli.interrupts import INTERRUPTED, handle_interrupts
 from liver_ct.cli.knobs import check_knobs, config_of
-from liver_ct.cli.options import Option, Refused, check_names, check_values, options_of, read_words, true_or_false
+from liver_ct.cli.options import Option, UsageError, check_names, check_values, options_of, read_words, true_or_false
 from liver_ct.cli.terminal import STDERR, Terminal
 from liver_ct.errors import StudyError
 
@@ -44,12 +44,14 @@ class Program(NamedTuple):
         about: what it is for.
         commands: the command, or name to command.
         stopped: what to say after Ctrl-C.
+        begin: is called before a command, with its values as text, since no other program shares the process.
     """
 
     name: str
     about: str
     commands: Command | Mapping[str, Command]
     stopped: str = GOES_ON
+    begin: Callable[[Mapping[str, str]], None] | None = None
 
     def run(self, words: Sequence[str] | None = None, called: str | None = None) -> NoReturn:
         """Do what the words of the command line ask for, and exit.
@@ -84,12 +86,14 @@ class Program(NamedTuple):
                 return 0
             values, common = parse(command, words)
             terminal.open(common.get("quiet", False), common.get("log_file"))
-        except Refused as e:
+        except UsageError as e:
             return refuse(f"{e} See {called} --help.")
         except StudyError as e:
             print(f"ERROR {e}", file=sys.stderr)
             return 1
         try:
+            if self.begin:
+                self.begin(values)
             return status_of(command, values, called)
         finally:
             terminal.close()
@@ -99,12 +103,12 @@ class Program(NamedTuple):
         if not isinstance(self.commands, Mapping):
             return called, self.commands, words
         if not words:
-            raise Refused(f"{called}: a command is missing. Use {' or '.join(self.commands)}.")
+            raise UsageError(f"{called}: a command is missing. Use {' or '.join(self.commands)}.")
         name, *rest = words
         if name in ("--help", "-h"):
             return called, None, rest
         if name not in self.commands:
-            raise Refused(f"{name}: no such command. Use {' or '.join(self.commands)}.")
+            raise UsageError(f"{name}: no such command. Use {' or '.join(self.commands)}.")
         return f"{called} {name}", self.commands[name], rest
 
     def _help(self, called: str, command: Command | None) -> str:
@@ -124,7 +128,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, str], dict[
     """Values for the command's own options and knobs, as text, and those for COMMON, read.
 
     Raises:
-        Refused: an option that it does not have, a value that it cannot take, or one that is missing.
+        UsageError: an option that it does not have, a value that it cannot take, or one that is missing.
         StudyError: the bundle whose knobs are asked for cannot be read.
     """
     own = options_of(command)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from liver_ct.cli.options import Refused
+from liver_ct.cli.options import UsageError
 
 STDOUT, STDERR = 1, 2
 NO_BARS = "TQDM_DISABLE"  # tqdm of the processes started from here knows it, too
@@ -35,7 +35,7 @@ class Terminal:
             log_file: gets everything as well, appended; None for no log. There are no progress bars then.
 
         Raises:
-            Refused: the log file cannot be written.
+            UsageError: the log file cannot be written.
         """
         if quiet:
             os.environ[NO_BARS] = "1"
@@ -93,4 +93,4 @@ def open_log(log_file: str) -> BinaryIO:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         return open(log_file, "ab", buffering=0)
     except OSError as e:
-        raise Refused(f"--log_file {log_file}: {e.strerror}. Choose another file.") from None
+        raise UsageError(f"--log_file {log_file}: {e.strerror}. Choose another file.") from None
