@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 
-import fire
-from fire.decorators import SetParseFns
-
+from liver_ct.cli.imports import import_chain
 from liver_ct.cli.printing import ProgressBar
+from liver_ct.cli.program import Program
 from liver_ct.errors import describe
 from liver_ct.files import shipped
 
 BUNDLES = shipped("bundles")
 
 
-def parse_flag(text: str) -> bool:
-    """Fire takes "false" for a text, which would count as true."""
-    if text.lower() not in ("true", "false"):
-        raise fire.core.FireError(f"{text!r}: use true or false")
-    return text.lower() == "true"
-
-
-@SetParseFns(
-    input=str,
-    output=str,
-    mask_source=str,
-    device=str,
-    jobs=int,
-    overwrite=parse_flag,
-    seg_bundle=str,
-    cls_bundle=str,
-    picture=parse_flag,
-    report=parse_flag,
-    dicom_output=parse_flag,
-    series=str,
-)
 def cascade(
     input: str,
     output: str,
@@ -98,9 +75,5 @@ def cascade(
         raise SystemExit(1)
 
 
-def main() -> None:
-    """The command."""
-    try:
-        fire.Fire(cascade)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on with what is left")
+PROGRAM = Program("cascade", __doc__, cascade, begin=import_chain)
+main = PROGRAM.run

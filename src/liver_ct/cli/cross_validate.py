@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
-
+from liver_ct.cli.knobs import takes_knobs
 from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.cli.program import Program
 from liver_ct.files import shipped
 
 BUNDLE = shipped("bundles") / "liver_cls"
 
 
+@takes_knobs("train.json")
 def run(
     masks: str,
     output: str,
@@ -61,6 +62,5 @@ def report(masks: str, output: str) -> None:
         print_json(cross_validation.report(Path(masks), Path(output)))
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"run": run, "report": report})
+PROGRAM = Program("cross_validate", __doc__, {"run": run, "report": report})
+main = PROGRAM.run

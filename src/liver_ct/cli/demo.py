@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
-
 from liver_ct.cli import cascade
+from liver_ct.cli.imports import import_chain
+from liver_ct.cli.program import AGAIN, Program
 
 
 def demo(ct: str | None = None, output: str = "demo") -> None:
@@ -46,6 +46,5 @@ def liver_dice(mask: Path, label: Path) -> float:
     return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire(demo)
+PROGRAM = Program("demo", __doc__, demo, AGAIN, import_chain)
+main = PROGRAM.run

@@ -6,10 +6,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import fire
-from tqdm import tqdm
-
-from liver_ct.cli.printing import errors_in_one_line, print_error
+from liver_ct.cli.printing import errors_in_one_line, print_error, progress_bar
+from liver_ct.cli.program import Program
 
 
 def prepare(
@@ -63,7 +61,7 @@ def prepare(
             seed=seed,
             mode=mode,
             report=report,
-            track=partial(tqdm, desc="LiTS", unit="case"),
+            track=partial(progress_bar, desc="LiTS", unit="case"),
         )
     counts = ", ".join(f"{key} {len(rows)}" for key, rows in done.datalist.items())
     print(f"{done.file}: {counts}; left out by the split {done.left_out}; not usable {done.not_usable}.")
@@ -109,7 +107,7 @@ def slices(
             split=Path(split) if split else None,
             tumour=Path(tumour) if tumour else None,
             thickness=thickness,
-            track=partial(tqdm, desc="slices"),
+            track=partial(progress_bar, desc="slices"),
         )
     counts = ", ".join(f"{key} {len(content[key])}" for key in ("training_slices", "validation_slices"))
     print(f"{Path(datalist).absolute()}: {counts}.")
@@ -127,10 +125,9 @@ def pack(datalist: str, output: str) -> None:
     from liver_ct import lits
 
     with errors_in_one_line():
-        size = lits.pack(Path(datalist).absolute(), Path(output), track=partial(tqdm, desc="pack"))
+        size = lits.pack(Path(datalist).absolute(), Path(output), track=partial(progress_bar, desc="pack"))
     print(f"{output}: {size / 1e6:.1f} MB.")
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"prepare": prepare, "slices": slices, "pack": pack})
+PROGRAM = Program("lits", __doc__, {"prepare": prepare, "slices": slices, "pack": pack})
+main = PROGRAM.run

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
-from fire.decorators import SetParseFns
-
 from liver_ct.cli.printing import errors_in_one_line
+from liver_ct.cli.program import AGAIN, Program
 from liver_ct.files import shipped
 
 BUNDLES = shipped("bundles")
 
 
-@SetParseFns(output=str, bundles=str, source=str)
 def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
     """Check both bundles as the Model Zoo's CI does and write an archive of each; nothing if one of them fails.
 
@@ -36,6 +33,5 @@ def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
         print(line)
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire(package)
+PROGRAM = Program("package", __doc__, package, stopped=AGAIN)
+main = PROGRAM.run

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import fire
-
 from liver_ct.cli.printing import errors_in_one_line
+from liver_ct.cli.program import AGAIN, Program
 
 
 def make(
@@ -44,6 +43,5 @@ def make(
             print(*files)
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"make": make})
+PROGRAM = Program("phantom", __doc__, {"make": make}, stopped=AGAIN)
+main = PROGRAM.run

@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from liver_ct.chain.progress import Progress
+from liver_ct.cli.terminal import bars_are_off
 from liver_ct.errors import StudyError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextmanager
@@ -25,6 +27,8 @@ def errors_in_one_line() -> Iterator[None]:
 
 def print_error(line: str) -> None:
     """An error on stderr, above any progress bar."""
+    from tqdm import tqdm
+
     tqdm.write(f"ERROR {line}", file=sys.stderr)
 
 
@@ -33,14 +37,21 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=1))
 
 
+def progress_bar(*args: Any, shown: bool = True, **knobs: Any) -> tqdm:
+    """A bar of tqdm's on stderr, where that is a terminal and bars are wanted."""
+    from tqdm import tqdm  # takes a moment to import
+
+    return tqdm(*args, disable=None if shown and not bars_are_off() else True, **knobs)
+
+
 class ProgressBar(Progress):
     """A bar on stderr where that is a terminal, a line on stdout for each study, and one on stderr for each failure."""
 
     def start(self, studies: int, shown: bool) -> None:
-        self.bar = tqdm(total=studies, unit="study", disable=None if shown else True)
+        self.bar = progress_bar(total=studies, unit="study", shown=shown)
 
     def done(self, line: str) -> None:
-        tqdm.write(line)
+        self.bar.write(line)
 
     def failed(self, line: str) -> None:
         print_error(line)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
-
+from liver_ct.cli.knobs import takes_knobs
 from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.cli.program import Program
 from liver_ct.files import shipped
 
 BUNDLE = shipped("bundles") / "liver_seg"
 
 
+@takes_knobs("train.json")
 def make(
     datalist: str,
     output: str,
@@ -56,6 +57,5 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
         print_json(prob_masks.evaluate(Path(datalist), Path(output), Path(bundle)))
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"make": make, "evaluate": evaluate})
+PROGRAM = Program("prob_masks", __doc__, {"make": make, "evaluate": evaluate})
+main = PROGRAM.run

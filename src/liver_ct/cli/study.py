@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import fire
-
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
+from liver_ct.cli.program import Program
 from liver_ct.files import CHECKOUT, shipped
 
 DOCS = CHECKOUT / "docs"
@@ -102,6 +101,5 @@ def compare(
             comparing.draw_sheet(analysis, Experiment(config, SEG, CLS), one, other, Path(sheet), count)
 
 
-def main() -> None:
-    """The command."""
-    fire.Fire({"run": run, "report": report, "compare": compare})
+PROGRAM = Program("study", __doc__, {"run": run, "report": report, "compare": compare})
+main = PROGRAM.run

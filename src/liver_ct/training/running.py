@@ -14,6 +14,14 @@ from liver_ct.files import read_json, written_whole
 if TYPE_CHECKING:
     import torch
 
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+# monai.bundle without a word on Ctrl-C, which reaches it as well as this process, whose part it is to say something
+WORKFLOW = f"""
+import os, runpy, signal
+signal.signal(signal.SIGINT, lambda *_: os._exit({INTERRUPTED}))
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
 
 def inference_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the knobs of a training that inference.json has too, such as the window and the network."""
@@ -26,10 +34,13 @@ def run_bundle(bundle: Path, **knobs: Any) -> None:
 
     Raises:
         StudyError: it failed; its own output says why.
+        KeyboardInterrupt: Ctrl-C ended it.
     """
     knobs = {"bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf", **knobs}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v) if isinstance(v, (str, Path)) else repr(v))]
-    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words], close_fds=False)
+    done = subprocess.run([sys.executable, "-c", WORKFLOW, "run", *words], close_fds=False)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
     if done.returncode:
         place = knobs.get("ckpt_dir") or knobs.get("output_dir") or bundle
         raise StudyError(f"{place}: monai.bundle run ended with {done.returncode}. Its output above says why.")

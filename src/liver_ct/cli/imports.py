@@ -1,0 +1,66 @@
+"""A quick start: what the chain imports, without what it has no use for, and the rest while it works."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+
+# MONAI imports these where they are installed, for parts of it that the chain with the shipped bundles does not run
+UNUSED = ("clearml", "ignite", "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "scipy.signal", "scipy.stats",
+          "skimage", "sklearn", "tensorboard", "torch.utils.tensorboard")  # fmt: skip
+NIFTI = (".nii", ".nii.gz")  # read without ITK
+
+
+class Absent:
+    """A finder of modules that says of some that they are not installed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = {*names}
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Raise ModuleNotFoundError for one of the modules; leave others to the next finder."""
+        if name in self.names:
+            raise ModuleNotFoundError(f"{name}: not used here", name=name)
+        return None
+
+
+@contextmanager
+def absent(names: Sequence[str]) -> Iterator[None]:
+    """In the block, modules of these names cannot be imported; those that are imported already stay."""
+    finder = Absent(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def import_chain(values: Mapping[str, str]) -> None:
+    """Import MONAI for the chain, where it is the only thing that the process is for.
+
+    A bundle of the user's may need any part of MONAI, so nothing is left out for it. What draws the picture and writes
+    the report is imported beside the chain's work.
+
+    Args:
+        values: options of the command, as text.
+    """
+    import liver_ct.chain.memory  # noqa: F401  # before torch
+
+    with absent(unused(values)):
+        import monai  # noqa: F401
+    for option, module in (("picture", "picture"), ("report", "report")):
+        if values.get(option, "true").lower() == "true":
+            threading.Thread(target=importlib.import_module, args=(f"liver_ct.outputs.{module}",), daemon=True).start()
+
+
+def unused(values: Mapping[str, str]) -> tuple[str, ...]:
+    """What the chain will not use, by the options of the command."""
+    if not {"seg_bundle", "cls_bundle"}.isdisjoint(values):
+        return ()
+    if values.get("input", values.get("ct", ".nii")).endswith(NIFTI):
+        return (*UNUSED, "itk")
+    return UNUSED
