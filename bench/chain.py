@@ -22,7 +22,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
-BUNDLES = ROOT / "bundles"
 DOCS = ROOT / "docs"
 DEPTHS = (60, 130, 300, 600)
 SPACING = (0.75, 0.75, 1.0)
@@ -34,13 +33,11 @@ Figures = dict[str, Any]
 # ------------------------------------------------------------------------------------------- what a process measures
 
 
-def load_chain(work: Path, precision: str) -> Any:
-    """The chain with its weights, its studies' folders under ``work``; ``precision`` bf16 or float32."""
-    import torch
+def load_chain(precision: str) -> Any:
+    """The chain with its weights; ``precision`` bf16 or float32."""
+    from liver_ct import LiverCT
 
-    from liver_ct.chain.pipeline import Chain
-
-    chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, work)
+    chain = LiverCT(device="cpu")
     if precision == "float32":
         for stage in (chain.seg, chain.cls):
             stage["inferer"].bf16 = stage["inferer"].untried = False
@@ -49,14 +46,18 @@ def load_chain(work: Path, precision: str) -> Any:
 
 def one(ct: str, work: str, precision: str = "bf16", repeats: int = 5) -> None:
     """Print the median seconds per step of one study, weights loaded, and the process's peak memory."""
-    from liver_ct.chain.studies import Study, fresh_folder
+    from liver_ct.files import read_json
+    from liver_ct.outputs.folders import fresh_folder
+    from liver_ct.outputs.names import RESULT
+    from liver_ct.outputs.writing import write_study
 
-    chain = load_chain(Path(work).resolve(), precision)
+    chain = load_chain(precision)
     idle = peak_mb()
     runs, cpu = [], []
     for _ in range(repeats + 1):
         folder, start = fresh_folder(Path(work).resolve() / "study"), (time.perf_counter(), time.process_time())
-        seconds = chain.run(Study("study", Path(ct)), folder)["seconds"]
+        write_study(chain(ct, regions=False), folder)
+        seconds = read_json(folder / RESULT)["seconds"]
         runs.append({**seconds, "total": time.perf_counter() - start[0]})
         cpu.append(time.process_time() - start[1])
     middle = np.argsort([run["total"] for run in runs[1:]])[repeats // 2] + 1
@@ -68,12 +69,12 @@ def folder(ct: str, work: str, studies: int, jobs: int) -> None:
     """Print the seconds for a folder of copies, weights loaded, and the process's peak memory."""
     import torch
 
-    from liver_ct.chain.folder import PARTIAL, process, process_all
+    from liver_ct.chain.folder import process, process_all
     from liver_ct.chain.progress import Progress
     from liver_ct.chain.studies import Study
 
     out = Path(work).resolve() / "out"
-    chains = [load_chain(out / PARTIAL, "bf16") for _ in range(jobs)]
+    chains = [load_chain("bf16") for _ in range(jobs)]
     quiet = Progress()
 
     def each(chain: Any, study: Study) -> str:
@@ -96,7 +97,7 @@ def floors(ct: str, work: str) -> None:
     from isal import igzip
     from torch.utils.flop_counter import FlopCounterMode
 
-    chain = load_chain(Path(work), "bf16")
+    chain = load_chain("bf16")
     with torch.inference_mode():
         image = chain.seg["load"]({"image": ct})["image"]
         item = chain.seg["transform"]({"image": image})

@@ -10,7 +10,7 @@ made in a temporary folder.
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -25,7 +25,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
-BUNDLES = ROOT / "bundles"
 SIZE, SPACING = (512, 512, 130), (0.75, 0.75, 2.5)
 WINDOW = (-60, 200)  # HU
 
@@ -39,13 +38,14 @@ def make_series(folder: Path) -> Path:
 
 def read_once(checkout: str, series: str, dump: str, repeats: int = 5) -> None:
     """Print seconds and CPU seconds of reading the series by a version's reader; keep what it read in ``dump``."""
-    sys.path.insert(0, str(Path(checkout) / "bundles" / "liver_seg"))
-    study = importlib.import_module("scripts.seg_study")
-    image = study.read_image(Path(series))  # warm-up
+    from liver_ct.chain.stages import read_bundle
+
+    load = read_bundle(Path(checkout).resolve() / "bundles" / "liver_seg").get_parsed_content("load")
+    image = load({"image": series})["image"]  # warm-up
     np.savez(dump, voxels=image.numpy().astype(np.float32), affine=image.affine.numpy())
     for _ in range(repeats):
         start = time.perf_counter(), time.process_time()
-        study.read_image(Path(series))
+        load({"image": series})
         print(time.perf_counter() - start[0], time.process_time() - start[1])
 
 
@@ -71,53 +71,47 @@ def read(before: str, rounds: int = 3) -> None:
 def write(repeats: int = 5) -> None:
     """CPU seconds and sizes of the two segmentations and the report, of what the shipped weights find, with and without
     empty frames."""
-    import torch
-
-    from liver_ct.chain.pipeline import Chain
-    from liver_ct.chain.studies import Study
+    from liver_ct import LiverCT
     from liver_ct.outputs.names import DICOM_OUTPUTS
-    from liver_ct.outputs.results import slice_rows
 
-    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        series = make_series(folder / "series")
-        (folder / "study").mkdir()
-        chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", torch.device("cpu"), None, folder)
-        result = chain.run(Study("study", series), folder / "study")
-        ct = chain.seg["load"]({"image": str(series)})["image"]
-        masks = chain.seg["restore"](chain.seg.infer(chain.seg["transform"]({"image": ct})))
-        tumour = chain.cls["score"](chain.cls.infer(chain.cls["transform"]({"image": ct, "prob": masks["prob"]})))
-        rows = slice_rows(masks["pred"][0].numpy(), ct.affine.numpy(), tumour)
-        for full in (False, True):
-            if full:  # a voxel in every frame
-                masks["pred"][0, 0, 0], masks["prob"][0, 0, 0] = 1, 1
-            seconds = {kind: [] for kind in ("all, by the clock", "all", *DICOM_OUTPUTS)}
+        found = LiverCT(device="cpu")(make_series(folder / "series"), "study", regions=False)
+        for kind, study in {"as found": found, "every frame holds something": fill_frames(found)}.items():
+            seconds = {step: [] for step in ("all, by the clock", "all", *DICOM_OUTPUTS)}
             for _ in range(repeats + 1):
-                measure(seconds, folder, ct, masks, rows, result)
-            print("every frame holds something" if full else "as found")
-            for kind, values in seconds.items():
+                measure(seconds, folder, study)
+            print(kind)
+            for step, values in seconds.items():
                 size = sum(
-                    (folder / file).stat().st_size for file in DICOM_OUTPUTS if kind == file or kind.startswith("all")
+                    (folder / file).stat().st_size for file in DICOM_OUTPUTS if step == file or step.startswith("all")
                 )
-                print(f"  {kind}: {statistics.median(values[1:]):.3f} s, {size / 1e6:.2f} MB (median of {repeats})")
+                print(f"  {step}: {statistics.median(values[1:]):.3f} s, {size / 1e6:.2f} MB (median of {repeats})")
 
 
-def measure(seconds: dict[str, list[float]], folder: Path, ct: Any, masks: Any, rows: Any, result: Any) -> None:
+def fill_frames(study: Any) -> Any:
+    """The study with a voxel of liver in every slice."""
+    liver, prob = study.liver_mask.copy(), study.prob_mask.copy()
+    liver[0, 0], prob[0, 0] = 1, 1
+    return dataclasses.replace(study, liver_mask=liver, prob_mask=prob)
+
+
+def measure(seconds: dict[str, list[float]], folder: Path, study: Any) -> None:
     """Append how long all takes, in seconds of the clock and of the CPU, and the CPU seconds of each object."""
     from liver_ct.outputs import dicom as out
 
     start, cpu = time.perf_counter(), time.process_time()
-    out.write_dicom(folder, ct, masks, rows, result)
+    out.write_dicom(study, folder)
     seconds["all, by the clock"].append(time.perf_counter() - start)
     seconds["all"].append(time.process_time() - cpu)
-    headers, made = out.read_headers(ct), []
-    for name, key in ((out.DICOM_LIVER, "pred"), (out.DICOM_PROB, "prob")):
+    headers, made, result = out.read_headers(study), [], study.result
+    for name, mask in ((out.DICOM_LIVER, study.liver_mask), (out.DICOM_PROB, study.prob_mask)):
         cpu = time.process_time()
-        made.append(out.make_segmentation(headers, masks[key][0].numpy(), result, name))
+        made.append(out.make_segmentation(headers, mask, result, name))
         made[-1].save_as(folder / name)
         seconds[name].append(time.process_time() - cpu)
     cpu = time.process_time()
-    out.make_report(headers, *made, rows, result).save_as(folder / out.DICOM_REPORT)
+    out.make_report(headers, *made, study.rows, result).save_as(folder / out.DICOM_REPORT)
     seconds[out.DICOM_REPORT].append(time.process_time() - cpu)
 
 

@@ -38,29 +38,28 @@ Work = Callable[[Path, Path], dict[str, Any] | None]  # from a CT to files in a 
 
 def ours() -> Work:
     """Both stages, all outputs but the picture."""
-    from liver_ct.chain.pipeline import Chain
-    from liver_ct.chain.studies import Study, fresh_folder
+    from liver_ct import LiverCT
+    from liver_ct.outputs.folders import fresh_folder
+    from liver_ct.outputs.writing import write_study
 
-    chain = Chain(BUNDLES / "liver_seg", BUNDLES / "liver_cls", CPU, None, Path("unused"))
+    chain = LiverCT(device="cpu")
 
     def work(ct: Path, out: Path) -> None:
-        chain.seg["save"].transforms[0].output_dir = out
-        chain.run(Study("study", ct), fresh_folder(out / "study"))
+        write_study(chain(ct, regions=False), fresh_folder(out / "study"))
 
     return work
 
 
 def ours_stage_1() -> Work:
     """Stage 1 alone: Prob-Mask and liver mask."""
-    from liver_ct.chain.stages import Stage
+    from liver_ct.chain.stages import Stage, save_masks
 
     stage = Stage(BUNDLES / "liver_seg", CPU)
 
     @torch.inference_mode()
     def work(ct: Path, out: Path) -> None:
-        stage["save"].transforms[0].output_dir = out
         item = stage["transform"](stage["load"]({"image": str(ct)}))
-        stage["save"](stage["restore"](stage.infer(item)))
+        save_masks(stage["restore"](stage.infer(item)), out / "study", stage.root)
 
     return work
 

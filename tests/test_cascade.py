@@ -26,9 +26,9 @@ import torch
 from monai.bundle import ConfigParser, create_workflow
 
 from liver_ct import phantom
-from liver_ct.chain import pipeline, stages, studies
+from liver_ct.chain import stages, studies
 from liver_ct.files import sha256
-from liver_ct.outputs import names, picture
+from liver_ct.outputs import names, picture, writing
 from liver_ct.outputs.results import SliceRow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -390,7 +390,7 @@ class TestResume:
         ct, output = save_ct(tmp_path / "ct.nii.gz"), tmp_path / "out"
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
-            patch.setattr(pipeline, "summary", interrupt)
+            patch.setattr(writing, "write_rows", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 run(ct, output, bundles)
         assert entries(output) == {".partial"} and entries(output / ".partial" / "ct")

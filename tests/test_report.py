@@ -313,7 +313,7 @@ class TestReport:
 
 class TestManySlices:
     def test_a_long_scan_is_thinned_beyond_the_liver_only(self):
-        from results import SliceRow
+        from liver_ct.outputs.results import SliceRow
 
         rows = [SliceRow(i, 0.7 * i, 0.0, 0.2 if 300 <= i < 500 else None) for i in range(900)]
         shown = report.shown_slices(rows)

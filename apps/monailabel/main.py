@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from fastapi import HTTPException
 from filelock import FileLock
-from lib.chain import Bundle, Chain, StudyError, describe
+from lib.chain import Bundle, Chain, describe_request
 from lib.infer import Classification, Segmentation, TwoStage
 from lib.train import SegmentationTraining
 from lib.uncertainty import LeastCertain, ScoreFile, UncertaintyScoring
@@ -23,6 +23,8 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
+
+from liver_ct.errors import StudyError
 
 logger = logging.getLogger(__name__)
 SEG, CLS = "liver_ct_segmentation", "liver_tumor_ct_classification"  # the bundles' names in the Model Zoo
@@ -77,7 +79,7 @@ class LiverApp(MONAILabelApp):
         except MONAILabelException as e:
             raise HTTPException(404, e.msg) from e
         except Exception as e:
-            its_fault, line = describe(e, image)
+            its_fault, line = describe_request(e, image)
             logger.error(f"ERROR {line}", exc_info=not its_fault)
             for place in filter(None, (path, self.chain.source(path or ""))):
                 line = line.replace(place, image)

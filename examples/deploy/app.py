@@ -25,8 +25,8 @@ from operators import LiverOperator, TumourOperator
 from pydicom.sr.codedict import codes
 
 from liver_ct.chain.stages import Stage, pick_device
-from liver_ct.chain.studies import fresh_folder
 from liver_ct.errors import StudyError, describe
+from liver_ct.outputs.folders import PARTIAL, fresh_folder
 
 RULES = {"selections": [{"name": "CT", "conditions": {"Modality": "(?i)^CT$"}}]}
 TAGS = {"SeriesDescription": "Liver CT two-stage pipeline. For research, not for diagnosis."}
@@ -47,7 +47,7 @@ class LiverApp(Application):
 
     def compose(self) -> None:
         output, device = self.output_folder, pick_device(None)
-        seg = Stage(ROOT / "bundles" / "liver_seg", device, output_dir=str(output))
+        seg = Stage(ROOT / "bundles" / "liver_seg", device)
         cls = Stage(ROOT / "bundles" / "liver_cls", device)
 
         loader = DICOMDataLoaderOperator(
@@ -96,7 +96,7 @@ def main() -> None:
     """Run the app; its files appear in --output when all of them are there."""
     context = Application.init_app_context([sys.argv[0], "--log-level", "WARN", *sys.argv[1:]])
     source, target = Path(context.input_path), Path(context.output_path).resolve()
-    work = target / ".partial"
+    work = target / PARTIAL
     try:
         if target.is_dir() and any(entry != work for entry in target.iterdir()):
             raise StudyError(f"{target}: is not empty. Choose another --output.")

@@ -5,7 +5,6 @@ The SDK has an operator for bundles; it casts every output to uint8, which leave
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,10 +17,11 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 
-from liver_ct.chain.stages import Stage
+from liver_ct.chain.stages import Stage, save_masks, study_errors
 from liver_ct.errors import StudyError
-from liver_ct.outputs.names import LIVER_MASK, PROB_MASK, RESULT, TABLE
-from liver_ct.outputs.results import Item, headline, slice_rows, summary, write_rows
+from liver_ct.files import write_json
+from liver_ct.outputs.names import RESULT, TABLE
+from liver_ct.outputs.results import Summary, headline, slice_rows, summarise, write_rows
 
 
 class Masks(NamedTuple):
@@ -40,7 +40,7 @@ class LiverOperator(Operator):
     Masks. Writes prob_mask.nii.gz and liver_mask.nii.gz, as the chain does.
 
     Args:
-        stage: the liver_seg bundle, whose output_dir is ``output_folder``.
+        stage: the liver_seg bundle.
         output_folder: where the files go.
     """
 
@@ -58,17 +58,9 @@ class LiverOperator(Operator):
         with torch.inference_mode():
             ct = load_series(self.stage, series)
             masks = self.stage["restore"](self.stage.infer(self.stage["transform"]({"image": ct})))
-        self._save(masks)
+        save_masks(masks, self.output_folder, self.stage.root)
         op_output.emit(frames(masks["pred"], series), "seg_image")
         op_output.emit(Masks(ct, masks["prob"], masks["pred"]), "masks")
-
-    def _save(self, masks: Item) -> None:
-        for key in ("prob", "pred"):
-            masks[key].meta["filename_or_obj"] = "study"
-        self.stage["save"](masks)
-        for postfix, name in (("prob", PROB_MASK), ("seg", LIVER_MASK)):
-            (self.output_folder / "study" / f"study_{postfix}.nii.gz").rename(self.output_folder / name)
-        (self.output_folder / "study").rmdir()
 
 
 class TumourOperator(Operator):
@@ -95,11 +87,13 @@ class TumourOperator(Operator):
         with torch.inference_mode():
             item = self.stage["transform"]({"image": masks.ct, "prob": masks.prob})
             tumour = self.stage["score"](self.stage.infer(item))
-        rows = slice_rows(masks.pred[0].numpy(), masks.ct.affine.numpy(), tumour)
-        result = summary(rows, masks.pred, float(tumour["study_probability"]), float(self.stage["threshold"]))
+        liver, affine = masks.pred[0].numpy(), masks.ct.affine.numpy()
+        rows = slice_rows(liver, affine, tumour)
+        probability, threshold = float(tumour["study_probability"]), float(self.stage["threshold"])
+        summary = summarise(rows, liver, affine, probability, threshold)
         write_rows(rows, self.output_folder / TABLE)
-        (self.output_folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
-        op_output.emit(report(result, {row.slice: row.z_mm for row in rows}), "text")
+        write_json(self.output_folder / RESULT, summary._asdict(), indent=2)
+        op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}), "text")
 
 
 def only_series(studies: list[StudySelectedSeries]) -> DICOMSeries:
@@ -120,10 +114,8 @@ def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
         for i, file in enumerate(sorted(file for folder in folders for file in folder.iterdir() if file.is_file())):
             if series_uid(file) == series.SeriesInstanceUID:
                 Path(work, f"{i}{file.suffix}").symlink_to(file.resolve())
-        try:
+        with study_errors(Path(work), str(sorted(folders)[0])):
             return stage["load"]({"image": work})["image"]
-        except Exception as e:
-            raise StudyError(str(e.__cause__ or e).replace(work, str(sorted(folders)[0]))) from e
 
 
 def series_uid(file: Path) -> str | None:
@@ -142,7 +134,7 @@ def frames(mask: torch.Tensor, series: DICOMSeries) -> np.ndarray:
     return np.ascontiguousarray(mask[0].numpy().transpose(2, 1, 0)[index])
 
 
-def report(result: Item, z_mm: dict[int, float]) -> str:
+def report(summary: Summary, z_mm: dict[int, float]) -> str:
     """The findings in words."""
-    places = ", ".join(f"{z_mm[i]:.1f}" for i in result["flagged_slices"]) or "none"
-    return f"{headline(result)}. Flagged slices, z in mm: {places}. For research, not for diagnosis."
+    places = ", ".join(f"{z_mm[i]:.1f}" for i in summary.flagged_slices) or "none"
+    return f"{headline(summary._asdict())}. Flagged slices, z in mm: {places}. For research, not for diagnosis."

@@ -21,7 +21,7 @@ def is_study_error(error: BaseException) -> bool:
 def describe(error: BaseException, path: Path) -> str:
     """What went wrong with the study at ``path`` in one line, ``<file>: <cause>. <fix>``."""
     causes = list(causes_of(error))
-    own = next((e for e in causes if is_study_error(e)), None)
+    own = find_study_error(error)
     system = next((e for e in causes if isinstance(e, OSError)), None)
     if own:
         line = str(own)
@@ -33,6 +33,11 @@ def describe(error: BaseException, path: Path) -> str:
         root = causes[-1]
         line = f"{path}: {type(root).__name__}: {str(root)[:200]}. This is unexpected; please report it."
     return " ".join(line.split())
+
+
+def find_study_error(error: BaseException) -> BaseException | None:
+    """The StudyError behind an error, the package's own or a bundle's; None for any other error."""
+    return next((cause for cause in causes_of(error) if is_study_error(cause)), None)
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -1,22 +1,17 @@
-"""The two bundles, reached through the ids of their inference configs only, with the newest weights."""
+"""The two bundles as a server holds them: loaded at the first request, and again when there are newer weights."""
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
-Item = dict[str, Any]
-
-
-class StudyError(ValueError):
-    """A request that cannot be answered; the message is ``<file>: <cause>. <fix>``."""
+from liver_ct.chain.stages import Stage
+from liver_ct.errors import StudyError, causes_of, find_study_error
+from liver_ct.files import read_json
+from liver_ct.outputs.results import Item, slice_rows, summarise
 
 
 class Bundle:
@@ -34,7 +29,7 @@ class Bundle:
         self.root = root
         self.weights = [root / "models" / "model.pt", trained]
         try:
-            self.metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+            self.metadata = read_json(root / "configs" / "metadata.json")
         except OSError as e:
             raise StudyError(f"{root}: no bundle here ({e.strerror}). Copy or link it there.") from e
 
@@ -48,44 +43,6 @@ class Bundle:
         """Changes when the weights in use do."""
         file = self.newest
         return f"{file.name} {file.stat().st_mtime_ns if file.exists() else 0}"
-
-
-class Stage:
-    """What a request needs of a bundle, made from its config once, with weights on a device.
-
-    Args:
-        bundle: where config and weights are.
-        device: where the network runs.
-        knobs: values that replace those of the config.
-
-    Raises:
-        StudyError: weights that are missing, damaged or of another network.
-    """
-
-    def __init__(self, bundle: Bundle, device: str, **knobs: Any) -> None:
-        if str(bundle.root) not in sys.path:
-            sys.path.append(str(bundle.root))
-        self.device, self.stamp, weights = torch.device(device), bundle.stamp, bundle.newest
-        self.parser = ConfigParser()
-        self.parser.read_config(str(bundle.root / "configs" / "inference.json"))
-        self.parser.read_meta(str(bundle.root / "configs" / "metadata.json"))
-        self.parser.update({"bundle_root": str(bundle.root), "device": self.device, **knobs})
-        self.network = self["network"]
-        try:
-            state = torch.load(weights, map_location=self.device, weights_only=True)
-            self.network.load_state_dict(state.get("model", state))
-        except Exception as e:
-            raise StudyError(f"{weights}: missing, damaged or of another network. Fetch or train them again.") from e
-        self.network.eval()
-
-    def __getitem__(self, config_id: str) -> Any:
-        return self.parser.get_parsed_content(config_id)
-
-    def infer(self, item: Item) -> Item:
-        """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as the bundles' evaluators do
-            logits = self["inferer"](item["image"][None].to(self.device), self.network)
-        return {**item, "pred": logits[0].float().cpu()}
 
 
 class Chain:
@@ -102,21 +59,23 @@ class Chain:
 
     def __init__(self, seg: Bundle, cls: Bundle, dicomweb: bool) -> None:
         self.seg, self.cls, self.dicomweb = seg, cls, dicomweb
-        self.outbox = tempfile.TemporaryDirectory(prefix="liver-ct-")  # for what the segmenter's `save` writes
+        self.outbox = tempfile.TemporaryDirectory(prefix="liver-ct-")  # for files that MONAI Label sends and removes
         self.lock = threading.RLock()
-        self.stages: dict[tuple, Stage] = {}
+        self.stages: dict[tuple, tuple[str, Stage]] = {}
 
-    def stage(self, bundle: Bundle, device: str, **knobs: Any) -> Stage:
+    def stage(self, bundle: Bundle, device: str, **knobs: str) -> Stage:
         """The bundle on a device, with the newest weights."""
         key = (bundle.root, device, *knobs.items())
         with self.lock:
-            if key not in self.stages or self.stages[key].stamp != bundle.stamp:
-                self.stages[key] = Stage(bundle, device, **knobs)
-            return self.stages[key]
+            stamp = bundle.stamp
+            if key not in self.stages or self.stages[key][0] != stamp:
+                stage = Stage(bundle.root, torch.device(device), ckpt_path=str(bundle.newest), **knobs)
+                self.stages[key] = stamp, stage
+            return self.stages[key][1]
 
     def segmenter(self, device: str) -> Stage:
         """Stage 1."""
-        return self.stage(self.seg, device, output_dir=self.outbox.name)
+        return self.stage(self.seg, device)
 
     def source(self, image: str) -> str:
         """A file, or the DICOM series that MONAI Label made it from, which the bundle checks slice by slice."""
@@ -144,7 +103,7 @@ class Chain:
         with self.lock:
             stage = self.stage(self.cls, device)
             found = stage["transform"]({"image": masks["image"], "prob": masks["prob"]})
-            return findings(stage["score"](stage.infer(found)), stage["threshold"])
+            return findings(stage["score"](stage.infer(found)), masks["pred"], stage["threshold"])
 
     @torch.inference_mode()
     def classify_in(self, image: str, label: str, device: str) -> Item:
@@ -152,27 +111,35 @@ class Chain:
         with self.lock:
             stage = self.stage(self.cls, device, mask_source="manual")
             item = stage["load"]({"image": self.source(image), "label": label})
-            return findings(stage["score"](stage.infer(stage["transform"](item))), stage["threshold"])
+            mask = item["label"] > 0
+            return findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
 
 
-def findings(scores: Item, threshold: float) -> Item:
-    """The study's tumour probability, those of its slices from foot to head, and which are flagged."""
-    columns = (scores[key].flatten().tolist() for key in ("slices", "slice_z", "pred"))
-    rows = [{"slice": i, "z_mm": round(z, 3), "tumour_probability": round(p, 6)} for i, z, p in zip(*columns)]
+def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:
+    """The study's tumour probability, those of its slices from foot to head, and which are flagged.
+
+    Args:
+        scores: the classifier's.
+        mask: of the liver, ``[1, X, Y, Z]``, on the CT's grid.
+        threshold: tumour probability from which a slice is flagged.
+    """
+    liver, affine = mask[0].numpy(), mask.affine.numpy()
+    rows = slice_rows(liver, affine, scores)
+    figures = summarise(rows, liver, affine, float(scores["study_probability"]), threshold)
+    considered = [row for row in rows if row.tumour_probability is not None]
     return {
-        "study_tumour_probability": round(float(scores["study_probability"]), 6),
+        "study_tumour_probability": figures.study_tumour_probability,
         "flag_threshold": threshold,
-        "flagged_slices": sorted(row["slice"] for row in rows if row["tumour_probability"] >= threshold),
-        "slices": rows,
+        "flagged_slices": list(figures.flagged_slices),
+        "slices": [
+            {"slice": row.slice, "z_mm": round(row.z_mm, 3), "tumour_probability": round(row.tumour_probability, 6)}
+            for row in sorted(considered, key=lambda row: row.z_mm)
+        ],
     }
 
 
-def describe(error: BaseException, image: str) -> tuple[bool, str]:
-    """Whether the request is to blame, and what is wrong with it in one line; MONAI wraps what transforms raise."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ == "StudyError":  # each bundle has a class of its own
-            return True, " ".join(str(cause).split())
-        last, cause = cause, cause.__cause__
+def describe_request(error: BaseException, image: str) -> tuple[bool, str]:
+    """Whether the request is to blame, and what is wrong with it in one line."""
+    own, last = find_study_error(error), list(causes_of(error))[-1]
     line = f"{image}: {type(last).__name__}: {str(last)[:200]}. This is unexpected; the server's log says more."
-    return False, " ".join(line.split())
+    return own is not None, " ".join(str(own or line).split())

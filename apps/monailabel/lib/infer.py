@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib.chain import Bundle, Chain, Item, Stage, StudyError
+from lib.chain import Bundle, Chain
 from lib.uncertainty import mean_entropy
-from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import write_itk
 from monailabel.utils.others.generic import device_list, name_to_device
+
+from liver_ct.chain.stages import save_masks
+from liver_ct.errors import StudyError
+from liver_ct.outputs.names import LIVER_MASK, PROB_MASK
+from liver_ct.outputs.results import Item, volume_ml
 
 Answer = tuple[str | None, dict[str, Any]]
 LIVER = {"liver": 1}
@@ -91,11 +95,11 @@ class Segmentation(ChainTask):
         params = {
             "result": result,
             "label_names": {"mask": LIVER, "prob_mask": {}, "bands": BANDS}[result],
-            "liver_volume_ml": volume_ml(masks["pred"]),
+            "liver_volume_ml": volume_ml(masks["pred"].numpy(), masks["pred"].affine.numpy()),
             "uncertainty": round(mean_entropy(masks["prob"]), 6),
             **self.findings(masks, device),
         }
-        return write_result(masks, result, request, self.chain.segmenter(device)), params
+        return write_result(masks, result, request, self.chain), params
 
     def findings(self, masks: Item, device: str) -> Item:
         """What else is found."""
@@ -127,20 +131,17 @@ class Classification(ChainTask):
         return None, {"prediction": [score], "mask_source": "label" if label else "prob_mask", **found}
 
 
-def volume_ml(mask: MetaTensor) -> float:
-    """Volume of a mask ``[1, X, Y, Z]`` of 0 and 1."""
-    voxel_mm3 = abs(float(np.linalg.det(np.asarray(mask.affine)[:3, :3])))
-    return round(np.count_nonzero(mask.numpy()) * voxel_mm3 / 1000, 2)
-
-
-def write_result(masks: Item, result: str, request: dict[str, Any], segmenter: Stage) -> str:
+def write_result(masks: Item, result: str, request: dict[str, Any], chain: Chain) -> str:
     """Write ``prob_mask`` (uint8: NIfTI with slope 1/255, any other format 0 to 255), ``mask`` or ``bands`` on the CT's
     grid, as ``request["result_extension"]`` wants it (Slicer and OHIF: .nrrd); returns the file."""
     extension = request.get("result_extension") or ".nii.gz"
     # not where clients put theirs under the same name: MONAI Label removes this file once it is sent
-    file = str(Path(segmenter["output_dir"], f"{uuid.uuid4().hex}{extension}"))
+    folder = Path(chain.outbox.name, uuid.uuid4().hex)
+    file = f"{folder}{extension}"
     if extension == ".nii.gz" and result != "bands":  # MONAI Label's writer knows no slope, and deflates slowly
-        save(masks, "prob" if result == "prob_mask" else "seg", file, segmenter)
+        save_masks(masks, folder, chain.seg.root)
+        shutil.move(folder / (PROB_MASK if result == "prob_mask" else LIVER_MASK), file)
+        shutil.rmtree(folder)
         return file
     volume = masks["pred" if result == "mask" else "prob"][0]
     values = volume.numpy()
@@ -150,14 +151,3 @@ def write_result(masks: Item, result: str, request: dict[str, Any], segmenter: S
         values = sum((values > edge).astype(np.uint8) for edge in BAND_EDGES)
     write_itk(values, file, volume.affine.numpy(), np.uint8, request.get("result_compress", False))
     return file
-
-
-def save(masks: Item, postfix: str, file: str, segmenter: Stage) -> None:
-    """Let the bundle write both masks, and keep one of them as ``file``."""
-    name = uuid.uuid4().hex
-    for key in ("prob", "pred"):
-        masks[key].meta["filename_or_obj"] = name
-    segmenter["save"](masks)
-    folder = Path(segmenter["output_dir"], name)
-    shutil.move(folder / f"{name}_{postfix}.nii.gz", file)
-    shutil.rmtree(folder)

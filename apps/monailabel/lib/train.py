@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from lib.chain import Bundle, StudyError
+from lib.chain import Bundle
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
+
+from liver_ct.errors import StudyError
+from liver_ct.files import written_whole
 
 logger = logging.getLogger(__name__)
 KNOBS = ("learning_rate", "batch_size", "volume_repeats")  # of train.json, that a request may set
@@ -87,7 +89,6 @@ class SegmentationTraining(BundleTrainTask):
 def publish(checkpoint: Path, target: Path) -> None:
     """Bring a checkpoint's network to ``target``, whole or not at all; inference takes it up at the next request."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    part = target.with_name(f".part-{target.name}")
-    torch.save({"model": state.get("model", state)}, part)
-    os.replace(part, target)
+    with written_whole(target) as part:
+        torch.save({"model": state.get("model", state)}, part)
     logger.info(f"New weights: {target}")

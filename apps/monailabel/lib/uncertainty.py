@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lib.chain import Chain, describe
+from lib.chain import Chain, describe_request
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
+
+from liver_ct.files import read_json, written_whole
 
 logger = logging.getLogger(__name__)
 POSSIBLE = 0.05  # from this probability on a voxel counts as possible liver
@@ -44,15 +45,15 @@ class ScoreFile:
     def read(self) -> Scores:
         """All scores so far."""
         try:
-            return json.loads(self.path.read_text())
+            return read_json(self.path)
         except (OSError, ValueError):
             return {}
 
     def add(self, image_id: str, score: dict[str, Any]) -> None:
         """Add a score, through a temporary name."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        part.write_text(json.dumps({**self.read(), image_id: score}))
-        os.replace(part, self.path)
+        scores = json.dumps({**self.read(), image_id: score})
+        with written_whole(self.path, shared=True) as part:
+            part.write_text(scores)
 
 
 def unlabelled(datastore: Datastore) -> list[str]:
@@ -81,7 +82,7 @@ class UncertaintyScoring(ScoringMethod):
             try:
                 found = {"uncertainty": self.uncertainty(datastore.get_image_uri(image_id), device)}
             except Exception as e:  # a study that cannot be read is never proposed, and stops no other
-                found["error"] = describe(e, image_id)[1]
+                found["error"] = describe_request(e, image_id)[1]
                 logger.error(f"ERROR {found['error']}")
             self.scores.add(image_id, {**found, "weights": stamp})
         return {"executed": len(waiting), "seconds": round(time.time() - start, 1)}
@@ -93,7 +94,7 @@ class UncertaintyScoring(ScoringMethod):
             with torch.inference_mode():
                 prob = self.chain.segmenter(device)["restore"](item)["prob"]
         except Exception as e:
-            if not describe(e, image)[0]:
+            if not describe_request(e, image)[0]:
                 raise
             return 1.0
         return mean_entropy(prob)

@@ -151,7 +151,8 @@ def site(tmp_path_factory) -> Iterator[Site]:
     subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD})
     (root / "studies" / f"{BROKEN}.nii.gz").write_bytes((root / "studies" / "volume-0.nii.gz").read_bytes()[:50000])
     (root / "studies" / "volume-0").mkdir()  # not what volume-0.nii.gz was made from
-    (root / "bundles").symlink_to(ROOT / "bundles")  # as in the repository, two folders above the app
+    for name in ("bundles", "src"):  # as in the repository, two folders above the app
+        (root / name).symlink_to(ROOT / name)
     with serve(copy_app(root / "apps" / "monailabel"), root / "studies", root) as client:
         yield Site(root, client)
 
@@ -391,7 +392,7 @@ def test_uploaded_weights_leave_the_bundles_own(site):
     assert requests.put(url, files={"file": ("model.pt", before)}, timeout=30).ok
     assert site.infer(CLS, "volume-0")[1]["weights"] == f"{CLS}.pt" and shipped.read_bytes() == before
     assert requests.put(url, files={"file": ("model.pt", before[:1000])}, timeout=30).ok
-    assert "missing, damaged or of another network" in site.refusal(CLS, "volume-0")[1]
+    assert "damaged, or not this bundle's weights" in site.refusal(CLS, "volume-0")[1]
     assert requests.delete(url, timeout=30).ok
     assert site.infer(CLS, "volume-0")[1]["weights"] == "model.pt"
 
@@ -402,7 +403,8 @@ def test_app_copied_elsewhere_with_the_bundles_inside(site, tmp_path):
         shutil.copytree(ROOT / "bundles" / folder, app / "model" / name, ignore=shutil.ignore_patterns("eval", "runs"))
     (tmp_path / "studies").mkdir()
     shutil.copy(site.studies / "volume-2.nii.gz", tmp_path / "studies")
-    with serve(app, tmp_path / "studies", tmp_path) as client:
+    # the package comes from elsewhere, as where it is installed
+    with serve(app, tmp_path / "studies", tmp_path, PYTHONPATH=str(ROOT / "src")) as client:
         check_findings(site, "volume-2", client.infer(BOTH, "volume-2", {})[1])
 
 
@@ -459,7 +461,8 @@ def save_as(item: pydicom.Dataset, path: Path, enforce_file_format: bool) -> Non
 
 def test_studies_of_a_dicomweb_server(tmp_path, monkeypatch):
     monkeypatch.setattr(pydicom.Dataset, "save_as", save_as)
-    (tmp_path / "bundles").symlink_to(ROOT / "bundles")
+    for name in ("bundles", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
     app = copy_app(tmp_path / "apps" / "monailabel")
     with dicom_server(tmp_path) as orthanc:
         whole, liver = store_phantom(orthanc, tmp_path / "whole", seed=5)

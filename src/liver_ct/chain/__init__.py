@@ -1,3 +1,3 @@
 """From a CT to its result: both bundles loaded once, and folders of studies worked off."""
 
-__all__ = ["crew", "folder", "memory", "pipeline", "progress", "stages", "studies"]
+__all__ = ["arrays", "crew", "folder", "memory", "pipeline", "progress", "stages", "studies", "terms"]

@@ -14,16 +14,14 @@ from typing import NamedTuple
 import torch
 
 from liver_ct.chain.crew import Crew
-from liver_ct.chain.pipeline import Chain
+from liver_ct.chain.pipeline import LiverCT
 from liver_ct.chain.progress import Progress
-from liver_ct.chain.stages import pick_device
-from liver_ct.chain.studies import Study, check_target, find_studies, finished_outputs, fresh_folder, publish
+from liver_ct.chain.studies import Study, find_studies, finished_outputs
+from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
-from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, INDEX, PICTURE, REPORT
-from liver_ct.outputs.results import headline
-
-PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
-MASK_SOURCES = ("prob", "binary", "dilated", "none")
+from liver_ct.outputs.folders import PARTIAL, check_target, fresh_folder, publish
+from liver_ct.outputs.names import ALWAYS, INDEX, Output
+from liver_ct.outputs.writing import write_study
 
 
 class Wishes(NamedTuple):
@@ -32,36 +30,22 @@ class Wishes(NamedTuple):
     Args:
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
-        mask_source: how the classifier uses the Prob-Mask, of MASK_SOURCES; None as its bundle is set.
+        mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
         device: cpu or cuda; None takes a GPU if there is one.
         jobs: studies at a time; None takes 2 where there are two CPU cores, 1 in a crew.
         overwrite: do finished studies again.
-        picture: write overview.png.
-        report: write report.html and index.html.
-        dicom_output: write DICOM SEG and Structured Report.
+        outputs: what to write beyond the files that are always written; index.html comes with reports.
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
 
     seg_bundle: Path
     cls_bundle: Path
-    mask_source: str | None = None
+    mask_source: MaskSource | str | None = None
     device: str | None = None
     jobs: int | None = None
     overwrite: bool = False
-    picture: bool = True
-    report: bool = True
-    dicom_output: bool = False
+    outputs: Collection[Output] = (Output.PICTURE, Output.REPORT)
     series: str | None = None
-
-    @property
-    def extras(self) -> list[str]:
-        """Names of the outputs wished for beyond those that are always written."""
-        extras = [PICTURE] if self.picture else []
-        if self.report:
-            extras.append(REPORT)
-        if self.dicom_output:
-            extras.extend(DICOM_OUTPUTS)
-        return extras
 
 
 def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> int:
@@ -83,15 +67,11 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
     studies = find_studies(source)
     check_wishes(wishes)
     output.mkdir(parents=True, exist_ok=True)
-    device = pick_device(wishes.device)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
-    chains = [
-        Chain(wishes.seg_bundle, wishes.cls_bundle, device, wishes.mask_source, output / PARTIAL, wishes.series)
-        for _ in range(jobs)
-    ]
-    each: Callable[[Chain, Study], str]
-    each = partial(process, output=output, overwrite=wishes.overwrite, extras=wishes.extras)
-    listed = wishes.report or (output / INDEX).exists()
+    chains = [load_chain(wishes) for _ in range(jobs)]
+    each: Callable[[LiverCT, Study], str]
+    each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs)
+    listed = Output.REPORT in wishes.outputs or (output / INDEX).exists()
     if listed:
         each = noted(each, output)
     progress.start(len(studies), shown=crew.rank == 0)
@@ -107,10 +87,21 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
 
 def check_wishes(wishes: Wishes) -> None:
     """Raise StudyError for a value that cannot be."""
-    if wishes.mask_source not in (None, *MASK_SOURCES):
-        raise StudyError(f"--mask_source {wishes.mask_source}: unknown. Use {', '.join(MASK_SOURCES)}.")
+    if wishes.mask_source is not None:
+        MaskSource.named(wishes.mask_source)
     if wishes.jobs is not None and wishes.jobs < 1:
         raise StudyError(f"--jobs {wishes.jobs}: nothing would be done. Use 1 or more.")
+
+
+def load_chain(wishes: Wishes) -> LiverCT:
+    """Both bundles with their weights; raises StudyError where one cannot be used."""
+    return LiverCT(
+        device=wishes.device,
+        seg_bundle=wishes.seg_bundle,
+        cls_bundle=wishes.cls_bundle,
+        mask_source=wishes.mask_source,
+        series=wishes.series,
+    )
 
 
 def nothing_more() -> int:
@@ -118,29 +109,36 @@ def nothing_more() -> int:
     return 0
 
 
-def process(chain: Chain, study: Study, output: Path, overwrite: bool, extras: Collection[str] = ()) -> str:
+def process(chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs: Collection[Output] = ()) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
     target, work = output / study.case, output / PARTIAL / study.case
-    there = set() if overwrite else finished_outputs(target, chain.record(study))
-    missing = {*ALWAYS, *extras} - there
+    there = set() if overwrite else finished_outputs(target, chain.record(study.path))
+    missing = {name for extra in outputs for name in extra.files}.union(ALWAYS) - there
     if not missing:
         return f"{study.case}: finished before, left as it is"
     check_target(target)
+    wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
     try:
-        result = chain.run(study, fresh_folder(work), missing)
+        folder = fresh_folder(work)
+        if Output.DICOM in wanted:
+            from liver_ct.outputs.dicom import check_series  # highdicom takes half a second to import
+
+            check_series(study.path)
+        found = chain(study.path, study.case, regions=Output.REPORT in wanted)
+        write_study(found, folder, wanted)
         for name in there - {*ALWAYS}:
             shutil.copy2(target / name, work / name)
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return f"{study.case}: {headline(result)}    -> {target}"
+    return f"{study.case}: {found.headline}    -> {target}"
 
 
-def noted(each: Callable[[Chain, Study], str], output: Path) -> Callable[[Chain, Study], str]:
+def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[LiverCT, Study], str]:
     """``each``, with what fails noted for the index."""
     from liver_ct.outputs.index import clear_failure, note_failure
 
-    def work(chain: Chain, study: Study) -> str:
+    def work(chain: LiverCT, study: Study) -> str:
         try:
             line = each(chain, study)
         except Exception as e:
@@ -165,12 +163,12 @@ def list_studies(output: Path, progress: Progress) -> int:
 
 
 def process_all(
-    chains: Sequence[Chain], studies: Iterator[Study], progress: Progress, each: Callable[[Chain, Study], str]
+    chains: Sequence[LiverCT], studies: Iterator[Study], progress: Progress, each: Callable[[LiverCT, Study], str]
 ) -> int:
     """Work the studies off, as many at a time as there are chains; a line for each. Returns how many failed."""
     taking, stopped = threading.Lock(), threading.Event()
 
-    def work(chain: Chain) -> int:
+    def work(chain: LiverCT) -> int:
         failed = 0
         while not stopped.is_set():
             with taking:

@@ -1,50 +1,140 @@
-"""The chain: both bundles loaded once, and one study taken through them in memory."""
+"""The chain: both bundles loaded once, and one study after another taken through them in memory."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import warnings
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 
-from liver_ct.chain.stages import Stage, model_card
-from liver_ct.chain.studies import Study, fingerprint
-from liver_ct.files import write_json
-from liver_ct.outputs.names import DICOM_REPORT, LIVER_MASK, PICTURE, PROB_MASK, REPORT, RESULT, TABLE
-from liver_ct.outputs.results import Item, SliceRow, headline, slice_rows, summary, write_rows
+from liver_ct.chain.arrays import read_image, write_volume
+from liver_ct.chain.stages import Stage, model_card, pick_device, save_masks, study_errors
+from liver_ct.chain.studies import fingerprint, name_cases
+from liver_ct.chain.terms import MaskSource
+from liver_ct.errors import StudyError
+from liver_ct.files import shipped
+from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
-DRAWING = threading.Lock()  # matplotlib is not made for threads
+BUNDLES = shipped("bundles")
 
 
-class Chain:
-    """Both bundles, loaded once for any number of studies, which it takes one at a time."""
+class LiverCT:
+    """Both bundles, loaded once for any number of studies, which it takes one at a time.
+
+    Args:
+        device: cpu or cuda; None takes a GPU if there is one.
+        seg_bundle: folder of the segmentation bundle; None takes the shipped one.
+        cls_bundle: folder of the classification bundle; None takes the shipped one.
+        mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
+        series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
+
+    Raises:
+        StudyError: a bundle, weights, device or mask source that cannot be used.
+
+    Examples:
+        >>> from liver_ct import LiverCT
+        >>> from liver_ct.phantom import make_phantom
+        >>> array, labels, affine = make_phantom(size=(96, 96, 50), spacing=(4, 4, 5))
+        >>> chain = LiverCT(device="cpu")
+        >>> study = chain.run(array, affine, case="phantom")
+        >>> study.prob_mask.shape, study.liver_mask.dtype, len(study.rows)
+        ((96, 96, 50), dtype('uint8'), 50)
+        >>> overlap = (study.liver_mask & (labels > 0)).sum()
+        >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
+        True
+        >>> sorted(study.result)[-3:]
+        ['mask_source', 'series', 'study_tumour_probability']
+        >>> chain.run(array + 1024, affine, case="MR")
+        Traceback (most recent call last):
+            ...
+        liver_ct.errors.StudyError: MR: values are not the HU of a CT (an MR, or rescale not applied). Give a CT in HU.
+    """
 
     def __init__(
-        self, seg: Path, cls: Path, device: torch.device, mask_source: str | None, work: Path, series: str | None = None
+        self,
+        device: str | None = None,
+        seg_bundle: str | Path | None = None,
+        cls_bundle: str | Path | None = None,
+        mask_source: MaskSource | str | None = None,
+        series: str | int | None = None,
     ) -> None:
-        self.seg = Stage(seg, device, output_dir=str(work), series=series)
-        self.cls = Stage(cls, device, **({"mask_source": mask_source} if mask_source else {}))
-        self.threshold = float(self.cls["threshold"])
+        place = pick_device(device)
+        knobs = {} if mask_source is None else {"mask_source": MaskSource.named(mask_source).value}
+        series = None if series is None else str(series)
+        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series)
+        self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
+        self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
             "mask_source": self.cls["mask_source"],
             "bundles": {"liver_seg": self.seg.identity, "liver_cls": self.cls.identity},
             "series": series,
         }
 
-    @torch.inference_mode()
-    def run(self, study: Study, work: Path, extras: Collection[str] = ()) -> Item:
-        """Process one study and leave its outputs and the ``extras`` in ``work``; returns what result.json holds."""
-        if DICOM_REPORT in extras:
-            from liver_ct.outputs.dicom import check_series, write_dicom  # highdicom takes half a second to import
+    def __call__(
+        self, ct: str | os.PathLike[str] | nib.spatialimages.SpatialImage, case: str | None = None, regions: bool = True
+    ) -> StudyResult:
+        """Take one study through both stages.
 
-            check_series(study.path)
+        Args:
+            ct: a NIfTI, MHA or NRRD file, a DICOM series folder, or an image of nibabel; in HU.
+            case: name of the study; None takes that of the file or folder.
+            regions: also look for what drove the tumour probabilities, which the report shows.
+
+        Returns:
+            What was found.
+
+        Raises:
+            StudyError: a CT that cannot be used: ``<file>: <cause>. <fix>``.
+            TypeError: ``ct`` is neither path nor image.
+        """
+        if isinstance(ct, nib.spatialimages.SpatialImage):
+            array, affine, name = read_image(ct)
+            return self.run(array, affine, case or name, regions)
+        path = Path(os.path.abspath(ct))  # a link keeps its name
+        if not path.exists():
+            raise StudyError(f"{path}: no such file or folder. Check the path.")
+        case = case or name_cases([path], path.parent)[0].case
+        with study_errors():
+            return self._find(path, case, self.record(path), regions)
+
+    def run(self, array: np.ndarray, affine: np.ndarray, case: str = "ct", regions: bool = True) -> StudyResult:
+        """Take one study that is in memory through both stages; it is checked as a file would be.
+
+        Args:
+            array: CT ``[X, Y, Z]`` in HU, integers or floats, in any orientation.
+            affine: 4 x 4, voxel to world mm (RAS, as nibabel's); kept to float32, as NIfTI does.
+            case: name of the study.
+            regions: also look for what drove the tumour probabilities, which the report shows.
+
+        Returns:
+            What was found; ``input`` and ``input_fingerprint`` of its result are None.
+
+        Raises:
+            StudyError: a CT that cannot be used: ``<case>: <cause>. <fix>``.
+        """
+        with TemporaryDirectory(prefix="liver-ct-") as folder:
+            file = Path(folder, "ct.nii")
+            write_volume(array, affine, file, case)
+            record = {"input": None, "input_fingerprint": None, **self.settings}
+            with study_errors(file, case):
+                return self._find(file, case, record, regions, source=case)
+
+    def record(self, path: Path) -> Item:
+        """What a study's result depends on; a finished study with the same record need not be done again."""
+        return {"input": path.name, "input_fingerprint": fingerprint(path), **self.settings}
+
+    @torch.inference_mode()
+    def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:
+        """Both stages, step by step."""
         seconds: dict[str, float] = {}
-        result = {"case": study.case, **self.record(study)}
         with timed(seconds, "read"):
-            ct = self.seg["load"]({"image": str(study.path)})["image"]
+            ct = self.seg["load"]({"image": str(path)})["image"]
         with timed(seconds, "resample"):
             item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):
@@ -53,67 +143,33 @@ class Chain:
             masks = self.seg["restore"](item)
         with timed(seconds, "classify"):
             tumour = self.cls["score"](self.cls.infer(self.cls["transform"]({"image": ct, "prob": masks["prob"]})))
-        with timed(seconds, "save"):
-            self._save_masks(masks, study.case, work)
-            rows = slice_rows(masks["pred"][0].numpy(), ct.affine.numpy(), tumour)
-            write_rows(rows, work / TABLE)
-        result |= summary(rows, masks["pred"], float(tumour["study_probability"]), self.threshold)
-        if PICTURE in extras:
-            with timed(seconds, "picture"), DRAWING:
-                self._draw(work / PICTURE, ct, masks["prob"], rows, result)
-        if DICOM_REPORT in extras:
-            with timed(seconds, "dicom"):
-                write_dicom(work, ct, masks, rows, result)
-        if REPORT in extras:
+        found = None
+        if regions and "regions" in self.cls:
             with timed(seconds, "regions"):
-                regions = self.cls["regions"](tumour)["regions"] if "regions" in self.cls else None
-            with timed(seconds, "report"):
-                self._report(work / REPORT, ct, masks["prob"], rows, regions, result, seconds)
-        result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
-        write_json(work / RESULT, result, indent=2)
-        return result
-
-    def record(self, study: Study) -> Item:
-        """What a study's result depends on; a finished study with the same record need not be done again."""
-        return {"input": study.path.name, "input_fingerprint": fingerprint(study.path), **self.settings}
-
-    def _save_masks(self, masks: Item, case: str, work: Path) -> None:
-        """The segmenter names files after its input; here they are named by what they hold."""
-        for key in ("prob", "pred"):
-            masks[key].meta["filename_or_obj"] = case
-        self.seg["save"](masks)
-        for name, postfix in ((PROB_MASK, "prob"), (LIVER_MASK, "seg")):
-            (work / f"{case}_{postfix}.nii.gz").rename(work / name)
-
-    def _draw(self, file: Path, ct: torch.Tensor, prob: torch.Tensor, rows: Sequence[SliceRow], result: Item) -> None:
-        from liver_ct.outputs.picture import (
-            draw_overview,  # matplotlib takes a second to import, and not every run draws
+                found = self._regions(tumour)
+        affine, liver = ct.affine.numpy(), masks["pred"][0].numpy()
+        rows = slice_rows(liver, affine, tumour)
+        probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
+        return StudyResult(
+            case=case,
+            ct=ct[0].numpy(),
+            affine=affine,
+            prob_mask=masks["prob"][0].numpy(),
+            liver_mask=liver,
+            rows=tuple(rows),
+            summary=summarise(rows, liver, affine, probability, threshold),
+            record=record,
+            regions=found,
+            seconds=seconds,
+            model_cards=self.model_cards,
+            source=source or str(path),
+            files=tuple(ct.meta.get("files", ())),
+            mask_writer=partial(save_masks, bundle=self.seg.root),
         )
 
-        title = f"{result['case']}    {headline(result)}"
-        draw_overview(file, title, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), rows, self.threshold)
-
-    def _report(
-        self,
-        file: Path,
-        ct: torch.Tensor,
-        prob: torch.Tensor,
-        rows: Sequence[SliceRow],
-        regions: torch.Tensor | None,
-        result: Item,
-        seconds: dict[str, float],
-    ) -> None:
-        from liver_ct.outputs.report import write_report
-
-        result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
-        place = None if regions is None else (regions[0].numpy(), regions.affine.numpy())
-        cards = [model_card(stage) for stage in (self.seg, self.cls)]
-        write_report(file, result, rows, ct[0].numpy(), prob[0].numpy(), ct.affine.numpy(), place, cards)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Note in ``seconds[step]`` how long the block took."""
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(time.perf_counter() - start, 3)
+    def _regions(self, tumour: dict[str, Any]) -> Regions:
+        """Where the classifier's scores come from."""
+        with warnings.catch_warnings():  # the gradient is asked for within the network, not at its input
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            regions = self.cls["regions"](tumour)["regions"]
+        return Regions(regions[0].numpy(), regions.affine.numpy())

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
-from liver_ct.errors import StudyError
+from liver_ct.errors import StudyError, find_study_error
 from liver_ct.files import sha256
+from liver_ct.outputs.names import LIVER_MASK, PROB_MASK
 from liver_ct.outputs.results import Item
+
+CONFIG = Path("configs", "inference.json")
 
 
 class Stage:
@@ -28,22 +35,14 @@ class Stage:
     """
 
     def __init__(self, root: str | Path, device: torch.device, **knobs: Any) -> None:
-        root = Path(root).resolve()
-        config = root / "configs" / "inference.json"
-        if not config.is_file():
-            raise StudyError(f"{root}: no bundle here (configs/inference.json is missing). Check the bundle's folder.")
-        if str(root) not in sys.path:
-            sys.path.insert(1, str(root))
-        self.parser, self.device = ConfigParser(), device
-        self.parser.read_config(str(config))
-        self.parser.read_meta(str(root / "configs" / "metadata.json"))
-        self.parser.update({"bundle_root": str(root), "device": device, **knobs})
+        self.root, self.device = Path(root).resolve(), device
+        self.parser = read_bundle(self.root, device=device, **knobs)
         weights = Path(self["ckpt_path"])
         self.network = load_weights(self["network"], weights, device)
         self.identity = {
             "version": self["_meta_"]["version"],
             "weights_sha256": sha256(weights),
-            "config_sha256": sha256(config),
+            "config_sha256": sha256(self.root / CONFIG),
         }
 
     def __getitem__(self, config_id: str) -> Any:
@@ -59,9 +58,73 @@ class Stage:
         return {**item, "pred": logits[0].float().cpu()}
 
 
+def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
+    """A bundle's inference config with its metadata; its own transforms can be imported from then on.
+
+    Args:
+        root: the bundle's folder.
+        knobs: values that replace those of the config.
+
+    Raises:
+        StudyError: there is no bundle.
+    """
+    if not (root / CONFIG).is_file():
+        raise StudyError(f"{root}: no bundle here ({CONFIG} is missing). Check the bundle's folder.")
+    if str(root) not in sys.path:
+        sys.path.insert(1, str(root))
+    parser = ConfigParser()
+    parser.read_config(str(root / CONFIG))
+    parser.read_meta(str(root / "configs" / "metadata.json"))
+    parser.update({"bundle_root": str(root), **knobs})
+    return parser
+
+
+def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
+    """Write masks as a segmentation bundle does, named by what they hold and not by the CT.
+
+    Args:
+        masks: ``prob`` and ``pred``, MetaTensors ``[1, X, Y, Z]``.
+        folder: gets prob_mask.nii.gz and liver_mask.nii.gz; made if missing.
+        bundle: folder of the segmentation bundle, whose ``save`` writes them.
+
+    Raises:
+        StudyError: they cannot be written.
+    """
+    folder = folder.resolve()
+    part = folder.with_name(f".part-{folder.name}-masks")  # SaveMaskd makes a folder of the case's name
+    for key in ("prob", "pred"):
+        masks[key].meta["filename_or_obj"] = part.name
+    with study_errors():
+        try:
+            _saver(bundle, part.parent)(masks)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, postfix in ((PROB_MASK, "prob"), (LIVER_MASK, "seg")):
+                os.replace(part / f"{part.name}_{postfix}.nii.gz", folder / name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _saver(bundle: Path, output_dir: Path) -> Callable[[Item], Item]:
+    """The bundle's ``save``; kept, since reading its config takes as long as writing a small study."""
+    return read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content("save")
+
+
+@contextmanager
+def study_errors(path: Path | None = None, name: str = "") -> Iterator[None]:
+    """What a bundle cannot process becomes the package's StudyError; ``name`` stands for the file ``path`` in it."""
+    try:
+        yield
+    except Exception as e:
+        found = find_study_error(e)
+        if found is None:
+            raise
+        raise StudyError(str(found).replace(str(path), name) if path else str(found)) from e
+
+
 def model_card(stage: Stage) -> Item:
     """What a bundle says of itself: the metadata's part for readers, checksums and the training data's terms."""
-    meta, terms = stage["_meta_"], Path(stage["bundle_root"], "docs", "data_license.txt")
+    meta, terms = stage["_meta_"], stage.root / "docs" / "data_license.txt"
     texts = {key: meta.get(key, "") for key in ("name", "task", "description", "data_source", "intended_use")}
     return {
         **texts,

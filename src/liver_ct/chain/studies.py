@@ -1,17 +1,16 @@
-"""Where studies come from and go to: finding CTs under a path, naming them, and publishing finished results whole."""
+"""Where studies come from: finding CTs under a path, naming them, and telling which are finished."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, replace_folder
+from liver_ct.files import read_json
 from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, OUTPUTS, RESULT
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -71,27 +70,6 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
         found -= {*DICOM_OUTPUTS}
     same = all(result.get(key) == value for key, value in record.items())
     return found if same and {*ALWAYS} <= found else set()
-
-
-def check_target(target: Path) -> None:
-    """Raise StudyError when ``target`` is anything but a folder of earlier results: nothing else is replaced."""
-    if not target.exists():
-        return
-    if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
-        raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
-
-
-def fresh_folder(folder: Path) -> Path:
-    """Make ``folder`` anew; what a killed run left in it goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def publish(work: Path, target: Path) -> None:
-    """Move the finished folder ``work`` to ``target``, in place of earlier results: whole or not at all."""
-    check_target(target)
-    replace_folder(work, target)
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -54,6 +54,7 @@ def cascade(
         logging.getLogger(reader).setLevel(logging.CRITICAL)
     import liver_ct.chain.memory  # noqa: F401  # before torch
     from liver_ct.chain.folder import Wishes, work_off
+    from liver_ct.outputs.names import Output
 
     try:
         wishes = Wishes(
@@ -63,9 +64,7 @@ def cascade(
             device=device,
             jobs=jobs,
             overwrite=overwrite,
-            picture=picture,
-            report=report,
-            dicom_output=dicom_output,
+            outputs=Output.chosen(picture=picture, report=report, dicom=dicom_output),
             series=series,
         )
         failed = work_off(Path(input), Path(output), wishes, ProgressBar())

@@ -1,3 +1,3 @@
 """What a study's result is, and how it is written: table, picture, report, index and DICOM."""
 
-__all__ = ["dicom", "index", "names", "picture", "report", "results"]
+__all__ = ["dicom", "folders", "index", "names", "picture", "report", "results", "writing"]

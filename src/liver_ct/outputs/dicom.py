@@ -28,8 +28,9 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
 
 from liver_ct.errors import StudyError
+from liver_ct.files import written_whole
 from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT
-from liver_ct.outputs.results import Item, SliceRow
+from liver_ct.outputs.results import Item, SliceRow, StudyResult
 
 SOFTWARE, MODEL = "liver-ct", "liver CT in two stages"
 WARNING = "Algorithm, research only, not for diagnosis"
@@ -43,29 +44,27 @@ VALID = {  # of what the standard lets be empty, but not lacking
 }  # fmt: skip
 
 
-def write_dicom(folder: Path, ct: Item, masks: Item, rows: Sequence[SliceRow], result: Item) -> None:
+def write_dicom(study: StudyResult, folder: str | Path) -> None:
     """Write liver_mask.dcm (SEG, BINARY), prob_mask.dcm (SEG, FRACTIONAL, 255 is 1) and report.dcm (SR, TID 1500).
 
     Args:
-        folder: to write to.
-        ct: MetaTensor ``[1, X, Y, Z]``; ``meta["files"]`` names its slices' files in the order of Z.
-        masks: ``pred``, the liver {0, 1}, and ``prob``, the Prob-Mask 0..1, on the CT's grid.
-        rows: one per slice.
-        result: what result.json holds.
+        study: of a CT that was read from a DICOM series.
+        folder: to write to; made if missing.
 
     Raises:
         StudyError: the CT is no axial DICOM series, or its headers lack what links results to it.
     """
-    headers = read_headers(ct)
+    headers, result = read_headers(study), study.result
     try:
-        liver = make_segmentation(headers, masks["pred"][0].numpy(), result, DICOM_LIVER)
-        prob = make_segmentation(headers, masks["prob"][0].numpy(), result, DICOM_PROB)
-        report = make_report(headers, liver, prob, rows, result)
+        liver = make_segmentation(headers, study.liver_mask, result, DICOM_LIVER)
+        prob = make_segmentation(headers, study.prob_mask, result, DICOM_PROB)
+        report = make_report(headers, liver, prob, study.rows, result)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:  # whose text may name the patient
         cause = f"its headers allow no DICOM output ({type(e).__name__})"
         raise StudyError(f"{headers[0].filename}: {cause}. Check them, or leave out --dicom_output.") from e
     for name, dataset in ((DICOM_LIVER, liver), (DICOM_PROB, prob), (DICOM_REPORT, report)):
-        dataset.save_as(folder / name)
+        with written_whole(Path(folder, name)) as part:
+            dataset.save_as(part)
 
 
 def check_series(path: Path) -> None:
@@ -74,10 +73,11 @@ def check_series(path: Path) -> None:
         raise StudyError(f"{path}: not a DICOM series, as --dicom_output needs. Give its folder or leave it out.")
 
 
-def read_headers(ct: Item) -> list[pydicom.Dataset]:
+def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     """Headers of the CT's slices in the order of its Z axis; raises StudyError unless each lies where that has it."""
-    path, files, affine = ct.meta["filename_or_obj"], ct.meta.get("files", ()), ct.affine.numpy()
-    if len(files) != ct.shape[3] or io_orientation(affine)[2, 0] != 2:
+    path, files, affine = study.source, study.files, study.affine
+    check_series(Path(path))
+    if len(files) != study.ct.shape[2] or io_orientation(affine)[2, 0] != 2:
         raise StudyError(f"{path}: not axial slices, which --dicom_output needs. Give an axial series.")
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     index = np.stack([np.zeros(len(files)), np.zeros(len(files)), np.arange(len(files)), np.ones(len(files))])

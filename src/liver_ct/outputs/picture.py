@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,12 @@ from matplotlib.figure import Figure
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation
 
-if TYPE_CHECKING:
-    from liver_ct.outputs.results import SliceRow
+from liver_ct.files import written_whole
 
+if TYPE_CHECKING:
+    from liver_ct.outputs.results import SliceRow, StudyResult
+
+DRAWING = threading.Lock()  # matplotlib is not made for threads
 WINDOW = (-60, 200)  # HU
 MARKS, APART_MM = "ABCD", 12.0  # axial slices in the picture, and how far apart they are at least
 LEVELS = (0.1, 0.5, 0.9)  # Prob-Mask contours
@@ -38,38 +42,26 @@ STYLE = {
 }
 
 
-def draw_overview(
-    file: Path,
-    title: str,
-    ct: np.ndarray,
-    prob: np.ndarray,
-    affine: np.ndarray,
-    rows: Sequence[SliceRow],
-    threshold: float,
-) -> None:
-    """Write the picture of one study.
+def write_picture(study: StudyResult, file: str | Path) -> None:
+    """Write the picture of one study as PNG.
 
     Args:
-        file: PNG to write.
-        title: its heading.
-        ct: ``[X, Y, Z]`` in HU, in any orientation.
-        prob: Prob-Mask 0..1 on the CT's grid.
-        affine: 4 x 4, voxel to world mm (RAS).
-        rows: one per axial slice of the file's own array, in any order.
-        threshold: tumour probability from which a slice counts as flagged.
+        study: what to draw.
+        file: to write; its folder is made if missing.
     """
-    orientation = io_orientation(affine)
-    ct, prob = apply_orientation(ct, orientation), apply_orientation(prob, orientation)
-    spacing = voxel_sizes(affine)[np.argsort(orientation[:, 0])]
-    upward = sorted(rows, key=lambda row: row.z_mm)  # as the slices of the reoriented arrays
+    orientation = io_orientation(study.affine)
+    ct, prob = (apply_orientation(array, orientation) for array in (study.ct, study.prob_mask))
+    spacing = voxel_sizes(study.affine)[np.argsort(orientation[:, 0])]
+    upward = sorted(study.rows, key=lambda row: row.z_mm)  # as the slices of the reoriented arrays
     shown = most_suspicious(upward)
-    with plt.rc_context(STYLE):
-        figure, coronal, curve, axials = _layout(title)
+    with DRAWING, plt.rc_context(STYLE):
+        figure, coronal, curve, axials = _layout(f"{study.case}    {study.headline}")
         _draw_coronal(coronal, ct, prob, spacing, upward, shown)
-        _draw_curve(curve, upward, shown, threshold)
+        _draw_curve(curve, upward, shown, study.summary.flag_threshold)
         for axes, place, mark in zip(axials, shown, MARKS):
             _draw_axial(axes, ct[..., place], prob[..., place], spacing, f"{mark}   {_caption(upward[place])}")
-        figure.savefig(file, dpi=100)
+        with written_whole(Path(file)) as part:
+            figure.savefig(part, dpi=100)
         plt.close(figure)
 
 

@@ -24,9 +24,10 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 from liver_ct.files import write_text
+from liver_ct.outputs.results import to_byte
 
 if TYPE_CHECKING:
-    from liver_ct.outputs.results import Item, SliceRow
+    from liver_ct.outputs.results import Item, Regions, SliceRow, StudyResult
 
 TEMPLATES = Path(__file__).with_name("templates")
 WINDOW = (-160, 240)  # HU kept; the page's windows lie within
@@ -35,7 +36,6 @@ PIXELS = 24e6  # of all slices together: some 6 to 8 MB
 BEYOND = 60  # slices shown where no liver is near
 QUALITY = 80  # of the JPEGs
 FINE_MM = 1.4  # pixel of the Prob-Mask, which the segmenter makes at 2 mm
-DOUBT = (0.1, 0.9)  # of the Prob-Mask
 OPEN = (0.25, 0.75)  # of a slice's tumour probability
 
 
@@ -49,47 +49,32 @@ class View(NamedTuple):
     shown: list[int]
 
 
-def write_report(
-    file: Path,
-    result: Item,
-    rows: Sequence[SliceRow],
-    ct: np.ndarray,
-    prob: np.ndarray,
-    affine: np.ndarray,
-    regions: tuple[np.ndarray, np.ndarray] | None,
-    cards: Sequence[Item],
-) -> None:
-    """Write the report of one study.
+def write_report(study: StudyResult, file: str | Path) -> None:
+    """Write the report of one study as one HTML file.
 
     Args:
-        file: HTML to write.
-        result: what result.json holds; ``liver_volume_range_ml`` is added to it.
-        rows: one per axial slice of the file's own array.
-        ct: ``[X, Y, Z]`` in HU, in any orientation.
-        prob: Prob-Mask 0..1 on the CT's grid.
-        affine: 4 x 4, voxel to world mm (RAS).
-        regions: where tumour probabilities come from, ``[X', Y', Z']`` 0..1 with an affine along the axes of the CT
-            turned to RAS; None where the bundle has none.
-        cards: of the models.
+        study: what to tell; without its regions the page has none.
+        file: to write; its folder is made if missing.
     """
-    orientation = io_orientation(affine)
-    turned = affine @ inv_ornt_aff(orientation, ct.shape)
-    ct, prob = apply_orientation(ct, orientation), apply_orientation(prob, orientation)
-    upward = sorted(rows, key=lambda row: row.z_mm)  # as the slices of the turned arrays
+    orientation = io_orientation(study.affine)
+    turned = study.affine @ inv_ornt_aff(orientation, study.ct.shape)
+    ct, prob = (apply_orientation(array, orientation) for array in (study.ct, study.prob_mask))
+    upward = sorted(study.rows, key=lambda row: row.z_mm)  # as the slices of the turned arrays
     view = View(ct, prob, turned, body_box(ct), shown_slices(upward))
-    result["liver_volume_range_ml"] = volume_range(view)
+    threshold = study.summary.flag_threshold
+    result = study.result | {"seconds": study.total_seconds, "liver_volume_range_ml": study.volume_range_ml}
     page = render(
         "report.html",
         script="report.js",
         result=result,
-        data=page_data(view, upward, regions, result["flag_threshold"]),
-        curve=curve(upward, result["flag_threshold"]),
+        data=page_data(view, upward, study.regions, threshold),
+        curve=curve(upward, threshold),
         findings=findings(result, upward),
-        runs=flagged_runs(upward, result["flag_threshold"]),
+        runs=flagged_runs(upward, threshold),
         rows=upward,
-        cards=cards,
+        cards=study.model_cards,
     )
-    write_text(file, page)
+    write_text(Path(file), page)
 
 
 def render(template: str, script: str, **values: Any) -> str:
@@ -183,17 +168,6 @@ def mm(value: float) -> str:
     return f"{value:.0f}".replace("-", "\N{MINUS SIGN}")
 
 
-def volume_range(view: View) -> list[float]:
-    """The liver's volume in ml where the Prob-Mask is above 0.9, and above 0.1."""
-    counts = np.zeros(256, np.int64)
-    for z in range(view.prob.shape[2]):
-        plane = view.prob[..., z].T
-        if plane.any():
-            counts += np.bincount(to_byte(plane).ravel(), minlength=256)
-    voxel_ml = abs(float(np.linalg.det(view.affine[:3, :3]))) / 1000
-    return [round(float(counts[int(level * 255) + 1 :].sum()) * voxel_ml, 2) for level in reversed(DOUBT)]
-
-
 # what is shown
 
 
@@ -215,7 +189,7 @@ def shown_slices(rows: Sequence[SliceRow]) -> list[int]:
     return [i for i, row in enumerate(rows) if row.tumour_probability is not None or i % every == 0]
 
 
-def page_data(view: View, rows: Sequence[SliceRow], regions: Any, threshold: float) -> Item:
+def page_data(view: View, rows: Sequence[SliceRow], regions: Regions | None, threshold: float) -> Item:
     """What the page's script draws from: slices as JPEG, Prob-Mask and regions deflated, and where they lie."""
     width, height = (span.stop - span.start for span in view.box)
     pixel_mm = voxel_sizes(view.affine)
@@ -311,11 +285,6 @@ def to_gray(hu: np.ndarray) -> np.ndarray:
     """HU to 0..255 over WINDOW."""
     low, high = WINDOW
     return ((np.clip(hu, low, high) - low) * np.float32(255 / (high - low)) + np.float32(0.5)).astype(np.uint8)
-
-
-def to_byte(share: np.ndarray) -> np.ndarray:
-    """0..1 to 0..255, as the Prob-Mask's file holds it."""
-    return (share * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def to_jpeg(gray: np.ndarray, size: Sequence[int]) -> str:

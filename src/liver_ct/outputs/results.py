@@ -1,28 +1,158 @@
-"""What is found in a study: a row per axial slice, and the figures of the whole."""
+"""What is found in a study: a row per axial slice, the figures of the whole, and all of it as one value."""
 
 from __future__ import annotations
 
+import copy
 import csv
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.orientations import io_orientation
 
-if TYPE_CHECKING:
-    import torch
+from liver_ct.files import written_whole
+from liver_ct.outputs.names import Output
 
 Item = dict[str, Any]
+DOUBT = (0.1, 0.9)  # of the Prob-Mask: what lies between is uncertain
 
 
 class SliceRow(NamedTuple):
-    """One axial slice: its index in the file's own array, where it is, and what was found."""
+    """One axial slice: its index in the file's own array, where it is, and what was found.
+
+    Attributes:
+        slice: index along the array's axial axis.
+        z_mm: height of the slice's centre, mm, feet to head.
+        liver_area_mm2: area of the liver mask.
+        tumour_probability: 0..1; None where no liver is near, and the slice was not considered.
+    """
 
     slice: int
     z_mm: float
     liver_area_mm2: float
     tumour_probability: float | None
+
+
+class Summary(NamedTuple):
+    """The figures of a study.
+
+    Attributes:
+        study_tumour_probability: that of its most suspicious slice, 0..1.
+        flag_threshold: tumour probability from which a slice is flagged.
+        flagged_slices: index of each flagged slice.
+        liver_volume_ml: volume of the liver mask.
+    """
+
+    study_tumour_probability: float
+    flag_threshold: float
+    flagged_slices: tuple[int, ...]
+    liver_volume_ml: float
+
+
+class Regions(NamedTuple):
+    """Where tumour probabilities come from.
+
+    Attributes:
+        values: ``[X', Y', Z']``, 0..1.
+        affine: 4 x 4, voxel to world mm, along the axes of the CT turned to RAS.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyResult:
+    """One CT and what the chain found in it; all arrays lie on the CT's grid, in its own orientation, read-only.
+
+    Attributes:
+        case: name of the study.
+        ct: ``[X, Y, Z]`` in HU, int16 or float32.
+        affine: 4 x 4, voxel to world mm (RAS), float64.
+        prob_mask: ``[X, Y, Z]``, the liver's probability 0..1, float32.
+        liver_mask: ``[X, Y, Z]``, 0 and 1, uint8.
+        rows: one per axial slice, by its index in the array.
+        summary: the figures of the study.
+        record: what the result depends on: input, mask source, bundles.
+        regions: where tumour probabilities come from; None where they were not asked for, or the bundle has none.
+        seconds: how long each step took.
+        model_cards: what each bundle says of itself.
+        source: path of the CT; the name of the study where the CT was no file.
+        files: of a DICOM series, its slices' files in the order of Z.
+        mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
+    """
+
+    case: str
+    ct: np.ndarray
+    affine: np.ndarray
+    prob_mask: np.ndarray
+    liver_mask: np.ndarray
+    rows: tuple[SliceRow, ...]
+    summary: Summary
+    record: Mapping[str, Any]
+    regions: Regions | None
+    seconds: Mapping[str, float]
+    model_cards: tuple[Mapping[str, Any], ...]
+    source: str
+    files: tuple[str, ...]
+    mask_writer: Callable[[Item, Path], None]
+
+    def __post_init__(self) -> None:
+        for name in ("ct", "affine", "prob_mask", "liver_mask"):
+            array = getattr(self, name).view()
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    def __repr__(self) -> str:
+        return f"<StudyResult {self.case}: {self.headline}>"
+
+    @property
+    def result(self) -> Item:
+        """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
+        figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
+        return copy.deepcopy({"case": self.case, **self.record, **figures})
+
+    @property
+    def headline(self) -> str:
+        """The result in one line."""
+        return headline(self.summary._asdict())
+
+    @property
+    def total_seconds(self) -> Item:
+        """``seconds``, and their sum as ``total``."""
+        return {**self.seconds, "total": round(sum(self.seconds.values()), 3)}
+
+    @cached_property
+    def volume_range_ml(self) -> tuple[float, float]:
+        """The liver's volume in ml where the Prob-Mask is above 0.9, and above 0.1."""
+        counts = np.zeros(256, np.int64)
+        for z in range(self.prob_mask.shape[2]):
+            plane = self.prob_mask[..., z]
+            if plane.any():
+                counts += np.bincount(to_byte(plane).ravel(order="K"), minlength=256)
+        ml = voxel_mm3(self.affine) / 1000
+        low, high = (round(float(counts[int(level * 255) + 1 :].sum()) * ml, 2) for level in reversed(DOUBT))
+        return low, high
+
+    def save(self, folder: str | Path, outputs: Collection[Output | str] = (Output.PICTURE, Output.REPORT)) -> None:
+        """Write the study's files to ``folder``, all or none, as the command does; earlier results there are replaced.
+
+        Args:
+            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json.
+            outputs: what else: picture, report, and dicom where the CT was a DICOM series.
+
+        Raises:
+            StudyError: ``folder`` holds something else, or the CT is no DICOM series; OSError: it cannot be written.
+            ValueError: an unknown output.
+        """
+        from liver_ct.outputs.writing import save_study
+
+        save_study(self, Path(folder), outputs)
 
 
 def slice_rows(mask: np.ndarray, affine: np.ndarray, tumour: Item) -> list[SliceRow]:
@@ -40,27 +170,46 @@ def slice_rows(mask: np.ndarray, affine: np.ndarray, tumour: Item) -> list[Slice
 
 def write_rows(rows: Sequence[SliceRow], file: Path) -> None:
     """Write slices.csv; the probability of a slice that was not considered is empty."""
-    with file.open("w", newline="") as stream:
+    with written_whole(file) as part, part.open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(SliceRow._fields)
         for i, z, area, p in rows:
             table.writerow([i, f"{z:.3f}", f"{area:.1f}", "" if p is None else f"{p:.6f}"])
 
 
-def summary(rows: Sequence[SliceRow], mask: torch.Tensor, probability: float, threshold: float) -> Item:
-    """The study's figures: tumour probability, flagged slices (by their index) and liver volume in ml."""
-    voxel_mm3 = abs(float(mask.affine[:3, :3].det()))
+def summarise(
+    rows: Sequence[SliceRow], mask: np.ndarray, affine: np.ndarray, probability: float, threshold: float
+) -> Summary:
+    """The study's figures, from its rows, its liver mask ``[X, Y, Z]`` and the study's tumour probability."""
     flagged = [row.slice for row in rows if row.tumour_probability is not None and row.tumour_probability >= threshold]
-    return {
-        "study_tumour_probability": round(probability, 6),
-        "flag_threshold": threshold,
-        "flagged_slices": flagged,
-        "liver_volume_ml": round(np.count_nonzero(mask.numpy()) * voxel_mm3 / 1000, 2),
-    }
+    return Summary(round(probability, 6), threshold, tuple(flagged), volume_ml(mask, affine))
 
 
-def headline(result: Item) -> str:
+def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
+    """Volume of a mask, in ml to two decimals."""
+    return round(np.count_nonzero(mask) * voxel_mm3(affine) / 1000, 2)
+
+
+def voxel_mm3(affine: np.ndarray) -> float:
+    """Volume of a voxel."""
+    return abs(float(np.linalg.det(affine[:3, :3])))
+
+
+def headline(result: Mapping[str, Any]) -> str:
     """A result in one line."""
     probability, flagged = result["study_tumour_probability"], len(result["flagged_slices"])
     volume = result["liver_volume_ml"]
     return f"tumour probability {probability:.2f}    {flagged} slices flagged    liver {volume:.0f} ml"
+
+
+def to_byte(share: np.ndarray) -> np.ndarray:
+    """0..1 to 0..255, as the Prob-Mask's file holds it."""
+    return (share * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Note in ``seconds[step]`` how long the block took."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,79 @@
+"""A study's files: masks, table and result, and what else is asked for."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from liver_ct.files import write_json
+from liver_ct.outputs.folders import PARTIAL, check_target, fresh_folder, publish
+from liver_ct.outputs.names import PICTURE, REPORT, RESULT, TABLE, Output
+from liver_ct.outputs.results import StudyResult, timed, write_rows
+
+
+def save_study(study: StudyResult, target: Path, outputs: Collection[Output | str] = ()) -> None:
+    """Write a study's files to the folder ``target``, all or none; see StudyResult.save."""
+    target = target.resolve()
+    work = target.parent / PARTIAL / target.name
+    check_target(target)
+    try:
+        write_study(study, fresh_folder(work), outputs)
+        publish(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # others may be at work there
+            work.parent.rmdir()
+
+
+def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | str] = ()) -> None:
+    """Write a study's files one by one to a folder that is there; result.json, with the seconds of all, comes last."""
+    wanted, seconds = {Output(output) for output in outputs}, dict(study.seconds)
+    if Output.DICOM in wanted:
+        from liver_ct.outputs.dicom import check_series, write_dicom  # highdicom takes half a second to import
+
+        check_series(Path(study.source))
+    with timed(seconds, "save"):
+        write_masks(study, folder)
+        write_rows(study.rows, folder / TABLE)
+    if Output.PICTURE in wanted:
+        with timed(seconds, "picture"):
+            from liver_ct.outputs.picture import write_picture  # matplotlib takes a second to import
+
+            write_picture(study, folder / PICTURE)
+    if Output.DICOM in wanted:
+        with timed(seconds, "dicom"):
+            write_dicom(study, folder)
+    study = replace(study, seconds=dict(seconds))
+    if Output.REPORT in wanted:
+        with timed(seconds, "report"):
+            from liver_ct.outputs.report import write_report
+
+            write_report(study, folder / REPORT)
+    result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds}
+    if Output.REPORT in wanted:
+        result["liver_volume_range_ml"] = study.volume_range_ml
+    write_json(folder / RESULT, result, indent=2)
+
+
+def write_masks(study: StudyResult, folder: str | Path) -> None:
+    """Write prob_mask.nii.gz (uint8 with slope 1/255) and liver_mask.nii.gz (0 and 1) on the CT's grid.
+
+    Args:
+        study: what to write.
+        folder: to write to; made if missing.
+
+    Raises:
+        StudyError: they cannot be written.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    with warnings.catch_warnings():  # PyTorch warns of memory that is read-only; nothing is written to it here
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        prob, pred, affine = (torch.from_numpy(a) for a in (study.prob_mask, study.liver_mask, study.affine))
+    masks = {"prob": MetaTensor(prob[None], affine=affine), "pred": MetaTensor(pred[None], affine=affine)}
+    study.mask_writer(masks, Path(folder))

@@ -1,0 +1,245 @@
+"""Promises of the Python API: one answer for a file, an image and an array, and the command's files from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_cascade import bundles, entries, read_mask, read_result, read_table, run, save_ct  # noqa: F401
+
+import liver_ct
+from liver_ct import LiverCT, MaskSource, Output, StudyError, StudyResult, phantom
+from liver_ct.chain import pipeline
+from liver_ct.outputs import names
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE, SPACING = (64, 64, 24), (6.0, 6.0, 10.0)  # as save_ct's
+
+
+@pytest.fixture(scope="module")
+def chain(bundles) -> LiverCT:  # noqa: F811
+    return LiverCT(device="cpu", **bundles)
+
+
+@pytest.fixture(scope="module")
+def commands(bundles, tmp_path_factory) -> tuple[Path, Path]:  # noqa: F811
+    """An oblique CT, and the folder that the command makes of it."""
+    folder = tmp_path_factory.mktemp("commands")
+    ct = save_ct(folder / "ct.nii.gz", tilt=(8, 5, 3), axcodes="SPL")
+    run(ct, folder / "out", bundles, picture=True, report=True)
+    return ct, folder / "out" / "ct"
+
+
+@pytest.fixture(scope="module")
+def study(chain, commands) -> StudyResult:
+    """What the chain finds in that CT."""
+    return chain(commands[0])
+
+
+@pytest.fixture(scope="module")
+def array() -> tuple[np.ndarray, np.ndarray]:
+    """A CT and its affine."""
+    return phantom.make_phantom(SIZE, SPACING)[::2]
+
+
+class TestAnswer:
+    def test_it_is_what_the_command_writes(self, study, commands):
+        folder = commands[1]
+        for name, mask in (("prob_mask", study.prob_mask), ("liver_mask", study.liver_mask)):
+            np.testing.assert_allclose(mask, read_mask(folder / f"{name}.nii.gz"), atol=1 / 510 + 1e-6)
+        np.testing.assert_array_equal(study.affine, nib.load(commands[0]).affine)
+        assert [row.slice for row in study.rows] == [row.slice for row in read_table(folder)]
+        written = read_result(folder)
+        assert study.result == {key: written[key] for key in study.result}
+        assert {*written} - {*study.result} == {"seconds", "liver_volume_range_ml"}
+        assert study.volume_range_ml == tuple(written["liver_volume_range_ml"])
+        assert {"read", "segment", "classify"} <= {*study.seconds} <= {*written["seconds"]}
+
+    def test_arrays_lie_on_the_grid_of_the_ct(self, study, commands):
+        ct = nib.load(commands[0])
+        np.testing.assert_array_equal(study.ct, np.asarray(ct.dataobj))
+        assert study.prob_mask.shape == study.liver_mask.shape == ct.shape
+        assert (study.prob_mask.dtype, study.liver_mask.dtype) == (np.float32, np.uint8)
+
+    def test_nothing_can_be_written_into_it(self, study):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            study.case = "another"
+        for values in (study.ct, study.affine, study.prob_mask, study.liver_mask):
+            with pytest.raises(ValueError, match="read-only"):
+                values[...] = 0
+        study.result["bundles"].clear()
+        study.result["flagged_slices"].append(-1)
+        assert study.result["bundles"] and -1 not in study.result["flagged_slices"]
+
+    def test_it_is_shown_in_one_line(self, study):
+        assert re.fullmatch(r"<StudyResult ct: tumour probability .* flagged .* ml>", repr(study))
+
+    def test_a_path_an_image_and_an_array_give_the_same(self, chain, study, commands):
+        image = nib.load(commands[0])
+        answers = {
+            "image": chain(image),
+            "array": chain.run(np.asarray(image.dataobj), image.affine, case="ct"),
+            "floats": chain.run(image.get_fdata(), image.affine, case="ct"),
+        }
+        for answer in answers.values():
+            np.testing.assert_array_equal(answer.prob_mask, study.prob_mask)
+            np.testing.assert_array_equal(answer.liver_mask, study.liver_mask)
+            np.testing.assert_array_equal(answer.affine, study.affine)
+            assert answer.rows == study.rows and answer.summary == study.summary and answer.case == "ct"
+            assert answer.result["input"] is None and answer.result["mask_source"] == study.result["mask_source"]
+
+    def test_a_dicom_series_gives_what_its_array_gives(self, chain, array, tmp_path):
+        phantom.write_dicom_series(tmp_path / "series", *array)
+        series = chain(str(tmp_path / "series"))
+        image = nib.Nifti1Image(series.ct, series.affine)
+        np.testing.assert_array_equal(chain(image).prob_mask, series.prob_mask)
+        assert series.case == "series" and len(series.files) == SIZE[2]
+
+    def test_a_stored_scale_is_applied(self, chain, study, commands, tmp_path):
+        image = nib.load(commands[0])
+        header = image.header.copy()
+        header.set_slope_inter(2, -1024)
+        scaled = nib.Nifti1Image(np.asarray(image.dataobj, float), image.affine, header)
+        nib.save(scaled, tmp_path / "scaled.nii")
+        one, other = chain(tmp_path / "scaled.nii"), chain(nib.load(tmp_path / "scaled.nii"))
+        assert one.rows == other.rows
+        np.testing.assert_array_equal(one.ct, other.ct)
+
+
+class TestFiles:
+    def test_saved_files_are_the_commands_to_the_byte(self, study, commands, tmp_path):
+        study.save(tmp_path / "case")
+        assert entries(tmp_path / "case") == entries(commands[1]) and entries(tmp_path) == {"case"}
+        for name in ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "overview.png"):
+            assert (tmp_path / "case" / name).read_bytes() == (commands[1] / name).read_bytes(), name
+        mine, theirs = read_result(tmp_path / "case"), read_result(commands[1])
+        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
+
+    @pytest.mark.parametrize("outputs", [[], ["picture"], [Output.REPORT]])
+    def test_what_is_not_asked_for_is_not_written(self, study, tmp_path, outputs):
+        study.save(tmp_path / "case", outputs)
+        more = {name for output in outputs for name in Output(output).files}
+        assert entries(tmp_path / "case") == {*names.ALWAYS} | more
+
+    def test_each_writer_takes_the_study(self, study, commands, tmp_path):
+        liver_ct.write_picture(study, tmp_path / "picture.png")
+        liver_ct.write_report(study, tmp_path / "report.html")
+        liver_ct.write_masks(study, tmp_path / "masks")
+        assert (tmp_path / "picture.png").read_bytes() == (commands[1] / "overview.png").read_bytes()
+        assert "<h1>ct</h1>" in (tmp_path / "report.html").read_text()
+        assert entries(tmp_path / "masks") == {"prob_mask.nii.gz", "liver_mask.nii.gz"}
+        assert entries(tmp_path) == {"picture.png", "report.html", "masks"}
+
+    def test_a_mask_that_was_corrected_is_the_one_that_is_written(self, study, tmp_path):
+        emptied = dataclasses.replace(study, liver_mask=np.zeros_like(study.liver_mask))
+        liver_ct.write_masks(emptied, tmp_path)
+        assert not read_mask(tmp_path / "liver_mask.nii.gz").any() and read_mask(tmp_path / "prob_mask.nii.gz").any()
+
+    def test_dicom_is_for_dicom(self, chain, study, array, tmp_path):
+        phantom.write_dicom_series(tmp_path / "series", *array)
+        liver_ct.write_dicom(chain(tmp_path / "series"), tmp_path / "dicom")
+        assert entries(tmp_path / "dicom") == {*names.DICOM_OUTPUTS}
+        for work in (
+            lambda: liver_ct.write_dicom(study, tmp_path / "no"),
+            lambda: study.save(tmp_path / "no", ["dicom"]),
+        ):
+            with pytest.raises(StudyError, match="not a DICOM series"):
+                work()
+        assert entries(tmp_path) == {"series", "dicom"}
+
+    def test_a_folder_that_is_no_result_is_never_replaced(self, study, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(StudyError, match="not a result of this program"):
+            study.save(tmp_path)
+        assert entries(tmp_path) == {"notes.txt"}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "change, cause",
+        [
+            (lambda ct, affine: (np.clip(ct + 1024, 0, None), affine), "values are not the HU of a CT"),
+            (lambda ct, affine: (ct, np.full((4, 4), np.nan)), "its affine holds NaN"),
+            (lambda ct, affine: (ct, np.diag([6.0, 0, 10, 1])), "its affine is singular"),
+            (lambda ct, affine: (ct, affine.T), "last row is not 0 0 0 1"),
+            (lambda ct, affine: (ct, affine[:3]), "not 4 x 4"),
+            (lambda ct, affine: (ct, None), "not 4 x 4"),
+            (lambda ct, affine: (ct[..., 10], affine), "a 2D image"),
+            (lambda ct, affine: (np.stack([ct, ct], -1), affine), "4D"),
+            (lambda ct, affine: (np.where(ct == ct.max(), np.nan, ct), affine), "NaN or infinite voxels"),
+            (lambda ct, affine: (ct.astype(complex), affine), "voxels of type complex128"),
+            (lambda ct, affine: (np.clip(ct, None, 40), affine), "no liver found"),
+        ],
+    )
+    def test_an_array_that_is_no_ct_is_one_clear_line(self, chain, array, change, cause):
+        with pytest.raises(StudyError) as refused:
+            chain.run(*change(*array), case="mine")
+        line = str(refused.value)
+        assert line.startswith("mine: ") and cause in line and line.endswith(".") and "\n" not in line
+
+    def test_a_file_is_named(self, chain, tmp_path):
+        (tmp_path / "ct.nii.gz").write_bytes(b"no image")
+        for name, cause in (("ct.nii.gz", "not a readable image"), ("nowhere", "no such file")):
+            with pytest.raises(StudyError, match=cause) as refused:
+                chain(tmp_path / name)
+            assert str(refused.value).startswith(str(tmp_path / name))
+
+    def test_what_is_no_ct_at_all(self, chain, array):
+        with pytest.raises(TypeError):
+            chain(array[0])
+
+    @pytest.mark.parametrize(
+        "knobs, cause",
+        [
+            ({"mask_source": "manual"}, "prob, binary, dilated, none"),
+            ({"device": "tpu"}, "cpu or cuda"),
+            ({"seg_bundle": "nowhere"}, "no bundle"),
+        ],
+    )
+    def test_a_chain_that_cannot_be(self, bundles, knobs, cause):  # noqa: F811
+        with pytest.raises(StudyError, match=cause):
+            LiverCT(**{"device": "cpu", **bundles, **knobs})
+
+    def test_an_output_that_is_not_known(self, study, tmp_path):
+        with pytest.raises(ValueError, match="video"):
+            study.save(tmp_path / "case", ["video"])
+        assert not entries(tmp_path)
+
+
+def test_mask_source_reaches_the_classifier(bundles, chain, study, commands):  # noqa: F811
+    binary = LiverCT(device="cpu", mask_source=MaskSource.BINARY, **bundles)(commands[0])
+    assert binary.result["mask_source"] == "binary" and binary.rows != study.rows
+    assert json.dumps(binary.result)
+
+
+def test_the_package_alone_imports_nothing_slow():
+    names_in_it = "import sys, liver_ct; dir(liver_ct); print({*sys.modules} & {'torch', 'monai', 'nibabel', 'numpy'})"
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {names_in_it}"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_every_name_is_there():
+    assert all(getattr(liver_ct, name) for name in liver_ct.__all__)
+    with pytest.raises(AttributeError):
+        liver_ct.nothing  # noqa: B018
+
+
+def test_the_example_of_the_docstring_is_true():
+    failed, tried = doctest.testmod(pipeline)
+    assert tried and not failed
+
+
+def test_the_program_of_the_documentation_runs(tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n{program}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert entries(tmp_path / "out" / "phantom") == {*names.ALWAYS, names.PICTURE, names.REPORT}
