@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -549,7 +550,7 @@ def test_a_word_that_a_knob_does_not_know_is_refused_with_those_it_does():
         (CombineMaskd, "add", "combine is 'add'. Choose multiply or concat."),
         (NormaliseLiverd, "LIVER", "normalise is 'LIVER'. Choose liver or fixed."),
     ):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=re.escape(line)) as error:
             make(word)
         assert str(error.value) == line
 
@@ -644,7 +645,7 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
     blamed = [(name, "good", "image", cause) for name, (_, _, cause) in cts.items()]
     blamed += [("good_ct", name, "prob", cause) for name, (_, _, cause) in probs.items()]
     paths = [({"image": f"{folder / i}.nii.gz", "prob": f"{folder / p}.nii.gz"}, key, c) for i, p, key, c in blamed]
-    return paths + [({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
+    return [*paths, ({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
 
 
 def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):

@@ -6,9 +6,11 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.files import write_json, written_whole
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_json
@@ -91,7 +93,7 @@ def axis_grid(image: nib.Nifti1Image) -> list[float]:
     return [GRID[axis] for axis in axes]
 
 
-def averaged(values: np.ndarray, size: list[int]) -> np.ndarray:
+def averaged(values: NDArray[Any], size: list[int]) -> NDArray[Any]:
     """``[X, Y, Z]`` averaged to ``size``, float32."""
     import torch  # late: what only prepares data need not wait for it
     import torch.nn.functional as F
@@ -100,7 +102,7 @@ def averaged(values: np.ndarray, size: list[int]) -> np.ndarray:
     return F.interpolate(tensor[None, None], size=size, mode="area")[0, 0].numpy()
 
 
-def body_box(hu: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+def body_box(hu: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[Any]]:
     """The rows and columns that show more of a body than a speck, and the matrix that moves the corner there."""
     body = (hu > BODY).any(axis=2)
     lines = [np.flatnonzero(body.sum(axis=axis) > 3) for axis in (1, 0)]
@@ -110,7 +112,7 @@ def body_box(hu: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
     return (slice(*spans[0]), slice(*spans[1])), corner
 
 
-def scaled(stored: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> nib.Nifti1Image:
+def scaled(stored: NDArray[Any], affine: NDArray[Any], slope: float, intercept: float) -> nib.Nifti1Image:
     """A uint8 image whose values are ``stored * slope + intercept``."""
     image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm")

@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from liver_ct.files import write_json
 from liver_ct.lits import checking, finding
@@ -44,7 +44,7 @@ class State:
         except (OSError, ValueError, KeyError, AttributeError):
             self.cases = {}  # no state or a damaged one: check again
 
-    def find(self, case_id: str, key: list) -> tuple[Path, Path] | None:
+    def find(self, case_id: str, key: list[Any]) -> tuple[Path, Path] | None:
         """Paths of a case prepared from exactly these sources, or None."""
         done = self.cases.get(case_id)
         if not done or done["key"] != key:
@@ -53,7 +53,7 @@ class State:
         sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
         return paths if sizes == done["sizes"] else None
 
-    def add(self, case_id: str, key: list, image: Path, label: Path) -> None:
+    def add(self, case_id: str, key: list[Any], image: Path, label: Path) -> None:
         """Remember a case and save at once, so that a killed run goes on from here."""
         sizes = [image.stat().st_size, label.stat().st_size]
         self.cases[case_id] = {"key": key, "image": str(image), "label": str(label), "sizes": sizes}

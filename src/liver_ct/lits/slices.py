@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.files import write_json, written_whole
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, case_name, read_json
@@ -22,8 +23,8 @@ UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
 class Slices(NamedTuple):
     """Isolated slices: HU and liver ``[N, H, W]``, and of each its case, its number in it and its mm per pixel."""
 
-    hu: np.ndarray
-    liver: np.ndarray
+    hu: NDArray[Any]
+    liver: NDArray[Any]
     case: list[str]
     number: list[int]
     spacing: list[float]
@@ -52,11 +53,11 @@ def read_slices(path: Path) -> Slices:
     plain = scale == (1, 0) and image.dtype in (np.uint8, np.int16)
     hu = image if plain else np.rint(image * np.float32(scale[0]) + np.float32(scale[1])).astype(np.int16)
     prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
-    names = [prefix + case_name(str(case), path) for case in cases]  # as names of files, too: nothing but letters and digits
+    names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files
     return Slices(hu, liver, names, number.astype(int).tolist(), spacing.tolist())
 
 
-def save_slice(path: Path, pixels: np.ndarray, spacing: float, thickness: float) -> None:
+def save_slice(path: Path, pixels: NDArray[Any], spacing: float, thickness: float) -> None:
     """Write [rows to the back, columns to the left] as NIfTI [x to the left, y to the back, 1], as LiTS stores it."""
     if not path.is_file():
         image = nib.Nifti1Image(pixels.T[..., None], np.diag([-spacing, -spacing, thickness, 1.0]))
@@ -111,7 +112,8 @@ def add_slices(
         BrokenPair: an archive, datalist, groups or split that cannot be used.
     """
     path, output = datalist.absolute(), output.absolute()
-    content, data = read_json(path), read_slices(npz)
+    content: dict[str, list[Entry]] = read_json(path)
+    data = read_slices(npz)
     people = read_people(groups) | listed_people(content)
     cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     told = read_row_tumour(tumour, data.spacing)
