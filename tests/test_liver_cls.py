@@ -39,6 +39,7 @@ QUICK = {
     **SMALL,
     "epochs": 1,
     "val_interval": 1,
+    "volume_repeats": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
     "network_def#filters": [16, 16, 16, 16, 16],

@@ -1,4 +1,4 @@
-"""The bundles pass black, isort and flake8 as the Model Zoo sets them (pyproject.toml, .flake8); ruff checks the rest."""
+"""The bundles pass black, isort and flake8 as the Model Zoo sets them (pyproject.toml, .flake8); ruff has the rest."""
 
 from __future__ import annotations
 

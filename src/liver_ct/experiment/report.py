@@ -54,8 +54,9 @@ def summary_text(a: Analysis) -> str:
     lines = [
         "## What came out",
         (
-            f"{len(set(slices['case']))} volumes of {a.patients} patient groups, {a.results['config']['folds']} folds "
-            f"by group; {len(a.person)} slices considered, {int(a.labels[a.gop(reference)].sum())} of them in groups of "
+            f"{len(set(slices['case']))} volumes of {a.patients} patient groups, "
+            f"{a.results['config']['folds']} folds by "
+            f"group; {len(a.person)} slices considered, {int(a.labels[a.gop(reference)].sum())} of them in groups of "
             f"{a.gop(reference)} that hold tumour. {a.results['config']['epochs']} epochs of stage 2."
         ),
     ]
@@ -219,8 +220,8 @@ def calibration_text(a: Analysis) -> str:
     return "\n\n".join([
         "## Calibration",
         ("Expected calibration error (ECE) on held-out cases: of voxels within 20 mm of the liver on stage 1's grid "
-        "(15 bins), and of slices (10 bins). Temperature, or scale and bias, of each fold are fitted on the other folds. "
-        f"Temperatures of the Prob-Mask: {folds} by fold, {fitted:.2f} on all (`temperature` of liver_seg)."),
+        "(15 bins), and of slices (10 bins). Temperature, or scale and bias, of each fold are fitted on the other "
+        f"folds. Temperatures of the Prob-Mask: {folds} by fold, {fitted:.2f} on all (`temperature` of liver_seg)."),
         table(["what", "scaled by", "ECE"], rows), "![Reliability](PLOT/reliability.png)",
     ])  # fmt: skip
 
