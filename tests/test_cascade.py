@@ -94,11 +94,10 @@ def run(source: Path, output: Path, bundles: dict[str, str], **knobs) -> None:
 def read_table(folder: Path) -> list[SliceRow]:
     """slices.csv as it was before it was written."""
     with (folder / "slices.csv").open() as stream:
-        rows = [
+        return [
             SliceRow(int(i), float(z), float(area), float(p) if p else None)
             for i, z, area, p in list(csv.reader(stream))[1:]
         ]
-    return rows
 
 
 def read_result(folder: Path) -> dict:
@@ -346,7 +345,7 @@ class TestManyStudies:
 
 
 class TestResume:
-    @pytest.fixture()
+    @pytest.fixture
     def study(self, bundles, tmp_path) -> tuple[Path, Path, dict[str, str]]:
         ct = save_ct(tmp_path / "ct.nii.gz")
         run(ct, tmp_path / "out", bundles)

@@ -202,9 +202,7 @@ class TestOption:
     @pytest.mark.parametrize(
         "letters, name", [("ISO_IR 100", "Sécret^Ünal"), (["", "ISO 2022 IR 87"], "Secret^Tarou=山田^太郎")]
     )
-    def test_odd_patient_data_stops_nothing_and_is_not_printed(
-        self, bundles, tmp_path, capfd, letters, name  # noqa: F811
-    ):
+    def test_odd_patient_data_stops_nothing_and_is_not_printed(self, bundles, tmp_path, capfd, letters, name):
         odd = {"PatientBirthDate": "1.1.1950", "PatientSex": "secret", "StudyTime": "noon", "PatientAge": "old"}
         series = write_series(tmp_path / "in", PatientName=name, SpecificCharacterSet=letters, **odd)
         for path in series.iterdir():

@@ -85,7 +85,9 @@ def test_hospitals_can_tell_what_data_they_have(bundles, sites, tmp_path):
         config_file=str(bundle / "configs" / "train.json"),
         workflow_type="train",
         logging_file=False,
-        **{"bundle_root": str(bundle), "datalist_file": str(sites[0]), "dataset_dir": str(sites[0].parent)},
+        bundle_root=str(bundle),
+        datalist_file=str(sites[0]),
+        dataset_dir=str(sites[0].parent),
         volume_repeats=1,
     )
     algo = MonaiAlgoStats(str(bundle), workflow=workflow)

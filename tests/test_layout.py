@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 def room(module: str) -> str:
     """Of ``liver_ct.chain.studies``: chain."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imported(file: Path) -> list[str]:

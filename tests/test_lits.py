@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from liver_ct import phantom
-from liver_ct.lits import checking, finding
+from liver_ct.lits import BrokenPair, checking, finding, unpack
 
 
 class Result(NamedTuple):
@@ -399,3 +399,233 @@ def test_wrong_slice_archive_is_one_line(tmp_path, many):
     np.savez(tmp_path / "bad.npz", image=np.zeros((2, 4, 4), np.uint8))
     with pytest.raises(SystemExit, match="bad.npz: not a slice archive"):
         lits.slices(str(tmp_path / "bad.npz"), str(tmp_path / "out" / "datalist.json"), str(tmp_path / "s"))
+
+
+# --------------------------------------------------------------------------------------------- what is known of tumours
+
+
+def command(monkeypatch, *words) -> None:
+    """``liver-ct lits`` as it is typed."""
+    monkeypatch.setattr(sys, "argv", ["lits", *map(str, words)])
+    lits.main()
+
+
+@pytest.fixture
+def two_sources(tmp_path, write_lits):
+    """Case 2 in the folder ``site``, and b05 and 3 in ``btcv``."""
+    write_lits(tmp_path / "in" / "site", [2])
+    folder = write_lits(tmp_path / "in" / "btcv", [3, 5])
+    for role in ("volume", "segmentation"):
+        (folder / f"{role}-5.nii.gz").rename(folder / f"{role}-b05.nii.gz")
+    return tmp_path / "in"
+
+
+def entries_by_case(output: Path) -> dict[str, dict]:
+    return {entry["case_id"]: entry for rows in datalist(output).values() for entry in rows}
+
+
+def test_names_with_letters_are_cases_of_their_own(tmp_path, two_sources, monkeypatch):
+    (tmp_path / "split.json").write_text(json.dumps({"test": ["b05"]}))
+    words = ["--split", tmp_path / "split.json"]
+    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    entries = entries_by_case(tmp_path / "out")
+    assert {case: entry["source"] for case, entry in entries.items()} == {
+        "volume-2": "site",
+        "volume-3": "btcv",
+        "volume-b05": "btcv",
+    }
+    assert case_ids(tmp_path / "out")["test"] == {"volume-b05"} and entries["volume-b05"]["group"] == "volume-b05"
+
+
+@pytest.mark.parametrize(
+    "named, unmarked",
+    [
+        ("btcv", {"volume-3", "volume-b05"}),
+        ("volume-2", {"volume-2"}),
+        ("2", {"volume-2"}),
+        ("2,b05", {"volume-2", "volume-b05"}),
+    ],
+)
+def test_liver_only_names_sources_or_cases(tmp_path, two_sources, monkeypatch, named, unmarked):
+    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", named)
+    entries = entries_by_case(tmp_path / "out")
+    assert {case for case, entry in entries.items() if entry.get("tumour_label", True) is False} == unmarked
+
+
+def test_misspelt_liver_only_is_one_line(tmp_path, two_sources, monkeypatch):
+    with pytest.raises(SystemExit, match="ERROR --liver_only btvc: no such source folder or case"):
+        command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", "btvc")
+
+
+def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, two_sources, monkeypatch):
+    table = "volume,slice,tumour_present\nb05,4,1\nb05,5,0\nb05,6,-1\nb05,7,\nvolume-2,1,1\n"
+    (tmp_path / "tumour.csv").write_text(table)
+    words = ["--liver_only", "btcv", "--tumour", tmp_path / "tumour.csv"]
+    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    entries = entries_by_case(tmp_path / "out")
+    assert (entries["volume-b05"]["tumour_in"], entries["volume-b05"]["tumour_free"]) == ([4], [5])
+    assert "tumour_in" not in entries["volume-2"]  # its outlines say more
+    assert "tumour_in" not in entries["volume-3"]  # nothing is known
+
+
+@pytest.mark.parametrize("row", ["b05,x,1", "b05,4,yes", "nobody,4,1"])
+def test_wrong_tumour_table_is_one_line(tmp_path, two_sources, row):
+    (tmp_path / "tumour.csv").write_text(f"volume,slice,tumour_present\n{row}\n")
+    result = prepare(two_sources, tmp_path / "out", tumour=str(tmp_path / "tumour.csv"))
+    assert result.returncode == 1 and len(errors(result)) == 1 and "tumour.csv: " in errors(result)[0]
+
+
+@pytest.fixture
+def other_archive(tmp_path, archive):
+    """Slices of another set: cases by number, HU in steps of 2 from -100 on, spacing unknown."""
+    number = np.arange(5)
+    with np.load(archive) as data:
+        image, liver = data["image"], data["liver"]
+    path = tmp_path / "site22_slices.npz"
+    np.savez(path, image=image // 2, liver=liver, case=number, slice=number, hu_slope=2.0, hu_intercept=-100)
+    return path
+
+
+def add(monkeypatch, npz: Path, out: Path, *words) -> dict[str, dict]:
+    """Add slices from the command line; returns the slices of the datalist by name."""
+    arguments = ["--npz", npz, "--datalist", out / "datalist.json", "--output", out / "slices"]
+    command(monkeypatch, "slices", *arguments, *words)
+    return {case: entry for case, entry in entries_by_case(out).items() if case.startswith("slice-")}
+
+
+def test_slices_of_another_set_keep_apart_from_lits(tmp_path, many, other_archive, monkeypatch):
+    out = tmp_path / "out"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    found = add(monkeypatch, other_archive, out)
+    assert set(found) == {f"slice-site{n}-{n}" for n in range(5)}  # 0 and 1 are no person of LiTS here
+    entry = found["slice-site1-1"]
+    assert entry["group"] == "volume-site1" and entry["source"] == "site22_slices"
+    assert entry["tumour_label"] is False and "tumour_present" not in entry and "row" not in entry
+    with np.load(other_archive) as data:
+        expected = data["image"][1].T * 2.0 - 100
+    image = nib.load(out / entry["image"])
+    assert (image.get_fdata()[..., 0] == expected).all()
+    assert image.header.get_zooms()[:2] == (1.5, 1.5)
+
+
+def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive, monkeypatch):
+    out = tmp_path / "out"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    with np.load(archive) as data:
+        np.savez(archive, **{**data, "lits_volume": np.array([60, 61, 62, 63, 64])})
+    rows = ["0,1,100,high,0.99", "1,0,0,high,0.96", "2,1,50,edge,0.99", "3,1,50,high,0.95", "4,,,high,0.99"]
+    path = tmp_path / "tumour.csv"
+    path.write_text("\n".join(["row,tumour_present,area_px256,confidence,liver_dice", *rows]) + "\n")
+    found = {
+        entry["case_id"].split("-")[1]: entry for entry in add(monkeypatch, archive, out, "--tumour", path).values()
+    }
+    assert {case: entry.get("tumour_present") for case, entry in found.items()} == {
+        "60": 1,
+        "61": 0,
+        "62": None,
+        "63": None,
+        "64": None,
+    }
+    assert found["60"]["tumour_area_mm2"] == 100 * 9**2
+
+
+def test_table_of_another_archive_is_one_line(tmp_path, many, archive, monkeypatch):
+    lits.prepare(str(many), str(tmp_path / "out"))
+    (tmp_path / "tumour.csv").write_text("row,tumour_present\n7,1\n")
+    with pytest.raises(SystemExit, match="ERROR .*tumour.csv: row 7 is not in the archive"):
+        add(monkeypatch, archive, tmp_path / "out", "--tumour", tmp_path / "tumour.csv")
+
+
+def test_archive_whose_cases_are_paths_is_refused(tmp_path, many, archive, monkeypatch):
+    lits.prepare(str(many), str(tmp_path / "out"))
+    with np.load(archive) as data:
+        kept = {key: value for key, value in data.items() if key != "lits_volume"}
+        np.savez(archive, **kept, case=np.array([f"../../{n}" for n in range(5)]))
+    with pytest.raises(SystemExit, match=r"ERROR .*slices.npz: '../../0' names no case"):
+        add(monkeypatch, archive, tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------- one small file
+
+
+@pytest.fixture
+def fine(tmp_path, archive, monkeypatch):
+    """Datalist of two cases at 1 x 1 x 2 mm, one of them tested on, and of slices."""
+    spots = np.full((60, 50, 20), -10, np.int16)  # soft tissue, in which a bright landmark lies
+    spots[:4, :, :] = -900
+    spots[30:34, 20:24, 9:12] = 200
+    labels = np.zeros(spots.shape, np.uint8)
+    labels[10:50, 10:40, 3:17] = 1
+    labels[30:34, 20:24, 9:12] = 2
+    affine = np.array([[-1.0, 0, 0, 40], [0, -1.0, 0, 50], [0, 0, 2.0, -300], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    for number in (2, 28):
+        nib.save(nib.Nifti1Image(spots, affine), tmp_path / "in" / f"volume-{number}.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / "in" / f"segmentation-{number}.nii.gz")
+    assert prepare(tmp_path / "in", tmp_path / "out").returncode == 0
+    add(monkeypatch, archive, tmp_path / "out")
+    return tmp_path / "out" / "datalist.json"
+
+
+def centre(image: nib.Nifti1Image, inside: np.ndarray) -> np.ndarray:
+    """Middle of some voxels in the world, mm."""
+    return nib.affines.apply_affine(image.affine, np.argwhere(inside).mean(0))
+
+
+def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, fine, monkeypatch):
+    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    first = (tmp_path / "train.zip").read_bytes()
+    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == first
+    file = unpack(tmp_path / "train.zip", tmp_path / "data")
+    content = json.loads(file.read_text())
+    assert set(content) == {"training", "training_slices"} and len(content["training"]) == 1
+    assert not list(tmp_path.glob("data/*28*"))
+    (entry,) = content["training"]
+    image, label = (nib.load(file.parent / entry[key]) for key in ("image", "label"))
+    assert image.shape == label.shape and image.header.get_zooms() == pytest.approx((2, 2, 3), abs=0.15)
+    before = nib.load(tmp_path / "in" / "volume-2.nii.gz")
+    expected = centre(before, np.asanyarray(before.dataobj) > 150)
+    assert centre(image, image.get_fdata() > 100) == pytest.approx(expected, abs=1)
+    assert centre(label, np.asanyarray(label.dataobj) == 2) == pytest.approx(expected, abs=1)
+    assert set(np.unique(label.dataobj)) == {0, 1, 2}
+    lone = nib.load(file.parent / content["training_slices"][0]["image"])
+    assert lone.shape[2] == 1 and content["training_slices"][0]["tumour_label"] is False
+
+
+def test_interrupted_unpacking_goes_on(tmp_path, fine, monkeypatch):
+    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    file = unpack(tmp_path / "train.zip", tmp_path / "data")
+    kept, gone = tmp_path / "data" / "volume-2_image.nii", tmp_path / "data" / "volume-2_label.nii"
+    stamp = kept.stat().st_mtime_ns
+    gone.unlink()
+    file.unlink()
+    assert unpack(tmp_path / "train.zip", tmp_path / "data").is_file() and gone.is_file()
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_packed_set_with_folders_in_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("volume-2_image.nii", b"fine")
+        archive.writestr("../outside.nii", b"evil")
+    with pytest.raises(BrokenPair, match=r"evil.zip: holds '../outside.nii'"):
+        unpack(tmp_path / "evil.zip", tmp_path / "data")
+    assert not (tmp_path / "outside.nii").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:500], lambda data: data[:300] + b"xxxx" + data[304:]])
+def test_damaged_packed_set_is_one_line(tmp_path, fine, monkeypatch, damage):
+    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    path = tmp_path / "train.zip"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BrokenPair) as error:
+        unpack(path, tmp_path / "data")
+    assert str(error.value).startswith(f"{path}: is not a packed set") and "\n" not in str(error.value)
+    assert not (tmp_path / "data" / "datalist.json").exists()
+
+
+def test_packing_a_case_that_is_gone_is_one_line(tmp_path, fine, monkeypatch):
+    (tmp_path / "in" / "volume-2.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="ERROR .*volume-2.nii.gz: cannot be read"):
+        command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    assert not list(tmp_path.glob("*train.zip"))

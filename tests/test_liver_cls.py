@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -38,6 +39,7 @@ QUICK = {
     **SMALL,
     "epochs": 1,
     "val_interval": 1,
+    "volume_repeats": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
     "network_def#filters": [16, 16, 16, 16, 16],
@@ -119,7 +121,7 @@ def study(axcodes: str = "RAS", **knobs) -> tuple[dict, np.ndarray]:
 
 
 def slice_table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -212,11 +214,12 @@ def test_groups_are_drawn_balanced_and_labelled_right():
     draw = DrawGroupsd(num=12, gop=3, pos_fraction=0.5, reverse_prob=0.0).set_random_state(seed=0)
     item = {"image": z.expand(1, 2, 2, 20), "label": group_labels(label > 0, 3)}
     item |= {key: torch.ones(1, 2, 2, 20) for key in ("mask", "liver")} | {"tumour": label.expand(1, 2, 2, 20)}
+    item |= {"density": torch.zeros(1, 2, 2, 20)}
     groups = draw(item)
     assert sum(g["label"].amax().item() for g in groups) == 6
     for group in groups:
         below, centre, above = group["image"][:, 0, 0].tolist()
-        assert group["label"].shape == (1, 2, 2)
+        assert group["label"].shape == (2, 2, 2) and not group["label"][1].any()
         assert group["label"].amax() == max(label[int(i)] for i in (below, centre, above))
         assert below == max(0, centre - 1) and above == min(19, centre + 1)
     turned = DrawGroupsd(num=4, gop=3, reverse_prob=1.0)(item)
@@ -229,7 +232,7 @@ def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
 
     liver = torch.zeros(3, 48, 48)
     liver[:, 8:40, 8:32] = 1
-    item = {"image": torch.zeros(3, 48, 48), "liver": liver, "label": torch.zeros(1, 48, 48)}
+    item = {"image": torch.zeros(3, 48, 48), "liver": liver, "label": torch.zeros(2, 48, 48)}
     draw = RandTumourd(prob=1.0).set_random_state(seed=0)
     for _ in range(20):
         out = draw(item)
@@ -274,11 +277,123 @@ def test_the_loss_asks_for_the_lesion_and_for_the_slice():
     from scripts.cls_loss import LesionAndSliceLoss
 
     loss, lesion = LesionAndSliceLoss(DiceCELoss(sigmoid=True), slice_weight=2.0), DiceCELoss(sigmoid=True)
-    logits, target = torch.full((2, 1, 8, 8), -3.0), torch.zeros(2, 1, 8, 8)
+    logits, target = torch.full((2, 1, 8, 8), -3.0), torch.zeros(2, 2, 8, 8)
     target[0, 0, 2:4, 2:4] = 1
     logits[1, 0, 5, 5] = 1.0  # one wrong pixel makes the second slice's answer
     slices = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([-3.0, 1.0]), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(loss(logits, target), lesion(logits, target) + 2 * slices)
+    torch.testing.assert_close(loss(logits, target), lesion(logits, target[:, :1]) + 2 * slices)
+
+
+def test_area_pulls_the_sum_and_leaves_open_where():
+    parser()
+    from monai.losses import DiceCELoss
+    from scripts.cls_loss import LesionAndSliceLoss
+
+    loss = LesionAndSliceLoss(DiceCELoss(sigmoid=True), slice_weight=0.0, area_weight=1.0)
+    target = torch.zeros(1, 2, 16, 16)
+    target[:, 1, 4:12, 4:12] = 20 / 64  # twenty pixels of tumour, somewhere in the liver
+
+    def gradient(level: float) -> torch.Tensor:
+        logits = torch.full((1, 1, 16, 16), level, requires_grad=True)
+        loss(logits, target).backward()
+        return logits.grad[0, 0, 4:12, 4:12]
+
+    assert (gradient(-6.0) < 0).all() and (gradient(3.0) > 0).all()  # too little grows, too much shrinks
+    assert gradient(-6.0).std() < 1e-6  # no pixel before the others
+    target[:, 1] = target[:, 1].clamp(max=1e-6)  # of unknown area: nothing to hold the pixels to
+    assert not gradient(-6.0).any()
+
+
+def test_groups_without_outline_say_that_there_is_tumour():
+    parser()
+    from scripts.cls_groups import TumourDensityd
+    from scripts.cls_loss import tumour_in_group
+
+    liver = torch.zeros(1, 8, 8, 1)
+    liver[:, 2:6, 2:6] = 1
+    of = TumourDensityd(spacing=2.0)
+    area = of({"liver": liver, "tumour_present": 1, "tumour_area_mm2": 16.0})["density"]
+    assert area.sum().item() == pytest.approx(4) and not area[liver == 0].any()  # pixels of 2 mm
+    unknown = of({"liver": liver, "tumour_present": 1})["density"]
+    free = of({"liver": liver, "tumour_present": 0})["density"]
+    assert 0 < unknown.max() <= 1e-6 and not free.any()
+    targets = torch.stack([torch.cat([torch.zeros(1, 8, 8), d[..., 0]]) for d in (area, unknown, free)])
+    assert tumour_in_group(targets).tolist() == [True, True, False]
+
+
+def test_grafts_lie_in_the_liver_and_keep_their_contrast():
+    parser()
+    from scripts.cls_grafts import RandGraftd
+
+    liver = torch.zeros(3, 48, 48)
+    liver[:, 8:40, 8:32] = 1
+    donor = {"image": torch.zeros(3, 48, 48), "liver": liver, "label": torch.zeros(2, 48, 48)}
+    donor["label"][0, 20:30, 12:22] = 1
+    donor["image"][:, 20:30, 12:22] = -2.0
+    host = {"image": torch.zeros(3, 48, 48), "liver": liver, "label": torch.zeros(2, 48, 48)}
+    graft = RandGraftd(prob=1.0).set_random_state(seed=0)
+    assert graft(host) is not None and not graft(host)["label"].any()  # none has been seen
+    graft(donor)
+    for _ in range(20):
+        out = graft(host)
+        tumour = out["label"][0] > 0
+        assert not tumour[liver[0] == 0].any() and not out["image"][:, liver[0] == 0].any()
+        assert -2.7 <= out["image"].min() <= -0.6 and out["image"].max() <= 0.01  # 0.6 to 1.3 times as dark
+        assert not tumour.any() or out["image"][:, tumour].mean() < -0.5
+        assert not out["label"][1].any() and not host["label"].any()
+    whole = {**host, "label": torch.stack([torch.zeros(48, 48), liver[0] * 1e-6])}
+    assert torch.equal(graft(whole)["image"], host["image"])  # tumour without outline: left alone
+
+
+def test_slices_of_a_volume_without_outlines_are_known_where_listed():
+    parser()
+    from scripts.cls_groups import DrawGroupsd, SliceLabelsd, TumourDensityd
+
+    item = {"label": torch.ones(1, 4, 4, 8), "liver": torch.ones(1, 4, 4, 8), "slices": torch.arange(17, 9, -1)}
+    item |= {"tumour_label": False, "tumour_in": [12], "tumour_free": [17, 16]}
+    known = SliceLabelsd(gop=1)(item)
+    assert known["label"].tolist() == [0, 0, -1, -1, -1, 1, -1, -1]
+    density = TumourDensityd(spacing=2.0)(known)
+    assert density["density"].amax((0, 1, 2)).tolist() == pytest.approx([0, 0, 0, 0, 0, 1e-6, 0, 0])
+    density |= {"mask": item["liver"], "tumour": torch.zeros(1, 4, 4, 8)}
+    density["image"] = torch.arange(8.0).expand(1, 4, 4, 8)
+    drawn = DrawGroupsd(num=6, gop=1).set_random_state(seed=0)(density)
+    assert {int(group["image"].max()) for group in drawn} <= {0, 1, 5} and len(drawn) == 3
+    assert SliceLabelsd(gop=1)({**item, "tumour_in": [], "tumour_free": []})["label"].tolist() == [-1] * 8
+
+
+def write_slice(folder: Path, case: dict[str, str], name: str, **known) -> dict:
+    """Write a slice of a case that shows liver as a file of its own; returns its datalist entry."""
+    entry = {"case_id": name, "tumour_label": False, **known}
+    where = np.asanyarray(nib.load(folder / case["label"]).dataobj) > 0
+    z = int(where.sum((0, 1)).argmax())
+    for key in ("image", "label", "prob"):
+        entry[key] = f"{name}_{key}.nii.gz"
+        nib.save(nib.load(folder / case[key]).slicer[:, :, z : z + 1], folder / entry[key])
+    return entry
+
+
+def test_isolated_slices_and_volumes_without_outlines_train_as_far_as_they_are_known(data, tmp_path):
+    cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(5)]
+    slices = [
+        write_slice(tmp_path, cases[0], "slice-0-1", tumour_present=1, tumour_area_mm2=500.0),
+        write_slice(tmp_path, cases[1], "slice-1-1", tumour_present=0),
+        write_slice(tmp_path, cases[2], "slice-2-1"),
+    ]
+    cases[1]["tumour_label"] = False
+    cases[2] |= {"tumour_label": False, "tumour_in": [10], "tumour_free": [11, 12]}
+    content = {"training": cases[:3], "training_slices": slices, "validation": [*cases[1:3], *cases[3:]]}
+    (tmp_path / "datalist_prob.json").write_text(json.dumps(content))
+    workflow = train(tmp_path, tmp_path / "run", volume_repeats=1)
+    used = [entry["case_id"] for entry in workflow.train_dataset_data]
+    assert used == ["volume-0", "volume-2", "slice-0-1", "slice-1-1"]
+    assert workflow.trainer.state.epoch == 1 and np.isfinite(workflow.trainer.state.output[0]["loss"])
+    assert (tmp_path / "run" / "model.pt").exists()
+    out = tmp_path / "eval"
+    train(tmp_path, tmp_path, "evaluate.json", ckpt_path=str(tmp_path / "run" / "model.pt"), output_dir=str(out))
+    rows = slice_table(out / "slices.csv")
+    assert {r["case"] for r in rows} == {"volume-2", "volume-3", "volume-4"}
+    assert {int(r["slice"]) for r in rows if r["case"] == "volume-2"} == {10, 11, 12}
 
 
 @pytest.mark.parametrize("gop, positive", [(1, [5, 6]), (3, [4, 5, 6, 7]), (5, [3, 4, 5, 6, 7, 8])])
@@ -436,7 +551,7 @@ def test_a_word_that_a_knob_does_not_know_is_refused_with_those_it_does():
         (CombineMaskd, "add", "combine is 'add'. Choose multiply or concat."),
         (NormaliseLiverd, "LIVER", "normalise is 'LIVER'. Choose liver or fixed."),
     ):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=re.escape(line)) as error:
             make(word)
         assert str(error.value) == line
 
@@ -531,7 +646,7 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
     blamed = [(name, "good", "image", cause) for name, (_, _, cause) in cts.items()]
     blamed += [("good_ct", name, "prob", cause) for name, (_, _, cause) in probs.items()]
     paths = [({"image": f"{folder / i}.nii.gz", "prob": f"{folder / p}.nii.gz"}, key, c) for i, p, key, c in blamed]
-    return paths + [({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
+    return [*paths, ({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
 
 
 def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):

@@ -421,9 +421,7 @@ def test_without_the_style_tools_it_says_how_to_get_them(one, tmp_path, monkeypa
         return found(name)
 
     monkeypatch.setattr(zoo_bundle, "distribution", lacking)
-    with pytest.raises(
-        SystemExit, match="ERROR black, jsonschema: not installed. pip install -r requirements-test.txt"
-    ):
+    with pytest.raises(SystemExit, match=r"ERROR black, jsonschema: not installed. pip install 'liver-ct\[zoo\]'"):
         pack(one, tmp_path / "dist")
 
 

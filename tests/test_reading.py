@@ -457,5 +457,5 @@ def test_a_cpu_without_bf16_computes_in_float32(name, monkeypatch):
     inferer = bundle_module(name, "inferer")
     make = inferer.AdjacentSliceInferer if name == "seg" else inferer.SliceGroupInferer
     for has_it in (False, True):
-        monkeypatch.setattr(inferer.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it})
+        monkeypatch.setattr(inferer.torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it})
         assert make(gop=3).bf16 is has_it and make(gop=3, bf16=not has_it).bf16 is not has_it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -77,7 +78,7 @@ def browser() -> Iterator:
         started.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def visit(browser) -> Iterator:
     """Function that opens a file in a page of its own; errors, dialogs and requests but for the file fail the test."""
     wrong, pages = [], []
@@ -236,7 +237,7 @@ class TestReport:
             page.wait_for_timeout(100)
             page.query_selector("#axial").screenshot(path=str(done[1].parent / "shot.png"))
             shots.append(Image.open(done[1].parent / "shot.png").convert("RGB"))
-        assert all(ImageChops.difference(one, other).getbbox() for one, other in zip(shots, shots[1:]))
+        assert all(ImageChops.difference(one, other).getbbox() for one, other in itertools.pairwise(shots))
 
     @pytest.mark.parametrize("name", ["plain", HARMFUL])
     def test_regions_and_prob_mask_lie_where_they_belong_in_the_picture(self, done, visit, name):

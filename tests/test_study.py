@@ -21,9 +21,8 @@ from liver_ct.errors import StudyError
 from liver_ct.experiment import analysis as analysing
 from liver_ct.experiment import config as arms_config
 from liver_ct.experiment import masks as mask_figures
-from liver_ct.experiment import plots
+from liver_ct.experiment import plots, running, stats
 from liver_ct.experiment import report as reporting
-from liver_ct.experiment import running, stats
 from liver_ct.files import write_json
 from liver_ct.training import end_to_end, intervals
 

@@ -41,7 +41,10 @@ def run(bundle: Path, site: Path, output: Path, *overlays: str, **knobs):
         config_file=[str(bundle / "configs" / name) for name in ("train.json", *overlays)],
         workflow_type="train",
         logging_file=False,
-        **{"bundle_root": str(bundle), "datalist_file": str(site), "ckpt_dir": str(output), "val_interval": 1},
+        bundle_root=str(bundle),
+        datalist_file=str(site),
+        ckpt_dir=str(output),
+        val_interval=1,
         **{"output_dir": str(output / "eval"), "epochs": 2, "studies_per_batch": 1, **knobs},
     )
     workflow.run()

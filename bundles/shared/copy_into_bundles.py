@@ -3,8 +3,9 @@
 python bundles/shared/copy_into_bundles.py           writes the copies, and removes those whose source is gone
 python bundles/shared/copy_into_bundles.py --check   writes nothing; a line and exit status 1 where a copy differs
 
-Both bundles are loaded by one Python process, so that a module is called ``seg_<name>`` in one and ``cls_<name>`` in the
-other. Here the modules import each other as ``from shared.<name> import ...``; the copies as ``from scripts.seg_<name>``.
+Both bundles are loaded by one Python process, so that a module is called ``seg_<name>`` in one and ``cls_<name>`` in
+the other. Here the modules import each other as ``from shared.<name> import ...``; the copies as
+``from scripts.seg_<name>``.
 """
 
 from __future__ import annotations

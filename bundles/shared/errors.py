@@ -10,7 +10,7 @@ class StudyError(ValueError):
 
 
 def describe(error: BaseException, path: str) -> str:
-    """One line for an exception: its StudyError, which MONAI wraps where a transform raises it, or a line for any other.
+    """One line for an exception: its StudyError, which MONAI wraps where a transform raises it, or one for any other.
 
     Args:
         error: what was caught.

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
 
 TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
+UNKNOWN = -1.0  # whether a slice shows tumour
 
 
 def slice_groups(slices: torch.Tensor, centres: torch.Tensor, gop: int) -> torch.Tensor:
@@ -24,7 +25,8 @@ def slice_groups(slices: torch.Tensor, centres: torch.Tensor, gop: int) -> torch
 class SliceLabelsd(Transform):
     """Turn ``label`` [1, X, Y, Z] into the labels of the groups around each slice, ``[Z]`` float, 1 = tumour in it.
 
-    An item with ``tumour_present`` (0 or 1), such as an isolated slice, gets that.
+    An item with ``tumour_present`` (0 or 1), such as an isolated slice, gets that. One with ``tumour_label`` False has
+    no outlines: slices that ``tumour_in`` and ``tumour_free`` list, by ``slices`` [Z], are known; the others get -1.
     """
 
     def __init__(self, gop: int) -> None:
@@ -34,6 +36,8 @@ class SliceLabelsd(Transform):
         """The item with the labels in the place of ``label``."""
         if "tumour_present" in data:  # a slice of which nothing else is known
             return {**data, "label": torch.full(data["label"].shape[-1:], float(data["tumour_present"]))}
+        if not data.get("tumour_label", True):
+            return {**data, "label": listed_labels(data, self.gop)}
         label = torch.as_tensor(data["label"])
         label = label.as_tensor() if isinstance(label, MetaTensor) else label
         return {**data, "label": group_labels((label == TUMOUR).flatten(0, 2).any(0), self.gop)}
@@ -44,11 +48,23 @@ def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
     return F.max_pool1d(tumour.float()[None], gop, stride=1, padding=gop // 2)[0]
 
 
+def listed(data: Mapping[Hashable, Any], key: str) -> torch.Tensor:
+    """``[Z]`` bool: which of an item's ``slices`` its list ``key`` names."""
+    return torch.isin(data["slices"], torch.tensor(data.get(key, []), dtype=data["slices"].dtype))
+
+
+def listed_labels(data: Mapping[Hashable, Any], gop: int) -> torch.Tensor:
+    """``[Z]`` float of an item without outlines: whether the group holds a slice known to show tumour, or -1."""
+    tumour = listed(data, "tumour_in")
+    return group_labels(tumour, gop).where(tumour | listed(data, "tumour_free"), UNKNOWN)
+
+
 class TumourDensityd(Transform):
     """Add ``density`` [1, X, Y, Z]: tumour pixels to be expected per pixel of the liver, where no outline tells them.
 
-    An item with ``tumour_present`` 1 holds tumour somewhere in ``liver`` [1, X, Y, Z], of ``tumour_area_mm2`` in all, if
-    that is given. 0 everywhere in all other items: their outlines are known, or that there is nothing to outline.
+    An item with ``tumour_present`` 1 holds tumour somewhere in ``liver`` [1, X, Y, Z], of ``tumour_area_mm2`` in all,
+    if that is given; one with ``tumour_label`` False holds some in its slices ``tumour_in``. 0 everywhere else:
+    outlines are known there, or that there is nothing to outline.
 
     Args:
         spacing: mm per pixel of the liver.
@@ -62,6 +78,8 @@ class TumourDensityd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with ``density``."""
         liver = data["liver"].float()
+        if "tumour_present" not in data and not data.get("tumour_label", True):
+            return {**data, "density": liver * self.PRESENT * listed(data, "tumour_in")}
         pixels = float(data.get("tumour_area_mm2") or 0) / self.spacing**2
         share = max(pixels / max(float(liver.sum()), 1.0), self.PRESENT) if data.get("tumour_present") else 0.0
         return {**data, "density": liver * min(share, 1.0)}
@@ -70,12 +88,12 @@ class TumourDensityd(Transform):
 class DrawGroupsd(Randomizable, Transform):
     """Draw groups of slices of a study, tumour and no tumour in a set proportion; the answer to class imbalance.
 
-    ``image``, ``mask`` and ``density`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become a
-    list of items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [2, X, Y]: where any slice of the group
-    shows tumour, and the density (TumourDensityd).
+    ``image``, ``mask`` and ``density`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become
+    a list of items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [2, X, Y]: where any slice of the
+    group shows tumour, and the density (TumourDensityd). Around slices of unknown label none is drawn.
 
     Args:
-        num: groups per study and epoch; no more than it has slices.
+        num: groups per study and epoch; no more than it has slices of known label.
         gop: slices per group.
         pos_fraction: share of groups with tumour, where the study has both kinds.
         reverse_prob: probability to turn a group upside down.
@@ -87,7 +105,7 @@ class DrawGroupsd(Randomizable, Transform):
     def randomize(self, data: Any) -> None:
         """Choose the central slices and which groups to reverse, for ``label`` [Z]."""
         with_tumour, without = (np.flatnonzero(data.numpy() == value) for value in (1, 0))
-        num = min(self.num, len(data))
+        num = min(self.num, len(with_tumour) + len(without))
         wanted = int(num * self.pos_fraction + self.R.random())
         if len(with_tumour) == 0:
             wanted = 0

@@ -17,8 +17,8 @@ class RandTumourd(RandomizableTransform, Transform):
     The training cases are few, and so are the tumours that tell how a tumour looks. MONAI's RandCoarseDropout blanks
     boxes anywhere; this shades ovals of 1.5 to 14 pixels' radius, or blobs of 0.4 to 30 % of the liver's cross-section.
 
-    ``image`` [gop, X, Y] float, ``liver`` [gop, X, Y], ``label`` [2, X, Y], whose first channel is where tumour is. Groups
-    whose tumour has no outline are left alone.
+    ``image`` [gop, X, Y] float, ``liver`` [gop, X, Y], ``label`` [2, X, Y], whose first channel is where tumour is.
+    Groups whose tumour has no outline are left alone.
 
     Args:
         prob: probability of lesions.

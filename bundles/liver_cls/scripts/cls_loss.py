@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from monai.transforms import MapTransform
 from torch.nn.modules.loss import _Loss
+
+SURELY_NOT = -20.0  # a logit that costs nothing where there is no tumour
 
 
 class LesionAndSliceLoss(_Loss):
@@ -42,9 +48,14 @@ class LesionAndSliceLoss(_Loss):
         return F.smooth_l1_loss(said[given].log1p(), wanted[given].log1p())
 
 
-SURELY_NOT = -20.0  # a logit that costs nothing where there is no tumour
-
-
 def tumour_in_group(target: torch.Tensor) -> torch.Tensor:
     """Targets ``[B, 2, X, Y]``, tumour and density, to ``[B]`` bool: whether there is tumour in the group."""
     return (target[:, 0] > 0.5).flatten(1).any(1) | (target[:, 1] > 0).flatten(1).any(1)
+
+
+class TumourInGroupd(MapTransform):
+    """Turn targets ``[2, X, Y]``, tumour and density, into whether there is tumour in the group, ``[1]`` float."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the answers in the place of the targets."""
+        return {**data, **{key: tumour_in_group(data[key][None]).float() for key in self.key_iterator(data)}}

@@ -15,7 +15,7 @@ from scripts.cls_files import whole_file
 
 
 class PooledSlices:
-    """Output transform for MONAI's metric handlers: all slices of a batch of studies, as ``(pred, label)`` [N, 1].
+    """Output transform for MONAI's metric handlers: all slices of known label of a batch of studies, ``[N, 1]``.
 
     Stock handlers expect one value per image; here an image has as many as it has slices.
 
@@ -29,6 +29,7 @@ class PooledSlices:
     def __call__(self, output: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Predictions (probabilities, or 0 and 1) and labels of all slices, each ``[N, 1]``."""
         pred, label = (torch.cat([torch.as_tensor(o[k]).flatten() for o in output])[:, None] for k in ("pred", "label"))
+        pred, label = pred[label[:, 0] >= 0], label[label[:, 0] >= 0]
         return (pred if self.threshold is None else (pred >= self.threshold).float()), label
 
 
@@ -47,7 +48,7 @@ class SliceAUC(ROCAUC):
 
 
 class SaveSliceScores:
-    """Handler that writes ``case, slice, label, probability`` of every evaluated slice to one CSV file.
+    """Handler that writes ``case, slice, label, probability`` of every evaluated slice of known label to one CSV.
 
     MONAI's MetricsSaver writes one row per image. Rank 0 writes the rows of all processes.
 
@@ -69,7 +70,7 @@ class SaveSliceScores:
         """Take the rows of the studies just evaluated."""
         for item, out in zip(engine.state.batch, engine.state.output):
             values = zip(item["slices"].tolist(), out["label"].tolist(), out["pred"].tolist())
-            self.rows += [(item["case"], s, int(label), f"{p:.9g}") for s, label, p in values]
+            self.rows += [(item["case"], s, int(label), f"{p:.9g}") for s, label, p in values if label >= 0]
 
     def write(self, engine: Engine) -> None:
         """Gather the rows of all processes and write them, through a temporary name."""

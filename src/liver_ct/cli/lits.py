@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def prepare(
             Path(output),
             groups=Path(groups) if groups else None,
             split=Path(split) if split else None,
-            liver_only=[liver_only] if isinstance(liver_only, str) else [str(name) for name in liver_only],
+            liver_only=listed(liver_only),
             tumour=Path(tumour) if tumour else None,
             val_fraction=val_fraction,
             seed=seed,
@@ -68,6 +69,13 @@ def prepare(
     if problems:
         print(f"{len(problems)} problem(s), see above.", file=sys.stderr)
         raise SystemExit(1)
+
+
+def listed(names: str | int | Sequence[str | int]) -> list[str]:
+    """Names with commas between them, whatever Fire made of them."""
+    if isinstance(names, (str, int)):
+        names = str(names).split(",")
+    return [str(name).strip() for name in names]
 
 
 def slices(

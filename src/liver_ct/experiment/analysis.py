@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
@@ -27,6 +28,7 @@ from liver_ct.training.calibration import calibrate, cross_fitted
 from liver_ct.training.intervals import patient_draws
 
 Results = Mapping[str, Any]
+Fit = Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]]
 
 
 class Analysis:
@@ -53,22 +55,20 @@ class Analysis:
         """The seeds that all of the arms have."""
         return tuple(s for s in self.results["scores"][arms[0]] if all(s in self.results["scores"][a] for a in arms))
 
-    def raw(self, arm: str, seeds: Sequence[str] | None = None) -> list[np.ndarray]:
+    def raw(self, arm: str, seeds: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Logits of each seed, or of those named, ``[N]``."""
         scores = self.results["scores"][arm]
         return [np.array(scores[s]) for s in seeds or scores]
 
-    def probabilities(
-        self, arm: str, seeds: Sequence[str] | None = None, fit: Callable = calibrate
-    ) -> list[np.ndarray]:
+    def probabilities(self, arm: str, seeds: Sequence[str] | None = None, fit: Fit = calibrate) -> list[NDArray[Any]]:
         """Probabilities of each seed, calibrated for each fold on the others."""
         label = self.labels[self.gop(arm)]
         return [cross_fitted(label, raw, self.fold, fit) for raw in self.raw(arm, seeds)]
 
-    @functools.cache
+    @functools.cache  # noqa: B019 (one analysis per run)
     def figures(
         self, arm: str, gop: int, seeds: tuple[str, ...]
-    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[float]]:
+    ) -> tuple[dict[str, float], dict[str, NDArray[Any]], list[float]]:
         """Means over seeds of an arm judged by the labels of ``gop``: figures, the same of every draw, and the AUC of
         each seed."""
         label, pairs = self.labels[gop], list(zip(self.raw(arm, seeds), self.probabilities(arm, seeds)))
@@ -109,7 +109,7 @@ class Analysis:
             "slices": disagreement(self.labels[gop], first, second, self.person) if alike else None,
         }
 
-    @functools.cache
+    @functools.cache  # noqa: B019 (one analysis per run)
     def within(self, arm: str, gop: int, seeds: tuple[str, ...]) -> dict[str, float]:
         """Mean over seeds of the AUC among each patient's own slices."""
         tables = [within_patients(self.labels[gop], raw, self.person) for raw in self.raw(arm, seeds)]
@@ -119,17 +119,18 @@ class Analysis:
         """Study-level answers of the first seed."""
         return patient_rollup(self.labels[self.gop(arm)], self.probabilities(arm)[0], self.person)
 
-    def tumour_share(self) -> dict[str, np.ndarray]:
+    def tumour_share(self) -> dict[str, NDArray[Any]]:
         """Of each group with tumour, the share of the tumour's volume under ``prob`` and ``binary``; nan without."""
         slices = {k: np.array(self.results["slices"][k]) for k in ("tumour", "prob", "binary")}
         with np.errstate(invalid="ignore", divide="ignore"):
             return {k: np.where(slices["tumour"] > 0, slices[k] / slices["tumour"], np.nan) for k in ("prob", "binary")}
 
-    def histogram(self, name: str, fold: int | None = None) -> np.ndarray:
+    def histogram(self, name: str, fold: int | None = None) -> NDArray[Any]:
         """Counts [3, 128] of Prob-Masks, of all cases or those of one fold."""
         fold_of = dict(zip(self.results["slices"]["case"], self.fold))
         rows = self.results["masks"][name].items()
-        return sum(np.array(h) for case, h in rows if fold is None or int(fold_of[case]) == fold)
+        kept = [h for case, h in rows if fold is None or int(fold_of[case]) == fold]
+        return np.asarray(np.sum(kept, axis=0))
 
     def tempered(self) -> dict[str, Any]:
         """Reliability of the shipped Prob-Mask as it is, and with each fold at the temperature of the others."""
@@ -144,7 +145,7 @@ class Analysis:
     def tumour_calibration(self, arm: str) -> dict[str, Any]:
         """Reliability of an arm's tumour probability: raw, by temperature, and by scale and bias; first seed."""
         label = self.labels[self.gop(arm)]
-        ways = {
+        ways: dict[str, Fit] = {
             "raw": lambda *_: (1.0, 0.0),
             "temperature": lambda y, raw: (scale_only(y, raw), 0.0),
             "scale and bias": calibrate,
@@ -155,7 +156,7 @@ class Analysis:
         }
 
 
-def scale_only(label: np.ndarray, raw: np.ndarray) -> float:
+def scale_only(label: NDArray[Any], raw: NDArray[Any]) -> float:
     """1 / temperature that makes sigmoid(scale * raw) fit labels best."""
 
     def cross_entropy(scale: float) -> float:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
-from liver_ct.experiment.config import DEFAULTS, Experiment
+from liver_ct.experiment.config import DEFAULT_GOP, Experiment
 from liver_ct.experiment.masks import tumour_per_slice
 from liver_ct.experiment.running import histograms, temperatures
 from liver_ct.files import read_json, write_json
@@ -69,7 +70,7 @@ def check_slices(experiment: Experiment, scores: Scores, keys: Sequence[Key]) ->
 
 
 def collect_labels(
-    experiment: Experiment, tumour: Mapping[str, np.ndarray], keys: Sequence[Key]
+    experiment: Experiment, tumour: Mapping[str, NDArray[Any]], keys: Sequence[Key]
 ) -> dict[str, list[int]]:
     """Label of each slice by gop: 1 if any slice of its group holds tumour."""
     labels = {}
@@ -80,11 +81,11 @@ def collect_labels(
 
 
 def collect_slices(
-    experiment: Experiment, tumour: Mapping[str, np.ndarray], keys: Sequence[Key]
+    experiment: Experiment, tumour: Mapping[str, NDArray[Any]], keys: Sequence[Key]
 ) -> dict[str, list[Any]]:
     """Columns of the considered slices: where each belongs, and how much tumour its group of the default gop holds."""
     group_of, fold_of = {e["case_id"]: e["group"] for e in experiment.cases()}, experiment.fold_of()
-    sums = {case: over_group(values, DEFAULTS["gop"]) for case, values in tumour.items()}
+    sums = {case: over_group(values, DEFAULT_GOP) for case, values in tumour.items()}
     rows = [sums[case][int(z)] for case, z in keys]
     columns: dict[str, list[Any]] = {
         "case": [case for case, _ in keys],
@@ -134,13 +135,14 @@ def dice(folders: Iterable[Path]) -> dict[str, float]:
     return {Path(image).name.removesuffix(".gz").removesuffix(".nii"): round(v, 4) for image, v in values.items()}
 
 
-def over_group(tumour: np.ndarray, gop: int) -> np.ndarray:
+def over_group(tumour: NDArray[Any], gop: int) -> NDArray[Any]:
     """Sums of ``[slices, 3]`` over each slice's group, end slices repeated; the first above 0 is the group's label."""
     index = np.arange(len(tumour))[:, None] + np.arange(-(gop // 2), gop // 2 + 1)
-    return tumour[index.clip(0, len(tumour) - 1)].sum(1)
+    sums: NDArray[Any] = tumour[index.clip(0, len(tumour) - 1)].sum(1)
+    return sums
 
 
-def check_labels(experiment: Experiment, scores: Mapping, keys: Sequence, labels: Mapping[str, list[int]]) -> None:
+def check_labels(experiment: Experiment, scores: Scores, keys: Sequence[Key], labels: Mapping[str, list[int]]) -> None:
     """The labels the arms were judged by have to be those of the files as they are now."""
     for name, seeds in scores.items():
         for seed, table in seeds.items():
@@ -152,6 +154,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """Content of an experiment's results.json; raises StudyError where there is none."""
     file = folder / "results.json"
     try:
-        return read_json(file)
+        results: dict[str, Any] = read_json(file)
+        return results
     except (OSError, ValueError) as e:
         raise StudyError(f"{file}: {e}. Give the folder of a finished experiment as --results.") from e

@@ -11,7 +11,8 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json
 from liver_ct.training.datalists import Entry, read_lists
 
-DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": 3}
+DEFAULT_GOP = 3
+DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": DEFAULT_GOP}
 SHIPPED = "shipped"  # the Prob-Masks of stage 1 as its bundle is set
 OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "repair")  # of an arm, not knobs of the bundle
 Arm = dict[str, Any]
@@ -67,7 +68,7 @@ class Experiment:
         """What masks of that name set in stage 1's bundle."""
         return {k: v for k, v in self.config.get("masks", {}).get(name, {}).items() if k not in ("folds", "epochs")}
 
-    def folder(self, name: str, seed: int) -> Path:
+    def folder(self, name: str, seed: int | str) -> Path:
         """Where one seed of an arm lies."""
         return self.output / "arms" / name / f"seed-{seed}"
 
@@ -78,7 +79,7 @@ class Experiment:
 
     def stage1_epochs(self, name: str) -> int:
         """Epochs of the stage 1 behind masks of that name."""
-        return self.config.get("masks", {}).get(name, {}).get("epochs", self.config["stage1_epochs"])
+        return int(self.config.get("masks", {}).get(name, {}).get("epochs", self.config["stage1_epochs"]))
 
     def folds(self) -> list[str]:
         """Names of the folds."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
@@ -60,7 +61,7 @@ def logit_histograms(
     return histograms
 
 
-def fit_temperature(histogram: np.ndarray) -> float:
+def fit_temperature(histogram: NDArray[Any]) -> float:
     """Temperature T that makes sigmoid(logit / T) fit best (Guo et al. 2017), from counts [3, 128]."""
     outside, liver = np.asarray(histogram[0]), np.asarray(histogram[1:]).sum(0)
 
@@ -71,7 +72,7 @@ def fit_temperature(histogram: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(10)), method="bounded").x))
 
 
-def reliability(p: np.ndarray, hits: np.ndarray, total: np.ndarray, bins: int = 15) -> dict[str, Any]:
+def reliability(p: NDArray[Any], hits: NDArray[Any], total: NDArray[Any], bins: int = 15) -> dict[str, Any]:
     """Reliability diagram and expected calibration error (Guo et al. 2017) of weighted predictions.
 
     scikit-learn's calibration_curve takes no counts, and nobody's the error.
@@ -97,7 +98,7 @@ def reliability(p: np.ndarray, hits: np.ndarray, total: np.ndarray, bins: int = 
     }
 
 
-def mask_figures(histogram: np.ndarray) -> dict[str, Any]:
+def mask_figures(histogram: NDArray[Any]) -> dict[str, Any]:
     """Calibration and saturation of a Prob-Mask, from counts [3, 128].
 
     Returns:
@@ -118,7 +119,7 @@ def mask_figures(histogram: np.ndarray) -> dict[str, Any]:
     }
 
 
-def tumour_per_slice(entry: Mapping[str, Any]) -> np.ndarray:
+def tumour_per_slice(entry: Mapping[str, Any]) -> NDArray[Any]:
     """``[slices, 3]``, along the file's axial axis: tumour in mm3, and how much of it lies under prob and binary."""
     label, prob = (nib.load(entry[key]) for key in ("label", "prob"))
     axis = int(np.flatnonzero(nib.orientations.io_orientation(label.affine)[:, 0] == 2)[0])

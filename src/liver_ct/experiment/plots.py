@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import logit
@@ -17,6 +17,8 @@ from liver_ct.experiment.masks import CENTRES
 from liver_ct.files import written_whole
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from liver_ct.experiment.analysis import Analysis
 
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
@@ -34,7 +36,7 @@ def draw_plots(analysis: Analysis, folder: Path) -> None:
             plt.close(figure)
 
 
-def draw_roc(a: Analysis) -> plt.Figure:
+def draw_roc(a: Analysis) -> Figure:
     """Mean over the seeds of the ROC curves of the reference's combine and gop, by mask."""
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
     grid = np.linspace(0, 1, 201)
@@ -54,7 +56,7 @@ def draw_roc(a: Analysis) -> plt.Figure:
     return figure
 
 
-def draw_differences(a: Analysis) -> plt.Figure:
+def draw_differences(a: Analysis) -> Figure:
     """The paired differences with their intervals."""
     contrasts = a.results["config"]["contrasts"]
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(contrasts) + 1.3), layout="constrained")
@@ -70,7 +72,7 @@ def draw_differences(a: Analysis) -> plt.Figure:
     return figure
 
 
-def draw_reliability(a: Analysis) -> plt.Figure:
+def draw_reliability(a: Analysis) -> Figure:
     """Reliability of the Prob-Mask and of the tumour probability, and the Prob-Mask's histogram by loss."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 4.4), layout="constrained")
     for axes, curves, title in (
@@ -87,7 +89,7 @@ def draw_reliability(a: Analysis) -> plt.Figure:
     names = list(a.results["masks"])
     common = set.intersection(*(set(a.results["masks"][n]) for n in names))
     for name in names:
-        total = sum(np.array(a.results["masks"][name][c]) for c in common).sum(0)
+        total = np.sum([a.results["masks"][name][c] for c in common], axis=(0, 1))
         right.plot(CENTRES, total.cumsum() / total.sum(), label=name)
     right.axvspan(*logit([0.05, 0.95]), color="#bbbbbb", alpha=0.3, linewidth=0)
     right.set(xlim=(-12, 12), xlabel="logit (grey: probability 0.05 to 0.95)", ylabel="share of voxels up to there")
@@ -96,7 +98,7 @@ def draw_reliability(a: Analysis) -> plt.Figure:
     return figure
 
 
-def draw_coverage(a: Analysis) -> plt.Figure:
+def draw_coverage(a: Analysis) -> Figure:
     """Share of each case's tumour under the masks, and the groups' shares under the binary one."""
     slices = a.results["slices"]
     case = np.array(slices["case"])

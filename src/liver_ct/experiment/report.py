@@ -49,12 +49,16 @@ def spread(low_high: Sequence[float], sign: bool = False) -> str:
 
 
 def summary_text(a: Analysis) -> str:
+    """What came out, in words."""
     slices, reference = a.results["slices"], a.results["config"]["reference"]
     lines = [
         "## What came out",
-        f"{len(set(slices['case']))} volumes of {a.patients} patient groups, {a.results['config']['folds']} folds by "
-        f"group; {len(a.person)} slices considered, {int(a.labels[a.gop(reference)].sum())} of them in groups of "
-        f"{a.gop(reference)} that hold tumour. {a.results['config']['epochs']} epochs of stage 2.",
+        (
+            f"{len(set(slices['case']))} volumes of {a.patients} patient groups, "
+            f"{a.results['config']['folds']} folds by "
+            f"group; {len(a.person)} slices considered, {int(a.labels[a.gop(reference)].sum())} of them in groups of "
+            f"{a.gop(reference)} that hold tumour. {a.results['config']['epochs']} epochs of stage 2."
+        ),
     ]
     for one, other in a.results["config"]["contrasts"][:3]:
         c = a.contrast(one, other)
@@ -69,6 +73,7 @@ def summary_text(a: Analysis) -> str:
 
 
 def arm_table(a: Analysis) -> str:
+    """The figures of each arm."""
     rows = []
     for arm in a.arms:
         own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
@@ -88,15 +93,16 @@ def arm_table(a: Analysis) -> str:
     ]
     return "\n\n".join([
         "## The arms",
-        "Means over the seeds, with 95 % intervals from a bootstrap that draws patient groups. Accuracy, TPR and FPR "
+        ("Means over the seeds, with 95 % intervals from a bootstrap that draws patient groups. Accuracy, TPR and FPR "
         "at a probability of 0.5, calibrated for each fold on the others. Each arm by the labels of its own groups. "
         "The AUC pools the slices of all folds, so that networks that differ in scale lose by it; the mean of the "
-        "folds' own AUC does not.",
+        "folds' own AUC does not."),
         table(head, rows), "![ROC](PLOT/roc.png)",
     ])  # fmt: skip
 
 
 def contrast_table(a: Analysis) -> str:
+    """The paired differences between arms."""
     rows = []
     for one, other in a.results["config"]["contrasts"]:
         c = a.contrast(one, other)
@@ -126,18 +132,19 @@ def contrast_table(a: Analysis) -> str:
     ]
     return "\n\n".join([
         "## Paired differences",
-        "Of the same slices in the same draws, over the seeds that both arms have. The intervals hold what other "
+        ("Of the same slices in the same draws, over the seeds that both arms have. The intervals hold what other "
         "patients would change, not what other seeds would: with one seed they are too narrow, see the AUC of each "
         "seed above. The two columns of groups say how many patient groups like these a study would need for its "
         "interval to exclude 0, half the time and in 80 of 100 studies, were the difference found the true one. "
         "By fold: the difference between the means of the folds' AUC. The last column counts the patients among whose "
         "own slices the first has the larger AUC, with Wilcoxon's signed-rank test. Arms of different gop are compared "
-        "by each slice's own label.",
+        "by each slice's own label."),
         table(head, rows), "![Paired differences](PLOT/differences.png)",
     ])  # fmt: skip
 
 
 def patient_text(a: Analysis) -> str:
+    """What the slices' answers say of each patient."""
     rows = []
     for arm in a.arms:
         r, within = a.rollup(arm), a.within(arm, a.gop(arm), a.seeds(arm))
@@ -155,16 +162,19 @@ def patient_text(a: Analysis) -> str:
 
 
 def mechanism_text(a: Analysis) -> str:
+    """How much of the tumours lies under the masks."""
     share, slices = a.tumour_share(), a.results["slices"]
     tumour = np.array(slices["tumour"])
     total = {k: np.array(slices[k]).sum() / tumour.sum() for k in ("prob", "binary")}
     has = ~np.isnan(share["binary"])
     lines = [
         "## The mechanism",
-        f"Of the tumours' volume, {100 * total['binary']:.1f} % lies under the binary mask; the "
-        f"Prob-Mask keeps {100 * total['prob']:.1f} % (its mean there, which also dims what it keeps). Of "
-        f"{int(has.sum())} groups with tumour, {int((share['binary'][has] < 0.5).sum())} have less than half of it "
-        "under the binary mask.",
+        (
+            f"Of the tumours' volume, {100 * total['binary']:.1f} % lies under the binary mask; the "
+            f"Prob-Mask keeps {100 * total['prob']:.1f} % (its mean there, which also dims what it keeps). Of "
+            f"{int(has.sum())} groups with tumour, {int((share['binary'][has] < 0.5).sum())} have less than half of it "
+            "under the binary mask."
+        ),
     ]
     reference, binary = a.results["config"]["contrasts"][0]
     rows = []
@@ -199,6 +209,7 @@ def mechanism_text(a: Analysis) -> str:
 
 
 def calibration_text(a: Analysis) -> str:
+    """How well probabilities mean what they say."""
     masks, tumour = a.tempered(), a.tumour_calibration(a.results["config"]["reference"])
     fitted = fit_temperature(a.histogram("shipped"))
     rows = [
@@ -208,19 +219,20 @@ def calibration_text(a: Analysis) -> str:
     folds = ", ".join(f"{t:.2f}" for t in a.results["temperatures"].values())
     return "\n\n".join([
         "## Calibration",
-        "Expected calibration error (ECE) on held-out cases: of voxels within 20 mm of the liver on stage 1's grid (15 "
-        "bins), and of slices (10 bins). Temperature, or scale and bias, of each fold are fitted on the other folds. "
-        f"Temperatures of the Prob-Mask: {folds} by fold, {fitted:.2f} on all (`temperature` of liver_seg).",
+        ("Expected calibration error (ECE) on held-out cases: of voxels within 20 mm of the liver on stage 1's grid "
+        "(15 bins), and of slices (10 bins). Temperature, or scale and bias, of each fold are fitted on the other "
+        f"folds. Temperatures of the Prob-Mask: {folds} by fold, {fitted:.2f} on all (`temperature` of liver_seg)."),
         table(["what", "scaled by", "ECE"], rows), "![Reliability](PLOT/reliability.png)",
     ])  # fmt: skip
 
 
 def loss_table(a: Analysis) -> str:
+    """What stage 1's loss does to its Prob-Masks."""
     names = list(a.results["masks"])
     common = set.intersection(*(set(a.results["masks"][n]) for n in names))
     rows = []
     for name in names:
-        m = mask_figures(sum(np.array(a.results["masks"][name][c]) for c in common))
+        m = mask_figures(np.sum([a.results["masks"][name][c] for c in common], axis=0))
         dice = np.mean([a.results["liver"][name][c] for c in common])
         rows.append([name, f"{dice:.4f}", f"{m['reliability']['ece']:.4f}", f"{100 * m['unsure']:.1f} %",
                      f"{100 * m['unsure_where_wrong']:.1f} %", f"{100 * m['tumour_under_prob']:.1f} %",
@@ -228,13 +240,14 @@ def loss_table(a: Analysis) -> str:
     head = ["stage 1", "case Dice", "ECE", "unsure", "unsure where wrong", "tumour under prob", "under binary"]
     return "\n\n".join([
         "## Saturation and stage 1's loss",
-        f"Held-out cases that all of them have ({len(common)}). Unsure: a probability within 0.05 and 0.95, of all "
-        "voxels within 20 mm of the liver, and of those on the wrong side of 0.5, which a binary mask gets wrong.",
+        (f"Held-out cases that all of them have ({len(common)}). Unsure: a probability within 0.05 and 0.95, of all "
+        "voxels within 20 mm of the liver, and of those on the wrong side of 0.5, which a binary mask gets wrong."),
         table(head, rows),
     ])  # fmt: skip
 
 
 def liver_table(a: Analysis) -> str:
+    """What training both stages as one does to the liver."""
     tuned = [arm for arm in a.arms if "from" in a.results["arms"][arm]]
     if not tuned:
         return ""

@@ -14,6 +14,7 @@ from typing import IO, Any
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import Experiment
@@ -23,6 +24,7 @@ from liver_ct.training import cross_validation, end_to_end, prob_masks
 from liver_ct.training.datalists import Entry, assign_folds
 
 Step = Callable[..., None]
+Call = tuple[Any, ...]  # its arguments, the experiment first
 
 
 def run(experiment: Experiment, arms: Sequence[str], report: Callable[[str], None]) -> list[str]:
@@ -70,7 +72,7 @@ def share_cores(workers: int | None) -> int:
     return workers
 
 
-def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, list[tuple]]]:
+def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, list[Call]]]:
     """The steps in their order, each with the arguments of all its calls."""
     own, weights, tuned = [], [], []
     for name in arms:
@@ -95,10 +97,10 @@ def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, li
     ]
 
 
-def in_parallel(step: Callable[..., None], calls: Iterable[tuple], workers: int, report: Callable[[str], None]) -> bool:
+def in_parallel(step: Callable[..., None], calls: Iterable[Call], workers: int, report: Callable[[str], None]) -> bool:
     """Make all calls, ``workers`` at a time; whether all went well. Trainings run in processes of their own."""
 
-    def call(arguments: tuple) -> bool:
+    def call(arguments: Call) -> bool:
         try:
             step(*arguments)
             return True
@@ -137,7 +139,7 @@ def measure_masks(experiment: Experiment, name: str, fold: str) -> None:
         write_json(work / "histograms.json", logit_histograms(experiment.seg, work / "model.pt", cases, knobs))
 
 
-def histograms(masks: Path) -> dict[str, tuple[str, np.ndarray]]:
+def histograms(masks: Path) -> dict[str, tuple[str, NDArray[Any]]]:
     """Case to its fold and counts [3, 128]."""
     return {
         case: (path.parent.name.removeprefix("fold-"), np.array(counts))
@@ -150,7 +152,9 @@ def temperatures(masks: Path) -> dict[str, float]:
     """Fold to the temperature fitted on the held-out cases of the other folds, so on none that it is judged by."""
     counts = histograms(masks)
     folds = sorted({fold for fold, _ in counts.values()})
-    return {f: round(fit_temperature(sum(c for fold, c in counts.values() if fold != f)), 3) for f in folds}
+    return {
+        f: round(fit_temperature(np.sum([c for fold, c in counts.values() if fold != f], axis=0)), 3) for f in folds
+    }
 
 
 def make_temperature_masks(experiment: Experiment) -> None:
@@ -209,8 +213,9 @@ def repaired(entry: Entry, where: str, folder: Path) -> Entry:
 def train_end_to_end(experiment: Experiment, name: str, seed: int, fold: str) -> None:
     """Train both stages as one from where another arm and its Prob-Masks stand, and judge the pair."""
     arm, work = experiment.arms[name], experiment.folder(name, seed) / f"fold-{fold}"
-    start, masks = experiment.folder(arm["from"], seed) / f"fold-{fold}", experiment.masks(
-        experiment.arms[arm["from"]]["masks"]
+    start, masks = (
+        experiment.folder(arm["from"], seed) / f"fold-{fold}",
+        experiment.masks(experiment.arms[arm["from"]]["masks"]),
     )
     weights = (masks / f"fold-{fold}" / "model.pt", start / "model.pt")
     claim(work, {**arm, "source": sha256_of_all(weights)})
@@ -238,7 +243,7 @@ def claim(work: Path, content: Mapping[str, Any], remove: Path | None = None) ->
 
 
 def hold(file: Path) -> IO[str]:
-    """Lock the experiment, so that no second run writes into its folders; trainings that a kill left behind hold it too.
+    """Lock the experiment, so that no second run writes into its folders; trainings a kill left behind hold it too.
 
     Raises:
         StudyError: another run holds it.

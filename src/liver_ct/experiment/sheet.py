@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.files import written_whole
@@ -67,11 +68,12 @@ def picture_sheet(
     return [(case[i], index[i]) for i in chosen]
 
 
-def most_different(p: np.ndarray, q: np.ndarray, case: Sequence[str], count: int) -> list[int]:
+def most_different(p: NDArray[Any], q: NDArray[Any], case: Sequence[str], count: int) -> list[int]:
     """Rows of up to ``count`` slices on which two arms decide differently, by falling difference, two per case.
 
     Args:
-        p: one arm's calibrated probabilities ``[N]``; ``q`` the other's.
+        p: one arm's calibrated probabilities ``[N]``.
+        q: the other's ``[N]``.
         case: each slice's case ``[N]``.
         count: how many rows at most.
     """
@@ -105,7 +107,7 @@ def caption(p: float, q: float, tumour: bool, case: str, index: int) -> str:
     return f"{case} slice {index}, {said}\n{p:.2f} | {q:.2f}   right: {right}"
 
 
-def plane(path: str, index: int) -> tuple[np.ndarray, tuple[float, float]]:
+def plane(path: str, index: int) -> tuple[NDArray[Any], tuple[float, float]]:
     """Slice ``index`` along the file's axial axis, as a radiologist sees it, and its pixels' width and height in mm."""
     image = nib.load(path)
     orientation = nib.orientations.io_orientation(image.affine)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -13,7 +14,7 @@ FIGURES = ("auc", "accuracy", "tpr", "fpr", "sensitivity_at_90")
 SPECIFICITY = 0.9
 
 
-def figures(label: np.ndarray, score: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+def figures(label: NDArray[Any], score: NDArray[Any], probability: NDArray[Any]) -> dict[str, float]:
     """FIGURES of one arm: AUC and sensitivity at 90 % specificity of scores, the rest of probabilities at 0.5.
 
     Args:
@@ -33,8 +34,8 @@ def figures(label: np.ndarray, score: np.ndarray, probability: np.ndarray) -> di
 
 
 def drawn_figures(
-    label: np.ndarray, score: np.ndarray, probability: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+    label: NDArray[Any], score: NDArray[Any], probability: NDArray[Any], weights: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
     """``figures`` for every row of ``weights`` [D, N] at once, ``[D]`` each; nan where a draw lacks a class.
 
     scikit-learn takes one set of weights at a time, which makes 2000 draws of 30 runs a matter of many minutes.
@@ -42,7 +43,7 @@ def drawn_figures(
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])  # equal scores are one step of the curve
     tumour, found = (label > 0).astype(np.float64), (probability >= 0.5).astype(np.float64)
-    out: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+    out: dict[str, list[NDArray[Any]]] = {name: [] for name in FIGURES}
     with np.errstate(divide="ignore", invalid="ignore"):
         for w in np.array_split(weights.astype(np.float64), max(1, weights.size // 500_000)):
             positives, total = w @ tumour, w.sum(1)
@@ -61,12 +62,13 @@ def drawn_figures(
     return drawn
 
 
-def interval(drawn: np.ndarray) -> list[float]:
+def interval(drawn: NDArray[Any]) -> list[float]:
     """95 % percentile interval of bootstrap draws."""
-    return np.nanpercentile(drawn, [2.5, 97.5]).round(4).tolist()
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]).round(4)
+    return [float(low), float(high)]
 
 
-def patients_needed(patients: int, difference: float, drawn: np.ndarray) -> dict[str, int | None]:
+def patients_needed(patients: int, difference: float, drawn: NDArray[Any]) -> dict[str, int | None]:
     """Of how many patient groups like these a 95 % interval would exclude 0: half the time, and in 80 of 100 studies.
 
     The bootstrap's standard error falls with the square root of the number of patients, and the difference is taken
@@ -83,12 +85,13 @@ def patients_needed(patients: int, difference: float, drawn: np.ndarray) -> dict
     return {"half_the_time": needed(two_sided), "in_80_of_100": needed(two_sided + stats.norm.ppf(0.8))}
 
 
-def disagreement(label: np.ndarray, one: np.ndarray, other: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+def disagreement(label: NDArray[Any], one: NDArray[Any], other: NDArray[Any], person: NDArray[Any]) -> dict[str, Any]:
     """Slices on which two arms decide differently at 0.5, and which of them is right.
 
     Args:
         label: 0 or 1, ``[N]``.
-        one: calibrated probabilities ``[N]``; ``other`` likewise.
+        one: calibrated probabilities of one arm ``[N]``.
+        other: of the other ``[N]``.
         person: whose each slice is ``[N]``.
 
     Returns:
@@ -113,13 +116,13 @@ def disagreement(label: np.ndarray, one: np.ndarray, other: np.ndarray, person: 
     }
 
 
-def within_patients(label: np.ndarray, score: np.ndarray, person: np.ndarray) -> dict[str, float]:
+def within_patients(label: NDArray[Any], score: NDArray[Any], person: NDArray[Any]) -> dict[str, float]:
     """AUC among each patient's own slices, of patients who show both kinds."""
     rows = {p: person == p for p in np.unique(person)}
     return {str(p): float(roc_auc_score(label[r], score[r])) for p, r in rows.items() if 0 < label[r].sum() < r.sum()}
 
 
-def patient_rollup(label: np.ndarray, probability: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+def patient_rollup(label: NDArray[Any], probability: NDArray[Any], person: NDArray[Any]) -> dict[str, Any]:
     """The study-level answer, the largest probability of a patient's slices, against "there is tumour somewhere"."""
     people = np.unique(person)
     truth = np.array([label[person == p].max() for p in people]) > 0

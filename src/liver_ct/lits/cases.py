@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,17 @@ from liver_ct import files
 from liver_ct.errors import StudyError
 
 CASE = r"[A-Za-z]*\d+"  # LiTS counts its volumes; other sets put letters before the number
+Entry = dict[str, Any]  # of a datalist: image, label, case_id, group, source and what is known of tumours
+Track = Callable[[Iterable[Any]], Iterable[Any]]  # wraps what is worked off, to show progress
 SPLITS = ("training", "validation", "test")
 SLICE_SPLITS = ("training_slices", "validation_slices")
-READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, ImageFileError, HeaderDataError, zipfile.BadZipFile)
+READ_ERRORS = (
+    *(OSError, ValueError, EOFError, zlib.error, lzma.LZMAError),
+    *(ImageFileError, HeaderDataError, zipfile.BadZipFile),
+)
 
 
-class BrokenPair(StudyError):
+class BrokenPair(StudyError):  # noqa: N818 (it says what is broken)
     """A case that cannot be used; the message reads `<file>: <cause>. <fix>`."""
 
 
@@ -38,7 +45,7 @@ def read_json(path: Path) -> Any:
 
 
 def case_name(case: Any, path: Any = "case") -> str:
-    """"7" from 7, "07", "volume-7", "liver_7" or "volume-7.nii.gz", "b05" from "volume-b05"; raises BrokenPair."""
+    """Case 7, "07", "volume-7", "liver_7" or "volume-7.nii.gz" as "7", "volume-b05" as "b05"; raises BrokenPair."""
     pattern = rf"(?:(?:volume|segmentation)-|liver_)?({CASE})(?:\.nii(?:\.gz)?)?"
     if match := re.fullmatch(pattern, str(case).strip()):
         return plain_name(match[1])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation, ornt_transform
+from numpy.typing import NDArray
 
 from liver_ct.files import written_whole
 from liver_ct.lits.cases import READ_ERRORS, BrokenPair, brief
@@ -17,7 +18,7 @@ class Scan(NamedTuple):
     """A NIfTI image with its stored voxels and the line that turns them into values."""
 
     image: nib.Nifti1Image
-    raw: np.ndarray  # [X, Y, Z] as stored
+    raw: NDArray[Any]  # [X, Y, Z] as stored
     slope: float
     intercept: float
 
@@ -77,7 +78,7 @@ def on_grid(ct: Scan, seg: Scan, path: Path) -> nib.Nifti1Image | None:
     if turned.shape == ct.raw.shape and np.allclose(turned.affine, ct.image.affine, rtol=0, atol=1e-2):
         return nib.Nifti1Image(np.asanyarray(turned.dataobj).astype(np.uint8), ct.image.affine)
     sizes = [nib.affines.voxel_sizes(scan.image.affine) for scan in (ct, seg)]
-    if ct.raw.shape != seg.raw.shape or not np.allclose(*sizes, rtol=0.01):
+    if ct.raw.shape != seg.raw.shape or not np.allclose(sizes[0], sizes[1], rtol=0.01):
         raise BrokenPair(
             f"{path}: grid {seg.raw.shape} of {np.round(sizes[1], 3)} mm differs from its CT's {ct.raw.shape} "
             f"of {np.round(sizes[0], 3)} mm. Get the pair again."
@@ -86,7 +87,7 @@ def on_grid(ct: Scan, seg: Scan, path: Path) -> nib.Nifti1Image | None:
     return nib.Nifti1Image(values, ct.image.affine)
 
 
-def check_overlay(path: Path, ct: Scan, labels: np.ndarray) -> None:
+def check_overlay(path: Path, ct: Scan, labels: NDArray[Any]) -> None:
     """Raise BrokenPair unless nearly all labelled voxels have a liver's HU; a flipped segmentation mostly has not.
 
     In LiTS the share is at least 0.99; a noisy scan of a fatty liver stays above 0.9.

@@ -10,10 +10,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from liver_ct.files import written_whole
-from liver_ct.lits.cases import CASE, READ_ERRORS, brief, natural_order, plain_name
+from liver_ct.lits.cases import CASE, READ_ERRORS, BrokenPair, brief, natural_order, plain_name
 
 LITS_NAME = re.compile(rf"(volume|segmentation)-({CASE})\.nii(\.gz)?")
 MSD_NAME = re.compile(r"liver_(\d+)\.nii(\.gz)?")
@@ -37,8 +37,9 @@ class Member:
 
     @property
     def source(self) -> str:
-        """The data set it belongs to: the folder that it, or its archive, lies in."""
-        return self.path.absolute().parent.name
+        """The data set it belongs to: the folder that it, or its archive, lies in (Task03_Liver, not its imagesTr)."""
+        folder = self.path.absolute().parent
+        return (folder.parent if folder.name in MSD_ROLES else folder).name
 
     @property
     def target(self) -> str:
@@ -106,7 +107,7 @@ def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[str, dict[
     return {case: cases[case] for case in sorted(cases, key=natural_order)}
 
 
-def stream(source: BinaryIO, target: Path) -> None:
+def stream(source: IO[bytes], target: Path) -> None:
     """Copy an open file to `target` in blocks."""
     with written_whole(target) as part, part.open("wb") as sink:
         shutil.copyfileobj(source, sink, 1 << 22)
@@ -117,9 +118,13 @@ def unpack(member: Member, target: Path) -> Path:
     if member.path.suffix.lower() == ".zip":
         with zipfile.ZipFile(member.path) as archive, archive.open(member.inner) as source:
             stream(source, target)
-    else:
-        with tarfile.open(member.path) as archive, archive.extractfile(member.inner) as source:
-            stream(source, target)
+        return target
+    with tarfile.open(member.path) as tar:
+        inner = tar.extractfile(member.inner)
+        if inner is None:  # a folder or a device of that name; archive_names saw a file
+            raise BrokenPair(f"{member.label}: is no plain file. Download the archive again.")
+        with inner:
+            stream(inner, target)
     return target
 
 

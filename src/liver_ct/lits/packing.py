@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
+
 from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, read_json
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_json
 
 GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
 HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
@@ -20,7 +22,7 @@ BODY = -30.0  # HU above which a pixel is taken for body
 TUMOUR = 2
 
 
-def pack(datalist: Path, output: Path, track: Callable[[Iterable], Iterable] = iter) -> int:
+def pack(datalist: Path, output: Path, track: Track = iter) -> int:
     """Write every case of a datalist to the one file ``output`` (.zip): CT in steps of 5 HU, labels, datalist.json.
 
     Averaged to 2 x 2 x 3 mm where it is finer, cut to the body; test cases stay out.
@@ -38,29 +40,34 @@ def pack(datalist: Path, output: Path, track: Callable[[Iterable], Iterable] = i
     """
     content = read_json(datalist)
     sections = [key for key in (*SPLITS, *SLICE_SPLITS) if key != "test" and content.get(key)]
-    packed: dict[str, list[dict]] = {key: [] for key in sections}
+    if not sections:
+        raise BrokenPair(f"{datalist}: lists nobody but test cases. Give the datalist that `prepare` wrote.")
+    packed: dict[str, list[Entry]] = {key: [] for key in sections}
     with written_whole(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as archive:
-        for key, entry in track([(key, entry) for key in sections for entry in content[key]]):
+        for section, entry in track([(key, entry) for key in sections for entry in content[key]]):
             images = small(load(datalist.parent / entry["image"]), load(datalist.parent / entry["label"]))
             names = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
             for role, image in zip(("image", "label"), images):
                 archive.writestr(info(names[role]), image.to_bytes())
-            packed[key].append({**entry, **names})
+            kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
+            packed[section].append({**kept, **names})
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
     return output.stat().st_size
 
 
 def info(name: str) -> zipfile.ZipInfo:
     """A member without the time of its making, so that the same data gives the same bytes."""
-    member = zipfile.ZipInfo(name)
+    member = zipfile.ZipInfo(name)  # of 1980-01-01
     member.compress_type = zipfile.ZIP_LZMA
+    member.create_system, member.external_attr = 3, 0o100644 << 16
     return member
 
 
 def load(path: Path) -> nib.Nifti1Image:
-    """A NIfTI image; raises BrokenPair."""
+    """A NIfTI image, its voxels read; raises BrokenPair."""
     try:
-        return nib.load(path)
+        image = nib.load(path)
+        return nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
     except READ_ERRORS as error:
         raise BrokenPair(f"{path}: cannot be read as NIfTI ({brief(error)}). Prepare the data again.") from None
 
@@ -72,8 +79,7 @@ def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Ima
     factors = np.array(image.shape) / size
     change = np.diag([*factors, 1.0])
     change[:3, 3] = (factors - 1) / 2
-    hu = averaged(image.get_fdata(dtype=np.float32), size)
-    values = np.asanyarray(label.dataobj)
+    hu, values = averaged(np.asanyarray(image.dataobj), size), np.asanyarray(label.dataobj)
     liver, tumour = averaged(values > 0, size) >= 0.5, averaged(values == TUMOUR, size) >= 0.5
     box, corner = body_box(hu)
     affine = image.affine @ change @ corner
@@ -87,7 +93,7 @@ def axis_grid(image: nib.Nifti1Image) -> list[float]:
     return [GRID[axis] for axis in axes]
 
 
-def averaged(values: np.ndarray, size: list[int]) -> np.ndarray:
+def averaged(values: NDArray[Any], size: list[int]) -> NDArray[Any]:
     """``[X, Y, Z]`` averaged to ``size``, float32."""
     import torch  # late: what only prepares data need not wait for it
     import torch.nn.functional as F
@@ -96,7 +102,7 @@ def averaged(values: np.ndarray, size: list[int]) -> np.ndarray:
     return F.interpolate(tensor[None, None], size=size, mode="area")[0, 0].numpy()
 
 
-def body_box(hu: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+def body_box(hu: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[Any]]:
     """The rows and columns that show more of a body than a speck, and the matrix that moves the corner there."""
     body = (hu > BODY).any(axis=2)
     lines = [np.flatnonzero(body.sum(axis=axis) > 3) for axis in (1, 0)]
@@ -106,7 +112,7 @@ def body_box(hu: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
     return (slice(*spans[0]), slice(*spans[1])), corner
 
 
-def scaled(stored: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> nib.Nifti1Image:
+def scaled(stored: NDArray[Any], affine: NDArray[Any], slope: float, intercept: float) -> nib.Nifti1Image:
     """A uint8 image whose values are ``stored * slope + intercept``."""
     image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm")
@@ -117,22 +123,37 @@ def scaled(stored: np.ndarray, affine: np.ndarray, slope: float, intercept: floa
 def unpack(packed: Path, folder: Path) -> Path:
     """Unpack what ``pack`` made to ``folder``, and return its datalist; nothing to do where that is there.
 
+    What an interrupted run unpacked is not unpacked again.
+
     Raises:
         BrokenPair: a file that is damaged or not a packed set.
     """
     datalist = folder / "datalist.json"
     if datalist.is_file():
         return datalist
+    members = packed_members(packed)
     try:
         with zipfile.ZipFile(packed) as archive:
-            for name in archive.namelist():
-                if PurePosixPath(name).name != name or not name.endswith((".nii", ".json")):
-                    raise BrokenPair(f"{packed}: holds {name!r}. Give a file that `lits pack` made.")
-                if name != datalist.name:
-                    with written_whole(folder / name) as part:
+            for name, size in members.items():
+                target = folder / name
+                if name != datalist.name and not (target.is_file() and target.stat().st_size == size):
+                    with written_whole(target) as part:
                         part.write_bytes(archive.read(name))
-            content: Mapping[str, Any] = json.loads(archive.read(datalist.name))
+            content = json.loads(archive.read(datalist.name))
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
     write_json(datalist, content)  # last, so that it says that all is there
     return datalist
+
+
+def packed_members(packed: Path) -> dict[str, int]:
+    """Name and size of every file in a packed set; raises BrokenPair, for names with a folder in them, too."""
+    try:
+        with zipfile.ZipFile(packed) as archive:
+            members = {member.filename: member.file_size for member in archive.infolist()}
+    except READ_ERRORS as error:
+        raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
+    for name in members:
+        if re.split(r"[/\\]", name) != [name] or not name.endswith((".nii", ".json")):
+            raise BrokenPair(f"{packed}: holds {name!r}. Give a file that `lits pack` made.")
+    return members

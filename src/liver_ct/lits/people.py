@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, brief, case_name, read_json
+from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, brief, case_name, read_json
 
 REFERENCE_TEST = {str(case) for case in range(28, 48)}  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
 KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that look like one patient; others unknown
@@ -25,7 +25,7 @@ def read_people(path: Path | None) -> dict[str, str]:
 def read_table(path: Path) -> list[tuple[str, str]]:
     """Rows of a CSV of case,person without its heading; raises BrokenPair."""
     try:
-        with open(path, newline="") as file:
+        with path.open(newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except OSError as error:
         raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
@@ -104,9 +104,11 @@ def validation_people(
     return held
 
 
-def slice_lists(entries: list[dict], people: dict[str, str], held: set[str], tested: set[str]) -> dict[str, list[dict]]:
+def slice_lists(
+    entries: list[Entry], people: dict[str, str], held: set[str], tested: set[str]
+) -> dict[str, list[Entry]]:
     """Divide isolated slices by person: those of `held` (validation) apart, those of `tested` left out."""
-    lists: dict[str, list[dict]] = {key: [] for key in SLICE_SPLITS}
+    lists: dict[str, list[Entry]] = {key: [] for key in SLICE_SPLITS}
     for entry in entries:
         group = person_of(case_of_slice(entry["case_id"]), people)
         if group not in tested:
@@ -116,5 +118,5 @@ def slice_lists(entries: list[dict], people: dict[str, str], held: set[str], tes
 
 
 def case_of_slice(case_id: str) -> str:
-    """ "7" from "slice-7-102", the name of an isolated slice."""
+    """Case of an isolated slice: "slice-7-102" is of "7"."""
     return case_id.split("-")[1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from liver_ct.files import write_json
 from liver_ct.lits import checking, finding
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, brief, read_json
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_json
 from liver_ct.lits.finding import Member
 from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
 from liver_ct.lits.tumour import read_slice_tumour
@@ -22,7 +22,7 @@ class Prepared(NamedTuple):
     """What `prepare` made: the datalist and its file, how many cases the split left out, how many were not usable."""
 
     file: Path
-    datalist: dict[str, list[dict]]
+    datalist: dict[str, list[Entry]]
     left_out: int
     not_usable: int
 
@@ -44,7 +44,7 @@ class State:
         except (OSError, ValueError, KeyError, AttributeError):
             self.cases = {}  # no state or a damaged one: check again
 
-    def find(self, case_id: str, key: list) -> tuple[Path, Path] | None:
+    def find(self, case_id: str, key: list[Any]) -> tuple[Path, Path] | None:
         """Paths of a case prepared from exactly these sources, or None."""
         done = self.cases.get(case_id)
         if not done or done["key"] != key:
@@ -53,7 +53,7 @@ class State:
         sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
         return paths if sizes == done["sizes"] else None
 
-    def add(self, case_id: str, key: list, image: Path, label: Path) -> None:
+    def add(self, case_id: str, key: list[Any], image: Path, label: Path) -> None:
         """Remember a case and save at once, so that a killed run goes on from here."""
         sizes = [image.stat().st_size, label.stat().st_size]
         self.cases[case_id] = {"key": key, "image": str(image), "label": str(label), "sizes": sizes}
@@ -86,13 +86,13 @@ def write_datalist(
     ready: dict[str, tuple[Path, Path]],
     split: dict[str, str | None],
     people: dict[str, str],
-    known: dict[str, dict],
-) -> dict[str, list[dict]]:
+    known: dict[str, Entry],
+) -> dict[str, list[Entry]]:
     """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist.
 
     What is `known` of a case joins its entry.
     """
-    datalist: dict[str, list[dict]] = {key: [] for key in SPLITS}
+    datalist: dict[str, list[Entry]] = {key: [] for key in SPLITS}
     for case, (image, label) in ready.items():
         side = split[case]
         if side:
@@ -108,17 +108,29 @@ def write_datalist(
 
 def what_is_known(
     case: str, members: dict[str, Member], liver_only: Collection[str], slices: dict[str, dict[str, list[int]]]
-) -> dict:
-    """The data set that a case belongs to and, where its segmentation does not mark tumours, what else tells of them."""
+) -> Entry:
+    """The data set of a case and, where its segmentation does not mark tumours, what else tells of them."""
     source = members["volume"].source
-    if not {source, case, f"volume-{case}"} & set(liver_only):
+    if not names_of(case, members) & set(liver_only):
         return {"source": source}
     return {"source": source, "tumour_label": False, **slices.get(case, {})}
 
 
+def names_of(case: str, members: dict[str, Member]) -> set[str]:
+    """What ``liver_only`` may call a case by: its data set's name and its own."""
+    return {case, f"volume-{case}", *(member.source for member in members.values())}
+
+
+def check_liver_only(liver_only: Collection[str], cases: dict[str, dict[str, Member]]) -> None:
+    """Raise BrokenPair unless every name is a data set or a case; a misspelt one would pass tumours for liver."""
+    known = set().union(*(names_of(case, members) for case, members in cases.items()))
+    if unknown := sorted(set(liver_only) - known):
+        raise BrokenPair(f"--liver_only {unknown[0]}: no such source folder or case. Write it as its files are named.")
+
+
 def kept_slices(
-    old: dict[str, list[dict]], datalist: dict[str, list[dict]], people: dict[str, str]
-) -> dict[str, list[dict]]:
+    old: dict[str, list[Entry]], datalist: dict[str, list[Entry]], people: dict[str, str]
+) -> dict[str, list[Entry]]:
     """The lists of isolated slices of an earlier datalist, divided anew; without the empty ones."""
     slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
     held, tested = ({entry["group"] for entry in datalist[key]} for key in ("validation", "test"))
@@ -132,7 +144,7 @@ def prepare_all(
     mode: str,
     state: State,
     report: Callable[[str], None],
-    track: Callable[[Iterable], Iterable],
+    track: Track,
 ) -> dict[str, tuple[Path, Path]]:
     """Prepare every case; a broken one is reported in one line and left out."""
     ready = {}
@@ -154,8 +166,8 @@ def prepare(
     val_fraction: float = 0.15,
     seed: int = 0,
     mode: str = "reference",
-    report: Callable[[str], None] = lambda problem: None,
-    track: Callable[[Iterable], Iterable] = iter,
+    report: Callable[[str], None] = lambda _: None,
+    track: Track = iter,
 ) -> Prepared:
     """Check every CT with its segmentation below ``source`` and write ``output/datalist.json``.
 
@@ -187,6 +199,7 @@ def prepare(
         problems.append(f"{source}: no LiTS or MSD Task03 files below it. Give the folder with the archives.")
     for problem in problems:
         report(problem)
+    check_liver_only(liver_only, cases)
     ready = prepare_all(cases, folder, mode, State(out / "prepared.json"), report, track)
     sides = assign(list(ready), people, wanted, val_fraction, seed)
     known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}

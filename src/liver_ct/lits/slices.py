@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import (
-    READ_ERRORS,
-    SLICE_SPLITS,
-    SPLITS,
-    BrokenPair,
-    brief,
-    case_name,
-    plain_name,
-    read_json,
-)
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, case_name, read_json
 from liver_ct.lits.people import people_of, read_people, read_split, slice_lists
 from liver_ct.lits.preparing import portable
 from liver_ct.lits.tumour import read_row_tumour
-
-Track = Callable[[Iterable], Iterable]  # wraps what is worked off, to show progress
-
 
 UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
 
@@ -34,8 +23,8 @@ UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
 class Slices(NamedTuple):
     """Isolated slices: HU and liver ``[N, H, W]``, and of each its case, its number in it and its mm per pixel."""
 
-    hu: np.ndarray
-    liver: np.ndarray
+    hu: NDArray[Any]
+    liver: NDArray[Any]
     case: list[str]
     number: list[int]
     spacing: list[float]
@@ -44,15 +33,15 @@ class Slices(NamedTuple):
 def read_slices(path: Path) -> Slices:
     """The slices of an archive; raises BrokenPair.
 
-    Arrays ``image`` and ``liver`` [N,H,W], ``slice`` [N], and ``lits_volume`` or ``case`` [N]. Where it is not LiTS, the
-    archive's name is put before the case's. HU are ``image * hu_slope + hu_intercept`` where these are given.
+    Arrays ``image`` and ``liver`` [N,H,W], ``slice`` [N], and ``lits_volume`` or ``case`` [N]. Where it is not LiTS,
+    the letters of the archive's name are put before the case's. HU are ``image * hu_slope + hu_intercept`` where
+    these are given.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
         image, liver, number = data["image"], data["liver"], data["slice"]
-        prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
-        cases = data["case"] if prefix else data["lits_volume"]
+        cases = data["lits_volume"] if "lits_volume" in data else data["case"]
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{path}: not a slice archive ({brief(error)}). Give the .npz with image and liver.") from None
     spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING))
@@ -61,12 +50,14 @@ def read_slices(path: Path) -> Slices:
     if liver.max(initial=0) > 1 or not (spacing > 0).all():
         raise BrokenPair(f"{path}: liver must be 0 or 1 and spacing_mm positive. Make the archive again.")
     scale = float(data.get("hu_slope", 1)), float(data.get("hu_intercept", 0))
-    hu = image if scale == (1, 0) else np.rint(image * np.float32(scale[0]) + np.float32(scale[1])).astype(np.int16)
-    names = [f"{prefix}{plain_name(str(case))}" for case in cases]
-    return Slices(hu, liver, names, number.tolist(), spacing.tolist())
+    plain = scale == (1, 0) and image.dtype in (np.uint8, np.int16)
+    hu = image if plain else np.rint(image * np.float32(scale[0]) + np.float32(scale[1])).astype(np.int16)
+    prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
+    names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files
+    return Slices(hu, liver, names, number.astype(int).tolist(), spacing.tolist())
 
 
-def save_slice(path: Path, pixels: np.ndarray, spacing: float, thickness: float) -> None:
+def save_slice(path: Path, pixels: NDArray[Any], spacing: float, thickness: float) -> None:
     """Write [rows to the back, columns to the left] as NIfTI [x to the left, y to the back, 1], as LiTS stores it."""
     if not path.is_file():
         image = nib.Nifti1Image(pixels.T[..., None], np.diag([-spacing, -spacing, thickness, 1.0]))
@@ -75,11 +66,10 @@ def save_slice(path: Path, pixels: np.ndarray, spacing: float, thickness: float)
             nib.save(image, part)
 
 
-def write_slices(data: Slices, output: Path, tested: set[str], thickness: float, track: Track) -> Iterator[dict]:
-    """Write every slice outside the test cases as an image and label file; yields entries with absolute paths.
-
-    ``row`` says which of the archive it was.
-    """
+def write_slices(
+    data: Slices, output: Path, tested: set[str], thickness: float, track: Track
+) -> Iterator[tuple[int, Entry]]:
+    """Write every slice outside the test cases as an image and label file; yields row and entry (absolute paths)."""
     for row, case in enumerate(track(data.case)):
         if case in tested:
             continue
@@ -87,7 +77,7 @@ def write_slices(data: Slices, output: Path, tested: set[str], thickness: float,
         paths = {key: output / f"{name}_{key}.nii.gz" for key in ("image", "label")}
         save_slice(paths["image"], data.hu[row], spacing, thickness)
         save_slice(paths["label"], data.liver[row].astype(np.uint8), spacing, thickness)
-        yield {**{key: str(path) for key, path in paths.items()}, "case_id": name, "row": row}
+        yield row, {**{key: str(path) for key, path in paths.items()}, "case_id": name}
 
 
 def add_slices(
@@ -99,7 +89,7 @@ def add_slices(
     tumour: Path | None = None,
     thickness: float = 5.0,
     track: Track = iter,
-) -> dict[str, list[dict]]:
+) -> dict[str, list[Entry]]:
     """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
 
     Slices of a person in validation go to the list "validation_slices", all others to "training_slices"; slices of
@@ -122,14 +112,15 @@ def add_slices(
         BrokenPair: an archive, datalist, groups or split that cannot be used.
     """
     path, output = datalist.absolute(), output.absolute()
-    content, data = read_json(path), read_slices(npz)
+    content: dict[str, list[Entry]] = read_json(path)
+    data = read_slices(npz)
     people = read_people(groups) | listed_people(content)
     cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     told = read_row_tumour(tumour, data.spacing)
     entries = []
-    for entry in write_slices(data, output, cases, thickness, track):
-        entry |= {key: portable(entry[key], path.parent) for key in ("image", "label")}
-        entries.append({**entry, "source": npz.stem, "tumour_label": False, **told.get(entry.pop("row"), {})})
+    for row, entry in write_slices(data, output, cases, thickness, track):
+        entry |= {key: portable(Path(entry[key]), path.parent) for key in ("image", "label")}
+        entries.append({**entry, "source": npz.stem, "tumour_label": False, **told.get(row, {})})
     known = {entry["case_id"] for entry in entries}
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
     held = {entry["group"] for entry in content.get("validation", [])}
@@ -138,7 +129,7 @@ def add_slices(
     return content
 
 
-def listed_people(content: dict[str, list[dict]]) -> dict[str, str]:
+def listed_people(content: dict[str, list[Entry]]) -> dict[str, str]:
     """Case -> person of a datalist's volumes."""
     entries = [entry for key in SPLITS for entry in content.get(key, [])]
     return {case_name(entry["case_id"]): entry["group"] for entry in entries}

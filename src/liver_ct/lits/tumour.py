@@ -14,9 +14,9 @@ SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was t
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV with a heading that names at least ``columns``; raises BrokenPair."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing:
@@ -32,17 +32,27 @@ def presence(text: str, path: Path) -> int | None:
     return known[text.strip()]
 
 
+def number(row: dict[str, str], column: str, path: Path) -> float:
+    """A row's number in ``column``; raises BrokenPair."""
+    try:
+        return float(row[column])
+    except ValueError:
+        raise BrokenPair(f"{path}: {column} is {row[column]!r}. Write a number.") from None
+
+
 def read_slice_tumour(path: Path | None) -> dict[str, dict[str, list[int]]]:
     """Case -> ``tumour_in`` and ``tumour_free``, slices of the file that do and do not show tumour; raises BrokenPair.
 
     Slices in neither list are unknown.
     """
+    if path is None:
+        return {}
     cases: dict[str, dict[str, list[int]]] = {}
-    for row in read_rows(path, ("volume", "slice", "tumour_present")) if path else []:
+    for row in read_rows(path, ("volume", "slice", "tumour_present")):
         present = presence(row["tumour_present"], path)
         if present is not None:
             lists = cases.setdefault(case_name(row["volume"], path), {"tumour_in": [], "tumour_free": []})
-            lists["tumour_in" if present else "tumour_free"].append(int(row["slice"]))
+            lists["tumour_in" if present else "tumour_free"].append(int(number(row, "slice", path)))
     return cases
 
 
@@ -50,19 +60,28 @@ def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, di
     """Row of a slice archive -> ``tumour_present`` and, where it is told, ``tumour_area_mm2``; raises BrokenPair.
 
     Args:
-        path: CSV of row,tumour_present and, if known, area_px256 (pixels), confidence (rows that are not "high" are left
-            out) and liver_dice (rows at or below 0.95 are left out).
+        path: CSV of row,tumour_present and, if known, area_px256 (pixels), confidence (rows that are not "high" are
+            left out) and liver_dice (rows that are not above 0.95 are left out).
         spacing: mm per pixel of each row.
     """
-    mm, known = list(spacing), {}
-    for row in read_rows(path, ("row", "tumour_present")) if path else []:
-        present, index = presence(row["tumour_present"], path), int(row["row"])
-        sure = row.get("confidence", "high") == "high" and float(row.get("liver_dice") or 1) > SURE_DICE
-        if present is None or not sure:
-            continue
+    if path is None:
+        return {}
+    mm = list(spacing)
+    known: dict[int, dict[str, float]] = {}
+    for row in read_rows(path, ("row", "tumour_present")):
+        present, index = presence(row["tumour_present"], path), int(number(row, "row", path))
         if not 0 <= index < len(mm):
             raise BrokenPair(f"{path}: row {index} is not in the archive. Give the CSV that belongs to it.")
+        if present is None or not is_sure(row, path):
+            continue
         known[index] = {"tumour_present": present}
         if row.get("area_px256"):
-            known[index]["tumour_area_mm2"] = round(float(row["area_px256"]) * mm[index] ** 2, 1)
+            known[index]["tumour_area_mm2"] = round(number(row, "area_px256", path) * mm[index] ** 2, 1)
     return known
+
+
+def is_sure(row: dict[str, str], path: Path) -> bool:
+    """Whether a row's label can be trusted, as far as the table says; raises BrokenPair."""
+    if row.get("confidence", "high") != "high":
+        return False
+    return "liver_dice" not in row or (row["liver_dice"] != "" and number(row, "liver_dice", path) > SURE_DICE)

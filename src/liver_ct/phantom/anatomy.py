@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from liver_ct.phantom.canvas import Canvas, Shape, oval, smooth_max
+from liver_ct.phantom.canvas import Canvas, Shape, Vector, grown, oval, scaled, smooth_max
 
 LUNG, FAT, MUSCLE, LIVER = -850.0, -100.0, 58.0, 105.0  # HU
 
@@ -31,7 +35,7 @@ AORTA = ([(-12, -4, -300, 9), (-10, -3, 0, 11), (-14, -8, 300, 12)], 155)
 CAVA = ([(20, -4, -300, 11), (20, 0, 0, 12), (16, 6, 62, 13), (12, 18, 92, 13)], 125)
 PANCREAS = ([(34, 14, -36, 14), (8, 24, -14, 11), (-26, 14, 0, 11), (-62, -8, 14, 9), (-84, -22, 22, 7)], 92)
 PORTAL = ([(6, 16, -30, 7), (24, 18, -6, 7), (52, 14, 2, 6), (86, -4, 0, 4), (112, -22, -8, 2)], 150)
-HEPATIC_VESSELS = [
+HEPATIC_VESSELS: list[tuple[Sequence[Vector], float]] = [
     PORTAL,
     ([(52, 14, 2, 5), (82, 34, 4, 3.5), (104, 46, -4, 2)], 150),
     ([(24, 18, -6, 5), (10, 40, 18, 5), (-14, 52, 26, 3), (-34, 58, 34, 2)], 150),
@@ -44,7 +48,7 @@ COLON = [(104, 20, -150, 24), (106, 34, -96, 22), (72, 68, -84, 20), (0, 78, -80
 COLON += [(-100, 52, -6, 18), (-112, 26, -26, 19), (-116, -8, -80, 18), (-112, -6, -160, 17)]
 
 
-def draw_trunk(canvas: Canvas) -> np.ndarray:
+def draw_trunk(canvas: Canvas) -> NDArray[Any]:
     """Skin, fat and muscle wall; returns the distance to the cavity inside the wall."""
     x, y, _ = canvas.coords
     body, wall = oval(x, y, (170, 120)), oval(x, y + 1, (157, 106))
@@ -56,7 +60,7 @@ def draw_trunk(canvas: Canvas) -> np.ndarray:
     return cavity
 
 
-def under_diaphragm(canvas: Canvas, cavity: np.ndarray) -> np.ndarray:
+def under_diaphragm(canvas: Canvas, cavity: NDArray[Any]) -> NDArray[Any]:
     """Distance to the abdominal space: the cavity below a high right and a lower left dome."""
     domes = []
     for centre, radii in (((64, 6, -22), (94, 104, 104)), ((-64, -2, -22), (94, 104, 92))):
@@ -64,10 +68,11 @@ def under_diaphragm(canvas: Canvas, cavity: np.ndarray) -> np.ndarray:
         z = np.maximum(z, 0)
         level = np.sqrt(np.square(x / radii[0]) + np.square(y / radii[1]) + np.square(z / radii[2]))
         domes.append((level - 1) * np.float32(min(radii)))
-    return np.maximum(-smooth_max(-domes[0], -domes[1], 8), cavity)
+    space: NDArray[Any] = np.maximum(-smooth_max(-domes[0], -domes[1], 8), cavity)
+    return space
 
 
-def draw_chest(canvas: Canvas, cavity: np.ndarray, abdomen: np.ndarray) -> None:
+def draw_chest(canvas: Canvas, cavity: NDArray[Any], abdomen: NDArray[Any]) -> None:
     """Lungs above the diaphragm with a fatty mediastinum between them."""
     x, y, _ = canvas.coords
     middle = oval(x + 8, y - 12, (30, 92))
@@ -91,7 +96,7 @@ def draw_spine(canvas: Canvas) -> None:
     canvas.paint(oval(x, y + 60, (11, 9)), 35, box)
 
 
-def draw_ribs(canvas: Canvas, cavity: np.ndarray) -> None:
+def draw_ribs(canvas: Canvas, cavity: NDArray[Any]) -> None:
     """Ribs: oblique arcs within the wall, falling to the front, bone at the back and sides, cartilage in front."""
     columns = np.nonzero((np.abs(cavity - 6) < 12).any(axis=2))
     x, y, z = (grid[columns] for grid in canvas.coords)  # [columns, Z]
@@ -104,28 +109,27 @@ def draw_ribs(canvas: Canvas, cavity: np.ndarray) -> None:
     canvas.hu[columns] += canvas.cover(distance) * (hu - canvas.hu[columns])
 
 
-def draw_kidneys(canvas: Canvas, abdomen: np.ndarray) -> None:
+def draw_kidneys(canvas: Canvas, abdomen: NDArray[Any]) -> None:
     """Cortex, medulla and the fat of the sinus."""
     for kidney in KIDNEYS:
         canvas.solid(kidney, abdomen + 4)
-        inner = tuple(0.62 * radius for radius in kidney.radii)
-        canvas.solid(kidney._replace(radii=inner, hu=135))
+        canvas.solid(scaled(kidney, 0.62)._replace(hu=135))
         side = -np.sign(kidney.centre[0])
         centre = (kidney.centre[0] + side * 12, kidney.centre[1] + 6, kidney.centre[2])
         canvas.solid(Shape(centre, (12, 7, 22), -70, kidney.turn))
 
 
-def draw_stomach(canvas: Canvas, abdomen: np.ndarray) -> None:
+def draw_stomach(canvas: Canvas, abdomen: NDArray[Any]) -> None:
     """Wall, fluid, and an air level to the front."""
     canvas.solid(STOMACH, abdomen + 5)
-    inner = Shape(STOMACH.centre, tuple(radius - 4.5 for radius in STOMACH.radii), 18, STOMACH.turn)
+    inner = grown(STOMACH, -4.5)._replace(hu=18)
     box = canvas.bounds(inner)
     distance = smooth_max(canvas.ellipsoid(inner, box), abdomen[box] + 9, 5)
     canvas.paint(distance, 18, box)
     canvas.paint(np.maximum(distance, 44 - canvas.at(box)[1]), -920, box)
 
 
-def draw_bowel(canvas: Canvas, abdomen: np.ndarray) -> None:
+def draw_bowel(canvas: Canvas, abdomen: NDArray[Any]) -> None:
     """Small-bowel loops of random course below the liver and a colon with stool and gas."""
     rng, inside = canvas.rng, abdomen + 6
     for _ in range(34):
@@ -140,7 +144,7 @@ def draw_bowel(canvas: Canvas, abdomen: np.ndarray) -> None:
     canvas.tube([(x, y + 7, z, radius * 0.6) for x, y, z, radius in COLON], -850, inside)
 
 
-def liver_distance(canvas: Canvas, abdomen: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+def liver_distance(canvas: Canvas, abdomen: NDArray[Any], box: tuple[slice, ...]) -> NDArray[Any]:
     """Distance to the liver in a box: the space under the right dome, cut off below by a slanting visceral surface."""
     x, y, z = canvas.at(box)
     span = np.float32(142) - x  # mm from the right wall towards the left
@@ -153,7 +157,7 @@ def liver_distance(canvas: Canvas, abdomen: np.ndarray, box: tuple[slice, ...]) 
     return distance
 
 
-def draw_liver(canvas: Canvas, abdomen: np.ndarray) -> np.ndarray:
+def draw_liver(canvas: Canvas, abdomen: NDArray[Any]) -> NDArray[Any]:
     """Liver with its vessels, and the gallbladder; returns the distance to the liver, positive wherever it is not."""
     whole = np.full(canvas.hu.shape, 99, np.float32)
     box = canvas.box((-80, -110, -110), (160, 120, 95))
@@ -165,7 +169,7 @@ def draw_liver(canvas: Canvas, abdomen: np.ndarray) -> np.ndarray:
     canvas.paint(whole[box], LIVER, box)
     for points, hu in HEPATIC_VESSELS:
         canvas.tube(points, hu, whole)
-    canvas.solid(GALLBLADDER._replace(radii=tuple(r + 2 for r in GALLBLADDER.radii), hu=80), abdomen + 3)
+    canvas.solid(grown(GALLBLADDER, 2)._replace(hu=80), abdomen + 3)
     canvas.solid(GALLBLADDER, abdomen + 5)
     return whole
 
@@ -178,7 +182,7 @@ def draw_table(canvas: Canvas) -> None:
     canvas.paint(np.maximum(np.abs(bed + 10) - 8, np.abs(x) - 190), -900)
 
 
-def draw_tumours(canvas: Canvas, liver: np.ndarray, count: int, radii: tuple[float, float]) -> np.ndarray:
+def draw_tumours(canvas: Canvas, liver: NDArray[Any], count: int, radii: tuple[float, float]) -> NDArray[Any]:
     """Paint hypodense ellipsoids with soft edges inside the liver; returns their mask."""
     mask, rng = np.zeros(liver.shape, bool), canvas.rng
     depth = liver.copy()  # shrinks to what is still free of tumours
@@ -186,8 +190,9 @@ def draw_tumours(canvas: Canvas, liver: np.ndarray, count: int, radii: tuple[flo
         radius = max(rng.uniform(*radii), 0.75 * canvas.step)
         deep = np.argwhere(depth < max(-0.8 * radius, depth.min() + 1))
         index = deep[rng.integers(len(deep))]
-        centre = tuple(float(grid[tuple(index)]) for grid in canvas.coords)
-        shape = Shape(centre, tuple(radius * rng.uniform(0.85, 1.15, 3)), rng.uniform(55, 70), rng.uniform(0, 90))
+        x, y, z = (float(grid[tuple(index)]) for grid in canvas.coords)
+        a, b, c = radius * rng.uniform(0.85, 1.15, 3)
+        shape = Shape((x, y, z), (a, b, c), rng.uniform(55, 70), rng.uniform(0, 90))
         box = canvas.bounds(shape)
         distance = canvas.ellipsoid(shape, box)
         canvas.paint(np.maximum(distance, liver[box]), shape.hu, box, soft=max(4, canvas.soft))

@@ -5,9 +5,12 @@ x runs to the patient's right, y to the front, z to the head (NIfTI's RAS world)
 
 from __future__ import annotations
 
-from typing import Any, Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 AIR = -1000.0  # HU
 
@@ -23,16 +26,30 @@ class Shape(NamedTuple):
     turn: float = 0.0
 
 
-def smooth_max(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
+def scaled(shape: Shape, factor: float) -> Shape:
+    """The same ellipsoid with all radii ``factor`` times as long."""
+    a, b, c = shape.radii
+    return shape._replace(radii=(factor * a, factor * b, factor * c))
+
+
+def grown(shape: Shape, by: float) -> Shape:
+    """The same ellipsoid with all radii longer ``by`` so many mm."""
+    a, b, c = shape.radii
+    return shape._replace(radii=(a + by, b + by, c + by))
+
+
+def smooth_max(a: NDArray[Any], b: NDArray[Any], width: float) -> NDArray[Any]:
     """Maximum of two distances with the edge rounded over `width` mm: the intersection of two bodies."""
     overlap = np.clip(0.5 - 0.5 * (b - a) / width, 0, 1)
-    return b + (a - b) * overlap + width * overlap * (1 - overlap)
+    rounded: NDArray[Any] = b + (a - b) * overlap + width * overlap * (1 - overlap)
+    return rounded
 
 
-def oval(x: np.ndarray, y: np.ndarray, half: tuple[float, float]) -> np.ndarray:
+def oval(x: NDArray[Any], y: NDArray[Any], half: tuple[float, float]) -> NDArray[Any]:
     """Approximate signed distance to a rounded-rectangular oval with half axes in mm."""
     u, v = np.square(x / half[0]), np.square(y / half[1])
-    return (np.sqrt(u + v - 0.28 * u * v / (0.2 + u + v)) - 1) * (0.5 * sum(half))
+    distance: NDArray[Any] = (np.sqrt(u + v - 0.28 * u * v / (0.2 + u + v)) - 1) * (0.5 * sum(half))
+    return distance
 
 
 class Canvas:
@@ -46,7 +63,7 @@ class Canvas:
         self.hu = np.full(tuple(size), AIR, np.float32)
         self.coords = self._warp(scale=rng.uniform(0.97, 1.03))
 
-    def _warp(self, scale: float) -> list[np.ndarray]:
+    def _warp(self, scale: float) -> list[NDArray[Any]]:
         """Coordinates bent by a few long waves, so that no surface is a perfect ellipsoid."""
         grids = np.meshgrid(*[axis.astype(np.float32) / scale for axis in self.axes], indexing="ij", sparse=True)
         warped = []
@@ -68,20 +85,20 @@ class Canvas:
             ranges.append(slice(*edges.tolist()))
         return tuple(ranges)
 
-    def at(self, box: tuple[slice, ...]) -> list[np.ndarray]:
+    def at(self, box: tuple[slice, ...]) -> list[NDArray[Any]]:
         """Warped x, y, z of a box."""
         return [grid[box] for grid in self.coords]
 
-    def cover(self, distance: np.ndarray, soft: float | None = None) -> np.ndarray:
+    def cover(self, distance: NDArray[Any], soft: float | None = None) -> NDArray[Any]:
         """Share of each voxel that lies inside, 0..1."""
         return np.clip(0.5 - distance / (soft or self.soft), 0, 1)
 
-    def paint(self, distance: np.ndarray, hu: Any, box: tuple[slice, ...] = (), soft: float | None = None) -> None:
+    def paint(self, distance: NDArray[Any], hu: Any, box: tuple[slice, ...] = (), soft: float | None = None) -> None:
         """Blend `hu` over the part of the box where `distance` is negative."""
         part = self.hu[box]
         part += self.cover(distance, soft) * (hu - part)
 
-    def ellipsoid(self, shape: Shape, box: tuple[slice, ...]) -> np.ndarray:
+    def ellipsoid(self, shape: Shape, box: tuple[slice, ...]) -> NDArray[Any]:
         """Signed distance to an ellipsoid in a box."""
         x, y, z = (grid - np.float32(c) for grid, c in zip(self.at(box), shape.centre))
         cos, sin = np.float32(np.cos(np.radians(shape.turn))), np.float32(np.sin(np.radians(shape.turn)))
@@ -90,14 +107,18 @@ class Canvas:
         ]
         level = np.sqrt(sum(np.square(part) for part in parts))
         slope = np.sqrt(sum(np.square(part / np.float32(radius)) for part, radius in zip(parts, shape.radii)))
-        return level * (level - 1) / (slope + np.float32(1e-6))
+        distance: NDArray[Any] = level * (level - 1) / (slope + np.float32(1e-6))
+        return distance
 
     def bounds(self, shape: Shape) -> tuple[slice, ...]:
         """Box of an ellipsoid, large enough for any turn."""
-        reach = (max(shape.radii[:2]),) * 2 + (shape.radii[2],)
-        return self.box(*([c + side * r for c, r in zip(shape.centre, reach)] for side in (-1, 1)))
+        flat = max(shape.radii[:2])
+        reach = (flat, flat, shape.radii[2])
+        low = [c - r for c, r in zip(shape.centre, reach)]
+        high = [c + r for c, r in zip(shape.centre, reach)]
+        return self.box(low, high)
 
-    def solid(self, shape: Shape, inside: np.ndarray | None = None) -> None:
+    def solid(self, shape: Shape, inside: NDArray[Any] | None = None) -> None:
         """Paint an ellipsoid, optionally only where the distance `inside` (whole volume) is negative."""
         box = self.bounds(shape)
         distance = self.ellipsoid(shape, box)
@@ -105,18 +126,18 @@ class Canvas:
             distance = smooth_max(distance, inside[box], 6)
         self.paint(distance, shape.hu, box)
 
-    def along(self, points: Sequence[Vector], wall: float = 0) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+    def along(self, points: Sequence[Vector], wall: float = 0) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
         """Yield box and signed distance of each piece of a tapering tube through points (x, y, z, radius)."""
-        for (*a, ra), (*b, rb) in zip(points, points[1:]):
+        for (*a, ra), (*b, rb) in pairwise(points):
             reach = max(ra, rb) + wall
-            box = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
+            box = self.box((np.minimum(a, b) - reach).tolist(), (np.maximum(a, b) + reach).tolist())
             offset = [grid - np.float32(c) for grid, c in zip(self.at(box), a)]
             line = np.subtract(b, a).astype(np.float32)
             share = np.clip(sum(o * c for o, c in zip(offset, line)) / (line @ line), 0, 1)
             gap = np.sqrt(sum(np.square(o - share * c) for o, c in zip(offset, line)))
             yield box, gap - np.float32(ra + wall) - share * np.float32(rb - ra)
 
-    def tube(self, points: Sequence[Vector], hu: float, inside: np.ndarray | None = None, wall: float = 0) -> None:
+    def tube(self, points: Sequence[Vector], hu: float, inside: NDArray[Any] | None = None, wall: float = 0) -> None:
         """Paint a tube, `wall` mm thicker all round, optionally only where `inside` (whole volume) is negative."""
         for box, distance in self.along(points, wall):
             self.paint(distance if inside is None else np.maximum(distance, inside[box]), hu, box)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from liver_ct.phantom import anatomy
 from liver_ct.phantom.canvas import Canvas, Vector
 
 
-def geometry(size: Sequence[int], spacing: Vector, axcodes: str, tilt: Vector) -> tuple[np.ndarray, np.ndarray]:
+def geometry(size: Sequence[int], spacing: Vector, axcodes: str, tilt: Vector) -> tuple[NDArray[Any], NDArray[Any]]:
     """Orientation transform from right-front-up axes to `axcodes`, and the affine of the stored array."""
     rotation = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix()
     affine = np.eye(4)
@@ -34,7 +36,7 @@ def make_phantom(
     dtype: Any = np.int16,
     liver: bool = True,
     centre: Vector = (0.0, 0.0, 0.0),
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Make an abdominal CT and its labels.
 
     Args:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.phantom.volume import make_phantom
 
 
-def nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+def nifti(array: NDArray[Any], affine: NDArray[Any]) -> nib.Nifti1Image:
     """NIfTI image in scanner coordinates, mm."""
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
@@ -42,7 +44,7 @@ def write_msd(folder: str | Path, case_id: int, **knobs: Any) -> tuple[Path, Pat
     return paths[0], paths[1]
 
 
-def dicom_header(series: Any, columns: np.ndarray, shape: Sequence[int]) -> Any:
+def dicom_header(series: Any, columns: NDArray[Any], shape: Sequence[int]) -> Any:
     """Data set that all slices of a series share; `columns` are the affine's first three in DICOM coordinates."""
     from pydicom.dataset import Dataset
 
@@ -68,7 +70,7 @@ def dicom_header(series: Any, columns: np.ndarray, shape: Sequence[int]) -> Any:
     return header
 
 
-def write_dicom_series(folder: str | Path, ct: np.ndarray, affine: np.ndarray, axcodes: str = "LPS") -> list[Path]:
+def write_dicom_series(folder: str | Path, ct: NDArray[Any], affine: NDArray[Any], axcodes: str = "LPS") -> list[Path]:
     """Write a CT [X,Y,Z] in HU as a DICOM CT series, one file per axial slice, numbered as ``axcodes`` says.
 
     Args:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from monai.metrics import compute_roc_auc
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
 
-def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
+def calibrate(label: NDArray[Any], raw: NDArray[Any]) -> tuple[float, float]:
     """Scale and bias that make logits ``raw`` [N] fit labels best (logistic regression, Platt 1999).
 
     Groups are drawn evenly in training, so that the network's own probabilities are too high.
     """
 
-    def cross_entropy(scale_and_bias: np.ndarray) -> float:
+    def cross_entropy(scale_and_bias: NDArray[Any]) -> float:
         logit = scale_and_bias[0] * raw + scale_and_bias[1]
         return float(np.logaddexp(0, logit).mean() - (label * logit).mean())
 
@@ -26,11 +28,11 @@ def calibrate(label: np.ndarray, raw: np.ndarray) -> tuple[float, float]:
 
 
 def cross_fitted(
-    label: np.ndarray,
-    raw: np.ndarray,
-    fold: np.ndarray,
-    fit: Callable[[np.ndarray, np.ndarray], tuple[float, float]] = calibrate,
-) -> np.ndarray:
+    label: NDArray[Any],
+    raw: NDArray[Any],
+    fold: NDArray[Any],
+    fit: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]] = calibrate,
+) -> NDArray[Any]:
     """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds."""
     out = np.empty_like(raw)
     for f in np.unique(fold):
@@ -39,14 +41,20 @@ def cross_fitted(
     return out
 
 
-def metrics(label: np.ndarray, score: np.ndarray, probability: np.ndarray | None = None) -> dict[str, float]:
+def metrics(label: NDArray[Any], score: NDArray[Any], probability: NDArray[Any] | None = None) -> dict[str, float]:
     """AUC of scores (nan for slices of one class), and accuracy, TPR and FPR at 0.5 of probabilities, all [N]."""
     both = 0 < label.sum() < len(label)
-    auc = compute_roc_auc(torch.as_tensor(score)[:, None], torch.as_tensor(label)[:, None]) if both else np.nan
+    auc = roc_auc(label, score) if both else float("nan")
     found, tumour = (score if probability is None else probability) >= 0.5, label > 0
     return {
-        "auc": float(auc),
+        "auc": auc,
         "accuracy": float((found == tumour).mean()),
         "tpr": float(found[tumour].mean()) if tumour.any() else float("nan"),
         "fpr": float(found[~tumour].mean()) if not tumour.all() else float("nan"),
     }
+
+
+def roc_auc(label: NDArray[Any], score: NDArray[Any]) -> float:
+    """AUC of scores [N] of both classes, by MONAI."""
+    auc = compute_roc_auc(torch.as_tensor(score)[:, None], torch.as_tensor(label)[:, None])
+    return float(np.asarray(auc))

@@ -40,7 +40,7 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path) -> di
     if len(groups) < folds:
         raise StudyError(f"the datalist holds {len(groups)} patient groups. Choose at most as many folds.")
     if path.exists():
-        fold_of = read_json(path)
+        fold_of: dict[str, int] = read_json(path)
         if set(fold_of) != groups or max(fold_of.values()) + 1 != folds:
             raise StudyError(f"{path}: made for other data or folds. Choose another output.")
         return fold_of

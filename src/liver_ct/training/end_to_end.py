@@ -76,9 +76,10 @@ class TwoStageInferer(Inferer):
         self.first_stage, self.transform, self.random_transform = first_stage, transform, random_transform
         self.inferer = inferer
 
-    def __call__(self, inputs: Item, network: TwoStages, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """A study's ``image`` and ``label`` [1, X, Y, Z] to ``lesions`` and ``tumour`` [N, 1, X', Y'], logits and
-        target of the drawn groups, and ``prob`` and ``liver`` [1, X', Y', Z'], the Prob-Mask and its target."""
+    def __call__(self, inputs: Item, network: TwoStages, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override] # a study, not a tensor
+        """A study's ``image`` and ``label`` [1, X, Y, Z] to ``lesions`` [N, 1, X', Y'] and ``tumour`` [N, 2, X', Y'],
+        logits and target of the drawn groups, and ``prob`` and ``liver`` [1, X', Y', Z'], the Prob-Mask and its
+        target."""
         device = next(network.parameters()).device
         item = self.first_stage["transform"]({"image": inputs["image"]})
         logits = self.first_stage["inferer"](item["image"][None].to(device), network.seg)[0].cpu()
@@ -94,7 +95,8 @@ class TwoStageInferer(Inferer):
         the gradient."""
         prob = torch.sigmoid(logits / self.first_stage["temperature"])
         prob = MetaTensor(prob, meta=image.meta, applied_operations=image.applied_operations)
-        return self.first_stage["transform"].inverse({"image": prob})["image"]
+        restored: MetaTensor = self.first_stage["transform"].inverse({"image": prob})["image"]
+        return restored
 
 
 class AnchoredLoss(_Loss):
@@ -109,7 +111,7 @@ class AnchoredLoss(_Loss):
         super().__init__()
         self.tumour, self.anchor_weight = tumour, anchor_weight
 
-    def forward(self, input: Mapping[str, torch.Tensor], target: None = None) -> torch.Tensor:
+    def forward(self, input: Mapping[str, torch.Tensor], target: None = None) -> torch.Tensor:  # noqa: ARG002 (MONAI gives it)
         """Output of TwoStageInferer, which holds its targets, to a scalar."""
         prob = input["prob"].float().clamp(1e-4, 1 - 1e-4)
         anchor = F.binary_cross_entropy(prob, input["liver"].float())

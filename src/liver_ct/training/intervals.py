@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Metrics = dict[str, float]
 
 
-def patient_draws(person: Sequence[str], draws: int = 2000) -> np.ndarray:
+def patient_draws(person: Sequence[str] | NDArray[Any], draws: int = 2000) -> NDArray[Any]:
     """How often each row takes part in each draw ``[draws, N]``: people are drawn, with all their rows, not slices."""
     people, index = np.unique(person, return_inverse=True)
     random = np.random.default_rng(0)
     drawn = random.integers(len(people), size=(draws, len(people)))
     counts = (drawn[:, :, None] == np.arange(len(people))).sum(1)
-    return counts[:, index].astype(np.float32)
+    drawn_rows: NDArray[Any] = counts[:, index].astype(np.float32)
+    return drawn_rows
 
 
 def patient_intervals(
-    person: Sequence[str], metrics: Callable[[np.ndarray], Metrics], draws: int = 2000
+    person: Sequence[str] | NDArray[Any], metrics: Callable[[NDArray[Any]], Metrics], draws: int = 2000
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of ``metrics(rows)`` from a bootstrap that draws people with all their rows.
 

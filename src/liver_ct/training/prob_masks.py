@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, replace_folder, write_json
@@ -114,7 +115,7 @@ def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
     values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
     person = [group[image] for image in images]
 
-    def mean(rows: np.ndarray | slice) -> dict[str, float]:
+    def mean(rows: NDArray[Any] | slice) -> dict[str, float]:
         return {name: float(value[rows].mean()) for name, value in values.items()}
 
     result = {

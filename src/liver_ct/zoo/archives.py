@@ -21,7 +21,7 @@ ZOO_NAMES = {"liver_seg": "liver_ct_segmentation", "liver_cls": "liver_tumor_ct_
 MODEL_INFO, SHA256SUMS = "model_info.json", "SHA256SUMS"
 
 
-class Refused(StudyError):
+class Refused(StudyError):  # noqa: N818 (the door says it)
     """Bundles that are not packaged: ``problems``, a line ``<file>: <cause>. <fix>`` each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def package(output: Path, bundles: Path, source: str = "") -> list[str]:
         StudyError: the output cannot be written.
     """
     if missing := missing_tools():
-        raise Refused([f"{', '.join(missing)}: not installed. pip install -r requirements-test.txt"])
+        raise Refused([f"{', '.join(missing)}: not installed. pip install 'liver-ct[zoo]'"])
     archives: dict[str, bytes] = {}
     problems = []
     with tempfile.TemporaryDirectory() as work:
@@ -104,11 +104,14 @@ def republished(info: Path, archives: Mapping[str, bytes]) -> list[str]:
 
 
 def publish(output: Path, archives: Mapping[str, bytes], source: str) -> list[str]:
-    """Write archives, checksums and model_info.json, each through a temporary name, and return a line for each archive."""
+    """Write archives, checksums and model_info.json, each through a temporary name; a line for each archive."""
     output.mkdir(parents=True, exist_ok=True)
     info, sums = output / MODEL_INFO, output / SHA256SUMS
     entries = read_json(info) if info.is_file() else {}
-    lines = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines()) if sums.is_file() else {}
+    lines: dict[str, str] = {}
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        value, name = line.split(maxsplit=1)
+        lines[name] = value
     written = []
     for name, data in archives.items():
         write(output / f"{name}.zip", data)

@@ -21,7 +21,8 @@ def bundle_files(root: Path) -> dict[str, Path]:
 
 def read_config(root: Path, name: str) -> dict[str, Any]:
     """A JSON config of a bundle, by its name below ``root``."""
-    return read_json(root / name)
+    config: dict[str, Any] = read_json(root / name)
+    return config
 
 
 def installed(name: str) -> Any:

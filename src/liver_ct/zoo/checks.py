@@ -1,7 +1,7 @@
 """What the Model Zoo's CI asks of a bundle, each check a list of lines ``<file>: <cause>. <fix>``.
 
-The zoo's own scripts (ci/verify_bundle.py, runtests.sh) work inside its repository and stop at the first problem. MONAI's
-functions do here what they do there; around them stands what the zoo asks in words only (CONTRIBUTING.md).
+The zoo's own scripts (ci/verify_bundle.py, runtests.sh) work inside its repository and stop at the first problem.
+MONAI's functions do here what they do there; around them stands what the zoo asks in words only (CONTRIBUTING.md).
 """
 
 from __future__ import annotations

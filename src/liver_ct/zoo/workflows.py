@@ -42,7 +42,7 @@ def verify_schema(root: Path) -> None:
     url = read_config(root, METADATA).get("schema", "")
     local = SCHEMAS / url.rpartition("/")[2]
     if not url or not local.is_file():
-        raise ValueError(f"schema {url} is not {[path.name for path in SCHEMAS.glob('meta_schema_*')][0]}")
+        raise ValueError(f"schema {url} is not {next(SCHEMAS.glob('meta_schema_*')).name}")
     shutil.copyfile(local, schema)
     verify_metadata(meta_file=str(root / METADATA), filepath=schema)
 
@@ -51,18 +51,24 @@ def verify_shapes(root: Path) -> None:
     """Make network_data_format and network_def agree."""
     from monai.bundle import verify_net_in_out
 
-    files = {"meta_file": str(root / METADATA), "config_file": str(root / INFERENCE)}
-    verify_net_in_out("network_def", **files, device="cpu", bundle_root=str(root))
+    meta, config = str(root / METADATA), str(root / INFERENCE)
+    verify_net_in_out("network_def", meta_file=meta, config_file=config, device="cpu", bundle_root=str(root))
 
 
 def verify_torchscript(root: Path) -> None:
     """Make the weights fit network_def and network_def fit TorchScript."""
     from monai.bundle import ckpt_export
 
-    files = {"meta_file": str(root / METADATA), "config_file": str(root / INFERENCE)}
     exported = root / "eval" / "model.ts"
     exported.parent.mkdir(exist_ok=True)
-    ckpt_export("network_def", str(exported), str(root / WEIGHTS), **files, bundle_root=str(root))
+    ckpt_export(
+        "network_def",
+        str(exported),
+        str(root / WEIGHTS),
+        meta_file=str(root / METADATA),
+        config_file=str(root / INFERENCE),
+        bundle_root=str(root),
+    )
 
 
 def verify_inference(root: Path) -> None:
