@@ -34,6 +34,7 @@ from liver_ct import phantom
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "liver_cls"
 CONFIGS = BUNDLE / "configs"
+SCHEMA = ROOT / "src" / "liver_ct" / "zoo" / "meta_schema_20240725.json"
 SMALL = {"roi": [32, 32], "spacing": 8.0}
 QUICK = {
     **SMALL,
@@ -685,14 +686,14 @@ def test_zoo_metadata_matches_the_schema_and_the_network():
     from jsonschema import validate
 
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    validate(metadata, json.loads((ROOT / "scripts" / "meta_schema_20240725.json").read_text()))
+    validate(metadata, json.loads((SCHEMA).read_text()))
     assert metadata["version"] in metadata["changelog"]
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     verify_net_in_out("network_def", **files, device="cpu")
 
 
 def test_zoo_metadata_passes_monais_own_check(tmp_path):
-    schema = shutil.copy(ROOT / "scripts" / "meta_schema_20240725.json", tmp_path)  # there: nothing to download
+    schema = shutil.copy(SCHEMA, tmp_path)  # there: nothing to download
     verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
 
 
