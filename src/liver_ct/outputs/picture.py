@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
 
 from liver_ct.files import written_whole
 
@@ -89,7 +90,7 @@ def _layout(title: str) -> tuple[Figure, Axes, Axes, list[Axes]]:
     return figure, figure.add_subplot(left[0]), figure.add_subplot(left[1]), axials
 
 
-def _draw_axial(axes: Axes, ct: np.ndarray, prob: np.ndarray, spacing: Sequence[float], caption: str) -> None:
+def _draw_axial(axes: Axes, ct: NDArray[Any], prob: NDArray[Any], spacing: Sequence[float], caption: str) -> None:
     """One ``[X, Y]`` RAS slice as a radiologist sees it: from the feet, patient's right on the left, anterior up."""
     _draw_plane(axes, ct, prob, (0, ct.shape[0] * spacing[0], 0, ct.shape[1] * spacing[1]))
     axes.set_title(caption, pad=4)
@@ -97,8 +98,8 @@ def _draw_axial(axes: Axes, ct: np.ndarray, prob: np.ndarray, spacing: Sequence[
 
 def _draw_coronal(
     axes: Axes,
-    ct: np.ndarray,
-    prob: np.ndarray,
+    ct: NDArray[Any],
+    prob: NDArray[Any],
     spacing: Sequence[float],
     rows: Sequence[SliceRow],
     shown: Sequence[int],
@@ -113,7 +114,7 @@ def _draw_coronal(
     axes.set(ylabel="z (mm)", xticks=[], anchor="S")
 
 
-def _draw_plane(axes: Axes, ct: np.ndarray, prob: np.ndarray, extent: Sequence[float]) -> None:
+def _draw_plane(axes: Axes, ct: NDArray[Any], prob: NDArray[Any], extent: tuple[float, float, float, float]) -> None:
     """A ``[right-left, up]`` plane with Prob-Mask contours, the patient's right on the left; ``extent`` in mm."""
     axes.imshow(ct[::-1].T, "gray", vmin=WINDOW[0], vmax=WINDOW[1], origin="lower", extent=extent, aspect="equal")
     for level, width in zip(LEVELS, (0.5, 1.4, 0.5)):
