@@ -1,12 +1,10 @@
-"""A quick start: what the chain imports, without what it has no use for, and the rest while it works."""
+"""A quick start: what the chain imports, without what it has no use for."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
@@ -62,8 +60,7 @@ def read_ahead(path: str) -> None:
 def import_chain(values: Mapping[str, str]) -> None:
     """Import MONAI for the chain, where it is the only thing that the process is for.
 
-    A bundle of the user's may need any part of MONAI, so nothing is left out for it. What draws the picture and writes
-    the report is imported beside the chain's work.
+    A bundle of the user's may need any part of MONAI, so nothing is left out for it.
 
     Args:
         values: options of the command, as text.
@@ -73,9 +70,6 @@ def import_chain(values: Mapping[str, str]) -> None:
     read_ahead(values.get("input", ""))
     with absent(unused(values)), uncollected():
         import monai  # noqa: F401
-    for option, module in (("picture", "picture"), ("report", "report")):
-        if values.get(option, "true").lower() == "true":
-            threading.Thread(target=importlib.import_module, args=(f"liver_ct.outputs.{module}",), daemon=True).start()
 
 
 def unused(values: Mapping[str, str]) -> tuple[str, ...]:
