@@ -73,6 +73,7 @@ def make_bundles(checkout: Path, folder: Path, weights: Mapping[str, Path], knob
 
 
 def run_chain(checkout: Path, source: Path, output: Path, bundles: Mapping[str, str]) -> None:
+    """Run a checkout's chain with these bundles, by option, on a study or a folder."""
     words = [sys.executable, str(checkout / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
     if (checkout / "scripts" / "report.py").exists():
         words += ["--report", "false"]

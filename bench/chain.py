@@ -91,7 +91,7 @@ def folder(ct: str, work: str, studies: int, jobs: int) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "threads": torch.get_num_threads()}))
 
 
-def floors(ct: str, work: str) -> None:
+def floors(ct: str) -> None:
     """Print what every step has to move and to compute for a CT, and how fast this machine moves and computes."""
     import torch
     from isal import igzip
@@ -108,8 +108,9 @@ def floors(ct: str, work: str) -> None:
         with FlopCounterMode(display=False) as second:
             chain.cls.infer(groups)
     inside = int(np.count_nonzero(masks["prob"].numpy()))
-    raw = (masks["prob"][0] * 255).round().byte().numpy().tobytes(order="F"), masks["pred"][0].numpy().tobytes(
-        order="F"
+    raw = (
+        (masks["prob"][0] * 255).round().byte().numpy().tobytes(order="F"),
+        masks["pred"][0].numpy().tobytes(order="F"),
     )
     packed = Path(ct).read_bytes()
     print(
@@ -197,7 +198,8 @@ def phantom(work: Path, depth: int) -> Path:
 
 def measure(work: Path, command: str, ct: str, *options: str) -> Figures:
     """What a fresh process prints."""
-    words = [sys.executable, __file__, command, "--ct", ct, "--work", str(work), *options]
+    place = [] if command == "floors" else ["--work", str(work)]  # that one writes nothing
+    words = [sys.executable, __file__, command, "--ct", ct, *place, *options]
     done = subprocess.run(
         words, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
@@ -336,9 +338,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def plot(figures: Figures, file: Path) -> None:
     """Seconds per step, and peak memory, against the number of slices."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     runs = [figures["sizes"][f"{depth} bf16"] for depth in DEPTHS]

@@ -121,10 +121,10 @@ def measure(seconds: dict[str, list[float]], folder: Path, study: Any) -> None:
 def picture(series: str, results: str, output: str) -> None:
     """The slice that the report is most certain of, found by its UID, with both segmentations over it, placed by the
     positions that their frames give; and a coronal cut. Everything is read from DICOM files."""
-    import matplotlib
+    import matplotlib as mpl
     import pydicom
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     from liver_ct.outputs.names import DICOM_LIVER, DICOM_PROB, DICOM_REPORT

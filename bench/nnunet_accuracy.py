@@ -67,6 +67,7 @@ def prepare(datalist: str, folds: str, work: str) -> None:
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume as NIfTI; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(values, affine), path)
 
@@ -102,7 +103,7 @@ def train(work: str, fold: int, seconds: float, plan: str = "2d", bf16: bool = T
         bf16: compute in bfloat16, which nnU-Net does on GPUs only; ours does so too.
     """
     raw, preprocessed = paths(work)
-    os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in the process whose CPU time counts
+    os.environ.update(nnUNet_n_proc_DA="0")  # augmentation in the process whose CPU time counts
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     class Budget(nnUNetTrainer):

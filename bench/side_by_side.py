@@ -224,7 +224,7 @@ def nnunet_default() -> Work:
 
     made = predictor(plans(*LITS), 3, mirroring=True, step=0.5, tiles=1)
 
-    def work(ct: Path, out: Path) -> dict[str, Any]:
+    def work(ct: Path, _: Path) -> dict[str, Any]:
         image, properties = SimpleITKIO().read_images([str(ct)])
         preprocessor = made.configuration_manager.preprocessor_class(verbose=False)
         data, _, _ = preprocessor.run_case_npy(

@@ -112,7 +112,7 @@ class LiverApp(MONAILabelApp):
         return store
 
     def _download_dcmqi_tools(self) -> None:
-        """dcmqi writes labels as DICOM SEG; MONAI Label would download it, here it comes with the requirements."""
+        """Labels become DICOM SEG by dcmqi; MONAI Label would download it, here it comes with the requirements."""
         os.environ["PATH"] += os.pathsep + os.path.dirname(sys.executable)
         if not shutil.which("itkimage2segimage"):
             logger.warning("dcmqi is not installed: labels cannot be saved to the DICOM server (pip install dcmqi)")

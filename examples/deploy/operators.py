@@ -114,7 +114,7 @@ def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
         for i, file in enumerate(sorted(file for folder in folders for file in folder.iterdir() if file.is_file())):
             if series_uid(file) == series.SeriesInstanceUID:
                 Path(work, f"{i}{file.suffix}").symlink_to(file.resolve())
-        with study_errors(Path(work), str(sorted(folders)[0])):
+        with study_errors(Path(work), str(min(folders))):
             return stage["load"]({"image": work})["image"]
 
 

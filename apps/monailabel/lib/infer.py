@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib.chain import Bundle, Chain
-from lib.uncertainty import mean_entropy
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import write_itk
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from lib.chain import Bundle, Chain
+from lib.uncertainty import mean_entropy
 from liver_ct.chain.stages import save_masks
 from liver_ct.errors import StudyError
 from liver_ct.outputs.names import LIVER_MASK, PROB_MASK

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lib.chain import Bundle
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from lib.chain import Bundle
 from liver_ct.errors import StudyError
 from liver_ct.files import written_whole
 

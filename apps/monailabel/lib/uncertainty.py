@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lib.chain import Chain, describe_request
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
+from lib.chain import Chain, describe_request
 from liver_ct.files import read_json, written_whole
 
 logger = logging.getLogger(__name__)

@@ -371,7 +371,6 @@ def test_training_from_a_submitted_label_is_taken_up_at_once(site):
     file, params = site.infer(SEG, labelled, {"result": "prob_mask"})
     assert params["weights"] == f"{SEG}.pt" and np.abs(voxels(file) - before).max() > 0.05
     truth = site.truth(labelled)
-    print(f"Dice {dice(before > 0.5, truth):.3f} before, {dice(voxels(file) > 0.5, truth):.3f} after an epoch")
     assert dice(voxels(file) > 0.5, truth) > dice(before > 0.5, truth) > 0.9  # it learned from this very label
     now = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
     assert now == shipped and sorted((bundle / "runs").rglob("*")) == files

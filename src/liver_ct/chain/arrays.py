@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.chain.studies import name_cases
 from liver_ct.errors import StudyError
 
 
-def read_image(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, np.ndarray, str]:
+def read_image(image: nib.spatialimages.SpatialImage) -> tuple[NDArray[Any], NDArray[Any], str]:
     """Voxels, affine and a name for an image of nibabel.
 
     Raises:
@@ -25,7 +27,7 @@ def read_image(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, np.nd
         raise StudyError(f"{path or name}: its voxels cannot be read ({e}). Export or copy it again.") from e
 
 
-def write_volume(array: np.ndarray, affine: np.ndarray, file: Path, name: str) -> None:
+def write_volume(array: NDArray[Any], affine: NDArray[Any], file: Path, name: str) -> None:
     """Write a CT as NIfTI: int16 where it is that, else float32.
 
     Args:
@@ -48,7 +50,7 @@ def write_volume(array: np.ndarray, affine: np.ndarray, file: Path, name: str) -
     nib.save(nib.Nifti1Image(voxels, None, header), file)
 
 
-def as_affine(affine: np.ndarray, name: str) -> np.ndarray:
+def as_affine(affine: NDArray[Any], name: str) -> NDArray[Any]:
     """The affine as float64; raises StudyError unless it is 4 x 4 and ends as affines do."""
     try:
         matrix = np.asarray(affine, dtype=np.float64)

@@ -41,4 +41,4 @@ class Crew:
             self.store.add("failed", last())
             self.store.set("finished", "")
         self.store.wait(["finished"], DAYS)
-        return self.store.add("failed", 0)
+        return int(self.store.add("failed", 0))

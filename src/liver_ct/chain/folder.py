@@ -21,7 +21,7 @@ from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
 from liver_ct.outputs.folders import PARTIAL, check_target, fresh_folder, publish
 from liver_ct.outputs.names import ALWAYS, INDEX, Output
-from liver_ct.outputs.writing import write_study
+from liver_ct.outputs.writing import import_writers, write_study
 
 
 class Wishes(NamedTuple):
@@ -69,6 +69,8 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
     output.mkdir(parents=True, exist_ok=True)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
     chains = [load_chain(wishes) for _ in range(jobs)]
+    # while the first study is read; not earlier, since MONAI goes through sys.modules to load a bundle
+    threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True).start()
     each: Callable[[LiverCT, Study], str]
     each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs)
     listed = Output.REPORT in wishes.outputs or (output / INDEX).exists()

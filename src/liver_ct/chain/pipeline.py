@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.stages import Stage, model_card, pick_device, save_masks, study_errors
@@ -96,14 +96,14 @@ class LiverCT:
         if isinstance(ct, nib.spatialimages.SpatialImage):
             array, affine, name = read_image(ct)
             return self.run(array, affine, case or name, regions)
-        path = Path(os.path.abspath(ct))  # a link keeps its name
+        path = Path(os.path.normpath(Path.cwd() / ct))  # a link keeps its name
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = case or name_cases([path], path.parent)[0].case
         with study_errors():
             return self._find(path, case, self.record(path), regions)
 
-    def run(self, array: np.ndarray, affine: np.ndarray, case: str = "ct", regions: bool = True) -> StudyResult:
+    def run(self, array: NDArray[Any], affine: NDArray[Any], case: str = "ct", regions: bool = True) -> StudyResult:
         """Take one study that is in memory through both stages; it is checked as a file would be.
 
         Args:

@@ -107,7 +107,8 @@ def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
 @functools.lru_cache(maxsize=16)
 def _saver(bundle: Path, output_dir: Path) -> Callable[[Item], Item]:
     """The bundle's ``save``; kept, since reading its config takes as long as writing a small study."""
-    return read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content("save")
+    save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content("save")
+    return save
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def find_studies(path: Path) -> list[Study]:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check --input.")
-    root = Path(os.path.abspath(path))  # a link keeps its name
+    root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
     found = sorted(_walk(root)) if path.is_dir() else [root]
     if not found:
         raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series). Check --input.")
@@ -122,7 +122,8 @@ def _may_be_slice(path: Path) -> bool:
         kind = header.SOPClassUID.name
     except Exception:  # reading the study will say what is wrong with it
         return True
-    other = kind.endswith("Storage") and not kind.endswith("Image Storage") or "Secondary Capture" in kind
+    other = kind.endswith("Storage") and not kind.endswith("Image Storage")
+    other = other or "Secondary Capture" in kind
     return not other and "LOCALIZER" not in str(header.get("ImageType"))
 
 

@@ -24,11 +24,9 @@ def demo(ct: str | None = None, output: str = "demo") -> None:
     from liver_ct.phantom import write_case
 
     folder = Path(output)
-    label = None
-    if ct is None:
-        ct, label = write_case(folder, 0)
-    cascade.cascade(input=str(ct), output=str(folder), overwrite=True)
-    case = folder / find_studies(Path(ct))[0].case
+    path, label = (Path(ct), None) if ct else write_case(folder, 0)
+    cascade.cascade(input=str(path), output=str(folder), overwrite=True)
+    case = folder / find_studies(path)[0].case
     if label is not None:
         dice = liver_dice(case / LIVER_MASK, label)
         print(f"liver Dice on the phantom: {dice:.3f}")

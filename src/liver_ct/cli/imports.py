@@ -1,18 +1,19 @@
-"""A quick start: what the chain imports, without what it has no use for, and the rest while it works."""
+"""A quick start: what the chain imports, without what it has no use for."""
 
 from __future__ import annotations
 
-import importlib
+import gc
+import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 # MONAI imports these where they are installed, for parts of it that the chain with the shipped bundles does not run
-UNUSED = ("clearml", "ignite", "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "scipy.signal", "scipy.stats",
-          "skimage", "sklearn", "tensorboard", "torch.utils.tensorboard")  # fmt: skip
-NIFTI = (".nii", ".nii.gz")  # read without ITK
+UNUSED = ("clearml", "ignite", "jsonschema", "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "requests",
+          "scipy.signal", "scipy.stats", "skimage", "sklearn", "tensorboard", "torch.utils.tensorboard")  # fmt: skip
+NIFTI = (".nii", ".nii.gz")  # read without ITK and pydicom
 
 
 class Absent:
@@ -21,7 +22,7 @@ class Absent:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = {*names}
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         """Raise ModuleNotFoundError for one of the modules; leave others to the next finder."""
         if name in self.names:
             raise ModuleNotFoundError(f"{name}: not used here", name=name)
@@ -39,22 +40,36 @@ def absent(names: Sequence[str]) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """In the block, nothing is looked through for garbage; what is there then never will be."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def read_ahead(path: str) -> None:
+    """Have the system read a file into memory while this process goes on; Linux alone can, and a folder is left."""
+    with suppress(AttributeError, OSError, ValueError), Path(path).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
 def import_chain(values: Mapping[str, str]) -> None:
     """Import MONAI for the chain, where it is the only thing that the process is for.
 
-    A bundle of the user's may need any part of MONAI, so nothing is left out for it. What draws the picture and writes
-    the report is imported beside the chain's work.
+    A bundle of the user's may need any part of MONAI, so nothing is left out for it.
 
     Args:
         values: options of the command, as text.
     """
     import liver_ct.chain.memory  # noqa: F401  # before torch
 
-    with absent(unused(values)):
+    read_ahead(values.get("input", ""))
+    with absent(unused(values)), uncollected():
         import monai  # noqa: F401
-    for option, module in (("picture", "picture"), ("report", "report")):
-        if values.get(option, "true").lower() == "true":
-            threading.Thread(target=importlib.import_module, args=(f"liver_ct.outputs.{module}",), daemon=True).start()
 
 
 def unused(values: Mapping[str, str]) -> tuple[str, ...]:
@@ -62,5 +77,5 @@ def unused(values: Mapping[str, str]) -> tuple[str, ...]:
     if not {"seg_bundle", "cls_bundle"}.isdisjoint(values):
         return ()
     if values.get("input", values.get("ct", ".nii")).endswith(NIFTI):
-        return (*UNUSED, "itk")
+        return (*UNUSED, "itk", "pydicom")
     return UNUSED

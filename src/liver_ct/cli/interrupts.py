@@ -17,13 +17,13 @@ def handle_interrupts(leave: Callable[[], None]) -> None:
     Libraries catch what is raised in an import and take it for a missing package; nothing is lost there.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(_number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, stop_at_once)
         if is_importing(frame):
-            stop_at_once(number, frame)
+            stop_at_once()
         raise KeyboardInterrupt
 
-    def stop_at_once(number: int, frame: FrameType | None) -> None:
+    def stop_at_once(*_: object) -> None:
         leave()
         os._exit(INTERRUPTED)
 

@@ -33,8 +33,8 @@ def prepare(
         output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
         groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
-        liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing marked
-            there does not mean no tumour.
+        liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing
+            marked there does not mean no tumour.
         tumour: CSV of volume,slice,tumour_present (1, 0, or -1 unknown) for such cases.
         val_fraction: part of the people drawn for validation if the split file names none.
         seed: of that draw.

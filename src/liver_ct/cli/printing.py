@@ -48,16 +48,21 @@ class ProgressBar(Progress):
     """A bar on stderr where that is a terminal, a line on stdout for each study, and one on stderr for each failure."""
 
     def start(self, studies: int, shown: bool) -> None:
+        """Show an empty bar of so many studies."""
         self.bar = progress_bar(total=studies, unit="study", shown=shown)
 
     def done(self, line: str) -> None:
+        """Print the line above the bar."""
         self.bar.write(line)
 
     def failed(self, line: str) -> None:
+        """Print the line on stderr, above the bar."""
         print_error(line)
 
     def advance(self) -> None:
+        """The bar is one study further."""
         self.bar.update()
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         self.bar.close()

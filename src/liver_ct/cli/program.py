@@ -112,7 +112,8 @@ class Program(NamedTuple):
         return f"{called} {name}", self.commands[name], rest
 
     def _help(self, called: str, command: Command | None) -> str:
-        if command is None and isinstance(self.commands, Mapping):
+        if command is None:
+            assert isinstance(self.commands, Mapping)
             names = {name: each.__doc__ or "" for name, each in self.commands.items()}
             return list_help(called, self.about, "command", names, COMMON_HELP)
         return command_help(called, command, options_of(command), COMMON_HELP)

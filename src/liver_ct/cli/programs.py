@@ -38,4 +38,5 @@ def main() -> NoReturn:
 
 def program(name: str) -> Program:
     """The program of that name."""
-    return importlib.import_module(f"liver_ct.cli.{name}").PROGRAM
+    found: Program = importlib.import_module(f"liver_ct.cli.{name}").PROGRAM
+    return found

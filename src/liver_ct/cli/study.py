@@ -27,13 +27,13 @@ def run(
     other, and the exit status is 1.
 
     Args:
-        config: the experiment, a JSON file. Each entry of ``arms`` holds knobs of stage 2's bundle; lists of mask_source,
-            combine and gop are combined in all ways; ``seeds``, ``inner_groups`` (early stopping on groups of the
-            training fold), ``masks`` (which Prob-Masks, of those under the config's ``masks``: knobs of stage 1's
-            bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
-            arm's weights, judged through this arm's mask) are the experiment's own. mask_source ``temperature`` is prob at
-            the temperature fitted on the other folds; ``repair`` lets the true liver correct the Prob-Mask: ``leaks`` sets
-            it to 0 outside, ``gaps`` to 1 inside.
+        config: the experiment, a JSON file. Each entry of ``arms`` holds knobs of stage 2's bundle; lists of
+            mask_source, combine and gop are combined in all ways; ``seeds``, ``inner_groups`` (early stopping on groups
+            of the training fold), ``masks`` (which Prob-Masks, of those under the config's ``masks``: knobs of stage
+            1's bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
+            arm's weights, judged through this arm's mask) are the experiment's own. mask_source ``temperature`` is prob
+            at the temperature fitted on the other folds; ``repair`` lets the true liver correct the Prob-Mask:
+            ``leaks`` sets it to 0 outside, ``gaps`` to 1 inside.
         arms: only these, by name; default all. The report comes when all are there.
         results: folder for results.json, study.md and its plots; default the experiment's ``output``.
         seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.

@@ -1,4 +1,4 @@
-"""Where a program's output goes: the terminal, a log file, or nowhere. That of the processes it starts goes there, too."""
+"""Where a program's output goes: the terminal, a log file, or nowhere; with it that of the processes it starts."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def open_log(log_file: str) -> BinaryIO:
     """The log file, open to append to; its folder is made."""
     try:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        return open(log_file, "ab", buffering=0)
+        return Path(log_file).open("ab", buffering=0)
     except OSError as e:
         raise UsageError(f"--log_file {log_file}: {e.strerror}. Choose another file.") from None

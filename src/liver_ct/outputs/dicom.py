@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -23,6 +24,7 @@ from highdicom.seg import (
     SegmentDescription,
 )
 from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
@@ -79,15 +81,15 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     check_series(Path(path))
     if len(files) != study.ct.shape[2] or io_orientation(affine)[2, 0] != 2:
         raise StudyError(f"{path}: not axial slices, which --dicom_output needs. Give an axial series.")
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers: list[pydicom.Dataset] = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     index = np.stack([np.zeros(len(files)), np.zeros(len(files)), np.arange(len(files)), np.ones(len(files))])
     places = (np.diag([-1.0, -1, 1, 1]) @ affine @ index)[:3].T
     shift = np.linalg.norm(places - [[float(v) for v in h.ImagePositionPatient] for h in headers], axis=1)
     if shift.max() > np.linalg.norm(affine[:3, 2]) / 2:
         raise StudyError(f"{path}: array and files differ in order. Use a segmentation bundle that keeps it.")
-    for header, name in product(headers, REQUIRED):
+    for (file, header), name in product(zip(files, headers), REQUIRED):
         if not header.get(name):
-            raise StudyError(f"{header.filename}: {name} is missing, so no result can refer to it. Send it again.")
+            raise StudyError(f"{file}: {name} is missing, so no result can refer to it. Send it again.")
     tidy(headers[0])
     return headers
 
@@ -106,7 +108,7 @@ def tidy(header: pydicom.Dataset) -> None:
             setattr(header, name, None)
 
 
-def make_segmentation(headers: Sequence[pydicom.Dataset], mask: np.ndarray, result: Item, name: str) -> Segmentation:
+def make_segmentation(headers: Sequence[pydicom.Dataset], mask: NDArray[Any], result: Item, name: str) -> Segmentation:
     """A DICOM SEG of a mask ``[X, Y, Z]``: uint8 {0, 1} becomes BINARY, floats 0..1 FRACTIONAL (PROBABILITY).
 
     Frames that hold nothing are left out. Not compressed: every sender and viewer takes it so.
@@ -148,8 +150,10 @@ def make_report(
     Template TID 1500. "Certainty of Finding" (DCM 111012) is the probability in percent that the finding is there.
     """
     finding = {"finding_category": codes.SCT.MorphologicallyAbnormalStructure, "finding_type": NEOPLASM}
-    likeliest = max((row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability)
-    groups = [volume_group(liver, result)]
+    likeliest = max(
+        (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
+    )
+    groups: list[Any] = [volume_group(liver, result)]
     groups.append(
         tumour_group("Tumour, study", headers[likeliest.slice], result["study_tumour_probability"], finding, result)
     )

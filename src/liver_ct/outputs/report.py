@@ -21,6 +21,7 @@ from isal import igzip
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
 from PIL import Image
 
 from liver_ct.files import write_text
@@ -42,9 +43,9 @@ OPEN = (0.25, 0.75)  # of a slice's tumour probability
 class View(NamedTuple):
     """A study turned to RAS: arrays ``[X, Y, Z]``, the affine, the part that is shown and the slices that are."""
 
-    ct: np.ndarray
-    prob: np.ndarray
-    affine: np.ndarray
+    ct: NDArray[Any]
+    prob: NDArray[Any]
+    affine: NDArray[Any]
     box: tuple[slice, slice]
     shown: list[int]
 
@@ -104,7 +105,7 @@ def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
     """What a reader should know first, in sentences; ``rows`` from the feet to the head."""
     considered = [row for row in rows if row.tumour_probability is not None]
     said = [_about_tumour(result, considered), _about_volume(result)]
-    said += _about_doubt(result, considered)
+    said += _about_doubt(considered)
     said.append(_about_the_rest(rows, considered))
     if rows[0].liver_area_mm2 or rows[-1].liver_area_mm2:
         said.append("The scan ends within the liver: what lies beyond is in neither the volume nor the probabilities.")
@@ -114,7 +115,7 @@ def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
 
 
 def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
-    top = max(considered, key=lambda row: row.tumour_probability)
+    top = max(considered, key=lambda row: row.tumour_probability or 0)
     flagged, threshold = len(result["flagged_slices"]), result["flag_threshold"]
     where = f"{top.tumour_probability:.2f} at slice {top.slice} (z\xa0{mm(top.z_mm)}\xa0mm)"  # no break
     if not flagged:
@@ -132,8 +133,8 @@ def _about_volume(result: Item) -> str:
     )
 
 
-def _about_doubt(result: Item, considered: Sequence[SliceRow]) -> list[str]:
-    open_ = sum(OPEN[0] <= row.tumour_probability < OPEN[1] for row in considered)
+def _about_doubt(considered: Sequence[SliceRow]) -> list[str]:
+    open_ = sum(OPEN[0] <= (row.tumour_probability or 0) < OPEN[1] for row in considered)
     if not open_:
         return []
     lie = "slice lies" if open_ == 1 else "slices lie"
@@ -154,12 +155,13 @@ def flagged_runs(rows: Sequence[SliceRow], threshold: float) -> list[Item]:
         return row.tumour_probability is not None and row.tumour_probability >= threshold
 
     runs = [list(group) for key, group in groupby(rows, flagged) if key]
-    tops = [max(run, key=lambda row: row.tumour_probability) for run in runs]
+    tops = [max(run, key=lambda row: row.tumour_probability or 0) for run in runs]
     found = [{"first": run[0], "last": run[-1], "count": len(run), "top": top} for run, top in zip(runs, tops)]
     return sorted(found, key=lambda run: -run["top"].tumour_probability)
 
 
 def plural(count: int, noun: str) -> str:
+    """The noun for so many."""
     return noun if count == 1 else f"{noun}s"
 
 
@@ -171,7 +173,7 @@ def mm(value: float) -> str:
 # what is shown
 
 
-def body_box(ct: np.ndarray, step: int = 4) -> tuple[slice, slice]:
+def body_box(ct: NDArray[Any], step: int = 4) -> tuple[slice, slice]:
     """The part of the plane that the body fills in any slice of ``[X, Y, Z]``; the table is no part of it."""
     body = cc3d.largest_k((ct[::step, ::step, ::step] > BODY), k=1)
     spans = []
@@ -210,7 +212,7 @@ def page_data(view: View, rows: Sequence[SliceRow], regions: Regions | None, thr
     }
 
 
-def prob_layer(view: View) -> tuple[Item, np.ndarray]:
+def prob_layer(view: View) -> tuple[Item, NDArray[Any]]:
     """The Prob-Mask of the shown slices, ``[n, rows, columns]`` uint8, and where its pixels lie in the picture."""
     steps = [max(1, round(FINE_MM / mm)) for mm in voxel_sizes(view.affine)[:2]]
     picked = [np.arange(span.start, span.stop)[::-1][::step] for span, step in zip(view.box, steps)]
@@ -225,7 +227,7 @@ def prob_layer(view: View) -> tuple[Item, np.ndarray]:
     return {"shape": data.shape, "place": place, "slices": list(range(len(view.shown)))}, data
 
 
-def regions_layer(view: View, regions: np.ndarray, affine: np.ndarray) -> tuple[Item, np.ndarray]:
+def regions_layer(view: View, regions: NDArray[Any], affine: NDArray[Any]) -> tuple[Item, NDArray[Any]]:
     """As prob_layer, for those shown slices that have regions."""
     to_view = np.linalg.inv(view.affine) @ affine
     place, shape = [], []
@@ -249,7 +251,7 @@ def coronal(view: View, rows: Sequence[SliceRow]) -> Item:
     half = abs(rows[-1].z_mm - rows[0].z_mm) / max(1, len(rows) - 1) / 2
     x_mm = voxel_sizes(view.affine)[0]
     return {
-        "ct": to_jpeg(to_gray(ct), ct.shape[::-1]),
+        "ct": to_jpeg(to_gray(ct), (ct.shape[1], ct.shape[0])),
         "prob": base64.b64encode(igzip.compress(to_byte(prob).tobytes(), 2)).decode(),
         "shape": prob.shape,
         "size_mm": [ct.shape[1] * x_mm, ct.shape[0] * voxel_sizes(view.affine)[2]],
@@ -281,17 +283,17 @@ def _ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
         yield float((value - low) / max(1e-6, high - low)), mm(value)
 
 
-def to_gray(hu: np.ndarray) -> np.ndarray:
+def to_gray(hu: NDArray[Any]) -> NDArray[Any]:
     """HU to 0..255 over WINDOW."""
     low, high = WINDOW
     return ((np.clip(hu, low, high) - low) * np.float32(255 / (high - low)) + np.float32(0.5)).astype(np.uint8)
 
 
-def to_jpeg(gray: np.ndarray, size: Sequence[int]) -> str:
+def to_jpeg(gray: NDArray[Any], size: tuple[int, int]) -> str:
     """``[rows, columns]`` uint8 as a base64 JPEG of ``size`` (width, height)."""
     image = Image.fromarray(np.ascontiguousarray(gray))
-    if image.size != tuple(size):
-        image = image.resize(tuple(size), Image.Resampling.BILINEAR)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return base64.b64encode(file.getvalue()).decode()

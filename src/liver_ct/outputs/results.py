@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
 
 from liver_ct.files import written_whole
 from liver_ct.outputs.names import Output
@@ -62,8 +63,8 @@ class Regions(NamedTuple):
         affine: 4 x 4, voxel to world mm, along the axes of the CT turned to RAS.
     """
 
-    values: np.ndarray
-    affine: np.ndarray
+    values: NDArray[Any]
+    affine: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,10 +89,10 @@ class StudyResult:
     """
 
     case: str
-    ct: np.ndarray
-    affine: np.ndarray
-    prob_mask: np.ndarray
-    liver_mask: np.ndarray
+    ct: NDArray[Any]
+    affine: NDArray[Any]
+    prob_mask: NDArray[Any]
+    liver_mask: NDArray[Any]
     rows: tuple[SliceRow, ...]
     summary: Summary
     record: Mapping[str, Any]
@@ -155,7 +156,7 @@ class StudyResult:
         save_study(self, Path(folder), outputs)
 
 
-def slice_rows(mask: np.ndarray, affine: np.ndarray, tumour: Item) -> list[SliceRow]:
+def slice_rows(mask: NDArray[Any], affine: NDArray[Any], tumour: Item) -> list[SliceRow]:
     """One row per axial slice of a mask ``[X, Y, Z]`` in any orientation, by its index in that array."""
     axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
     across = [i for i in range(3) if i != axis]
@@ -178,19 +179,19 @@ def write_rows(rows: Sequence[SliceRow], file: Path) -> None:
 
 
 def summarise(
-    rows: Sequence[SliceRow], mask: np.ndarray, affine: np.ndarray, probability: float, threshold: float
+    rows: Sequence[SliceRow], mask: NDArray[Any], affine: NDArray[Any], probability: float, threshold: float
 ) -> Summary:
     """The study's figures, from its rows, its liver mask ``[X, Y, Z]`` and the study's tumour probability."""
     flagged = [row.slice for row in rows if row.tumour_probability is not None and row.tumour_probability >= threshold]
     return Summary(round(probability, 6), threshold, tuple(flagged), volume_ml(mask, affine))
 
 
-def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
+def volume_ml(mask: NDArray[Any], affine: NDArray[Any]) -> float:
     """Volume of a mask, in ml to two decimals."""
     return round(np.count_nonzero(mask) * voxel_mm3(affine) / 1000, 2)
 
 
-def voxel_mm3(affine: np.ndarray) -> float:
+def voxel_mm3(affine: NDArray[Any]) -> float:
     """Volume of a voxel."""
     return abs(float(np.linalg.det(affine[:3, :3])))
 
@@ -202,7 +203,7 @@ def headline(result: Mapping[str, Any]) -> str:
     return f"tumour probability {probability:.2f}    {flagged} slices flagged    liver {volume:.0f} ml"
 
 
-def to_byte(share: np.ndarray) -> np.ndarray:
+def to_byte(share: NDArray[Any]) -> NDArray[Any]:
     """0..1 to 0..255, as the Prob-Mask's file holds it."""
     return (share * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 

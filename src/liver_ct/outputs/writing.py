@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from liver_ct.files import write_json
@@ -29,34 +31,56 @@ def save_study(study: StudyResult, target: Path, outputs: Collection[Output | st
             work.parent.rmdir()
 
 
+def import_writers(outputs: Collection[Output | str]) -> None:
+    """Import what some outputs are written with: matplotlib and highdicom take half a second each.
+
+    What is not installed is only complained of where it is needed.
+    """
+    for output in outputs:
+        with suppress(ImportError):
+            import_module(f"liver_ct.outputs.{Output(output).value}")
+
+
 def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | str] = ()) -> None:
-    """Write a study's files one by one to a folder that is there; result.json, with the seconds of all, comes last."""
+    """Write a study's files to a folder that is there; result.json, with the seconds of all, comes last.
+
+    The picture is drawn beside DICOM and report, which mostly deflate, outside of Python's lock.
+    """
+    import_writers(outputs)  # here, since MONAI goes through sys.modules to load what saves the masks
     wanted, seconds = {Output(output) for output in outputs}, dict(study.seconds)
     if Output.DICOM in wanted:
-        from liver_ct.outputs.dicom import check_series, write_dicom  # highdicom takes half a second to import
+        from liver_ct.outputs.dicom import check_series, write_dicom
 
         check_series(Path(study.source))
     with timed(seconds, "save"):
         write_masks(study, folder)
         write_rows(study.rows, folder / TABLE)
-    if Output.PICTURE in wanted:
-        with timed(seconds, "picture"):
-            from liver_ct.outputs.picture import write_picture  # matplotlib takes a second to import
+    with ThreadPoolExecutor(1) as pool:
+        drawing = pool.submit(_draw, study, folder) if Output.PICTURE in wanted else None
+        if Output.DICOM in wanted:
+            with timed(seconds, "dicom"):
+                write_dicom(study, folder)
+        if Output.REPORT in wanted:
+            with timed(seconds, "report"):
+                from liver_ct.outputs.report import write_report
 
-            write_picture(study, folder / PICTURE)
-    if Output.DICOM in wanted:
-        with timed(seconds, "dicom"):
-            write_dicom(study, folder)
-    study = replace(study, seconds=dict(seconds))
-    if Output.REPORT in wanted:
-        with timed(seconds, "report"):
-            from liver_ct.outputs.report import write_report
-
-            write_report(study, folder / REPORT)
+                write_report(replace(study, seconds=dict(seconds)), folder / REPORT)
+        if drawing:
+            seconds |= drawing.result()
     result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds}
     if Output.REPORT in wanted:
         result["liver_volume_range_ml"] = study.volume_range_ml
     write_json(folder / RESULT, result, indent=2)
+
+
+def _draw(study: StudyResult, folder: Path) -> dict[str, float]:
+    """Write the picture; returns how long that took."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "picture"):
+        from liver_ct.outputs.picture import write_picture
+
+        write_picture(study, folder / PICTURE)
+    return seconds
 
 
 def write_masks(study: StudyResult, folder: str | Path) -> None:
