@@ -79,3 +79,23 @@ def test_no_file_is_long():
 def test_a_script_works_from_outside_the_repository(script, tmp_path):
     done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and script.stem in done.stdout + done.stderr
+
+
+def paths_in_tree(readme: str) -> list[Path]:
+    """Paths in the code block under "What lies where"; an entry lies in the last one above it that is indented less."""
+    block = readme.split("## What lies where")[1].split("```")[1]
+    above: list[tuple[int, Path]] = [(-1, Path())]
+    paths = []
+    for line in filter(None, block.splitlines()):
+        indent = len(line) - len(line.lstrip())
+        above = [(depth, folder) for depth, folder in above if depth < indent]
+        paths.append(above[-1][1] / line.split()[0])
+        above.append((indent, paths[-1]))
+    return paths
+
+
+def test_the_readme_s_tree_is_true_and_names_every_room():
+    paths = paths_in_tree((ROOT / "README.md").read_text())
+    assert not [str(path) for path in paths if not (ROOT / path).exists()]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= {path.name for path in paths if path.parent == Path("src/liver_ct")}

@@ -66,7 +66,8 @@ def summary_text(a: Analysis) -> str:
         if not c["excludes_0"] and c["half_the_time"]:
             verdict += (
                 f" Were {c['difference']:+.4f} the truth, an interval would exclude 0 half the time with "
-                f"{c['half_the_time']} patient groups like these, and in 80 of 100 studies with {c['in_80_of_100']}."
+                f"{c['half_the_time']} patient groups like these, and in 80 of 100 experiments with "
+                f"{c['in_80_of_100']}."
             )
         lines.append(f"- **{one} minus {other}: {c['difference']:+.3f}** ({spread(c['interval'], True)}). {verdict}")
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
@@ -134,8 +135,8 @@ def contrast_table(a: Analysis) -> str:
         "## Paired differences",
         ("Of the same slices in the same draws, over the seeds that both arms have. The intervals hold what other "
         "patients would change, not what other seeds would: with one seed they are too narrow, see the AUC of each "
-        "seed above. The two columns of groups say how many patient groups like these a study would need for its "
-        "interval to exclude 0, half the time and in 80 of 100 studies, were the difference found the true one. "
+        "seed above. The two columns of groups say how many patient groups like these an experiment needs for its "
+        "interval to exclude 0, half the time and in 80 of 100 experiments, were the difference found the true one. "
         "By fold: the difference between the means of the folds' AUC. The last column counts the patients among whose "
         "own slices the first has the larger AUC, with Wilcoxon's signed-rank test. Arms of different gop are compared "
         "by each slice's own label."),

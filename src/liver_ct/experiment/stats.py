@@ -69,7 +69,7 @@ def interval(drawn: NDArray[Any]) -> list[float]:
 
 
 def patients_needed(patients: int, difference: float, drawn: NDArray[Any]) -> dict[str, int | None]:
-    """Of how many patient groups like these a 95 % interval would exclude 0: half the time, and in 80 of 100 studies.
+    """Of how many patient groups like these a 95 % interval excludes 0: half the time, and in 80 of 100 experiments.
 
     The bootstrap's standard error falls with the square root of the number of patients, and the difference is taken
     for the true one; None where it is 0.
