@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,14 @@ def test_no_file_is_long():
 def test_a_script_works_from_outside_the_repository(script, tmp_path):
     done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and script.stem in done.stdout + done.stderr
+
+
+def test_a_wheel_carries_what_the_package_reads_of_the_repository():
+    """Where only the wheel is installed there is no repository to fall back on."""
+    asked = {name for file in FILES for name in re.findall(r'\bshipped\("([^"]+)"\)', file.read_text())}
+    carried = {"bundles"}
+    for node in ast.parse((ROOT / "hatch_build.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SETTINGS":
+            carried |= set(ast.literal_eval(node.value))
+    assert asked == carried
+    assert all((ROOT / name).exists() for name in asked)
