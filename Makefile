@@ -45,7 +45,7 @@ lock:
 	uv pip compile $(UPGRADE) --quiet pyproject.toml --output-file requirements.lock
 	sed -i -e "s/ ; python_full_version < '3.13'$$//" -e "s/python_full_version < '3.13' and //" requirements.lock
 
-wheel: .venv/.test
+wheel: .venv/.run
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 bench: .venv/.run

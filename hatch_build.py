@@ -1,4 +1,5 @@
-"""Build hook: a wheel carries both bundles at liver_ct/bundles; an editable install reads those of the repository."""
+"""Build hook: a wheel carries both bundles at liver_ct/bundles, and the settings that the package reads from the
+repository at liver_ct/<same path>; an editable install reads those of the repository."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 BUNDLES = ("liver_seg", "liver_cls")
 PARTS = ("LICENSE", "configs", "docs", "models/model.pt", "scripts")  # not what training and evaluation leave behind
+# The experiment, the knobs of training end to end, and the Model Zoo's style: what liver_ct.files.shipped is asked for.
+SETTINGS = ("scripts/study.json", "scripts/end_to_end.json", "pyproject.toml", ".flake8")
 
 
-class BundlesHook(BuildHookInterface):
-    """Adds the bundles' files to a standard wheel."""
+class ShippedFilesHook(BuildHookInterface):
+    """Adds the bundles' files and the settings to a standard wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds; ``version`` is ``standard`` or ``editable``."""
         if version == "editable":
             return
-        for bundle in BUNDLES:
-            for part in PARTS:
-                build_data["force_include"][f"bundles/{bundle}/{part}"] = f"liver_ct/bundles/{bundle}/{part}"
+        paths = [f"bundles/{bundle}/{part}" for bundle in BUNDLES for part in PARTS]
+        for path in (*paths, *SETTINGS):
+            build_data["force_include"][path] = f"liver_ct/{path}"

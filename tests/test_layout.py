@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,14 @@ def test_the_readme_s_tree_is_true_and_names_every_room():
     assert not [str(path) for path in paths if not (ROOT / path).exists()]
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert rooms <= {path.name for path in paths if path.parent == Path("src/liver_ct")}
+
+
+def test_a_wheel_carries_what_the_package_reads_of_the_repository():
+    """Where only the wheel is installed there is no repository to fall back on."""
+    asked = {name for file in FILES for name in re.findall(r'\bshipped\("([^"]+)"\)', file.read_text())}
+    carried = {"bundles"}
+    for node in ast.parse((ROOT / "hatch_build.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SETTINGS":
+            carried |= set(ast.literal_eval(node.value))
+    assert asked == carried
+    assert all((ROOT / name).exists() for name in asked)
