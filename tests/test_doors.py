@@ -165,9 +165,9 @@ def test_an_interrupt_in_the_middle_of_work(tmp_path):
 
 def test_the_chain_starts_without_what_it_does_not_use(tmp_path):
     code = (
-        "import sys; from liver_ct.cli.imports import import_chain; import_chain({'input': 'ct.nii', 'picture': 'false',"
-        "'report': 'false'}); print({m.split('.')[0] for m in sys.modules} & {'mlflow', 'matplotlib', 'sklearn', "
-        "'skimage', 'pandas', 'ignite', 'itk'}); import matplotlib, sklearn, ignite"
+        "import sys; from liver_ct.cli.imports import import_chain; import_chain({'input': 'ct.nii', "
+        "'picture': 'false', 'report': 'false'}); print({m.split('.')[0] for m in sys.modules} & "
+        "{'mlflow', 'matplotlib', 'sklearn', 'skimage', 'pandas', 'ignite', 'itk'}); import matplotlib, sklearn, ignite"
     )
     path = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True)
