@@ -115,13 +115,17 @@ def monai_same_network() -> Work:
 
     stage = Stage(BUNDLES / "liver_seg", CPU)
 
+    reach = max(stage["offsets"])
+    seen = torch.tensor(stage["offsets"]) + reach
+
     class Slabs(torch.nn.Module):
-        """Every slab of 5 slices gives its middle slice, repeated: the least a stock 3D window can do with 2.5D."""
+        """Every slab gives its middle slice, repeated: the least a stock 3D window can do with 2.5D."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return stage.network(x[:, 0].permute(0, 3, 1, 2))[..., None].expand(x.shape).contiguous()
+            return stage.network(x[:, 0].permute(0, 3, 1, 2)[:, seen])[..., None].expand(x.shape).contiguous()
 
-    return monai_pipeline(Slabs().eval(), (160, 160, stage["gop"]), tuple(stage["pixdim"]), tuple(stage["hu_window"]))
+    window = (160, 160, 2 * reach + 1)
+    return monai_pipeline(Slabs().eval(), window, tuple(stage["pixdim"]), tuple(stage["hu_window"]))
 
 
 def monai_3d_unet() -> Work:

@@ -57,13 +57,14 @@ def bundles(tmp_path_factory) -> dict[str, str]:
 
 def hu_threshold(config: dict) -> dict[str, torch.Tensor]:
     """Make the segmenter one convolution, sure of liver where the mean of 3 x 3 x 5 voxels is above 80 HU."""
-    network = {"_target_": "torch.nn.Conv2d", "in_channels": "@gop", "out_channels": 1, "kernel_size": 3, "padding": 1}
+    config["offsets"] = [-2, -1, 0, 1, 2]
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 5, "out_channels": 1, "kernel_size": 3, "padding": 1}
     config["network_def"], config["network"] = network, "@network_def"
     low, high = config["hu_window"]
-    inputs = 3 * 3 * config["gop"]
+    inputs = 3 * 3 * 5
     steep = (high - low) / 8  # one unit of the logit is 8 HU
     return {
-        "weight": torch.full((1, config["gop"], 3, 3), steep / inputs),
+        "weight": torch.full((1, 5, 3, 3), steep / inputs),
         "bias": torch.tensor([-steep * (80 - low) / (high - low)]),
     }
 

@@ -154,20 +154,85 @@ def test_training_without_studies_says_so(tmp_path):
         train(tmp_path, tmp_path / "run")
 
 
+def stack() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """An item of five even slices, and where its liver is, both [5, 48, 48]."""
+    liver = torch.zeros(5, 48, 48)
+    liver[:, 8:40, 8:32] = 1
+    return {"image": torch.full((5, 48, 48), 0.5), "label": liver.clone(), "offsets": torch.arange(-2, 3)}, liver
+
+
 def test_drawn_lesions_stay_in_the_liver_and_leave_its_label():
     parser()
     from scripts.seg_lesions import RandLesiond
 
-    label = torch.zeros(1, 48, 48, 5)
-    label[:, 8:40, 8:32] = 1
-    item = {"image": torch.full((1, 48, 48, 5), 0.5), "label": label.clone()}
+    item, liver = stack()
     draw = RandLesiond("image", "label", prob=1.0).set_random_state(seed=0)
     for _ in range(20):
         out = draw(item)
-        changed = (out["image"] - 0.5).abs() > 0.02
-        assert changed.any() and not changed[:, 42:].any() and not changed[:, :, 34:].any()
-        assert torch.equal(out["label"], label) and (item["image"] == 0.5).all()
+        changed = (out["image"] - 0.5).abs() > 1e-6
+        assert changed.any() and not (changed & (liver == 0)).any()
+        assert torch.equal(out["label"], liver) and (item["image"] == 0.5).all()
     assert torch.equal(RandLesiond("image", "label", prob=0.0)(item)["image"], item["image"])
+
+
+def test_a_shifted_level_moves_the_liver_alone():
+    parser()
+    from scripts.seg_lesions import RandLiverLeveld
+
+    item, liver = stack()
+    shift = RandLiverLeveld("image", "label", prob=1.0, shift=0.3).set_random_state(seed=0)
+    levels = set()
+    for _ in range(10):
+        out = shift(item)["image"]
+        assert (out[liver == 0] == 0.5).all() and out[liver > 0].unique().numel() == 1
+        levels.add(round(float(out[liver > 0][0]), 3))
+    assert len(levels) > 5
+    assert all(0.2 <= level <= 0.8 for level in levels) and any(level < 0.5 for level in levels)
+
+
+def test_a_drawn_mass_lies_beside_the_liver():
+    parser()
+    from scripts.seg_lesions import RandMassd
+
+    item, liver = stack()
+    draw = RandMassd("image", "label", prob=1.0, radius=(6, 12)).set_random_state(seed=0)
+    drawn = 0
+    for _ in range(20):
+        out = draw(item)
+        changed = (out["image"] - 0.5).abs() > 0.01
+        assert not (changed & (liver > 0)).any() and torch.equal(out["label"], liver)
+        drawn += bool(changed.any())
+    assert drawn > 15
+    empty = {**item, "label": torch.zeros_like(liver)}
+    assert torch.equal(draw(empty)["image"], item["image"])  # nothing to lie beside
+
+
+def test_training_sees_the_slices_that_inference_does():
+    parser()
+    from scripts.seg_inferer import adjacent_slices
+    from scripts.seg_slices import RandSliceStackd
+
+    offsets = [-8, -4, -2, -1, 0, 1, 2, 4, 8]
+    volume = torch.rand(1, 6, 5, 17)
+    plain = RandSliceStackd(offsets, closer=1.0, alone_prob=0.0)
+    out = plain({"image": volume, "label": (volume > 0.5).float()})
+    assert torch.equal(out["image"], adjacent_slices(volume[0], torch.tensor([8]), offsets)[0])
+    assert torch.equal(out["label"][4], (volume[0, ..., 8] > 0.5).float())
+    alone = RandSliceStackd(offsets, alone_prob=1.0)({"image": volume, "label": volume})
+    assert all(torch.equal(plane, volume[0, ..., 8]) for plane in alone["image"])
+    lone = plain({"image": volume[..., :1], "label": volume[..., :1]})  # an isolated slice is its own neighbour
+    assert all(torch.equal(plane, volume[0, ..., 0]) for plane in lone["image"])
+
+
+def test_training_can_start_from_weights(data, tmp_path):
+    train(data, tmp_path / "first", epochs=1)
+    state = torch.load(tmp_path / "first" / "last_checkpoint_epoch=1.pt", map_location="cpu", weights_only=True)
+    start = tmp_path / "start.pt"
+    torch.save(state["ema"], start)
+    train(data, tmp_path / "second", epochs=1, init_path=str(start), learning_rate=0.0, weight_decay=0.0)
+    after = torch.load(tmp_path / "second" / "last_checkpoint_epoch=1.pt", map_location="cpu", weights_only=True)
+    weights = [key for key in state["ema"] if key.endswith(("weight", "bias"))]
+    assert weights and all(torch.equal(after["model"][key], state["ema"][key]) for key in weights)
 
 
 @pytest.mark.parametrize("dice_weight", [0.0, 1.0])
@@ -336,7 +401,7 @@ def test_bf16_agrees_with_float32(abdomen):
         with torch.inference_mode():
             probs.append(config.get_parsed_content("inferer")(image[None], network).sigmoid())
     assert probs[0].max() > 0.9
-    assert (probs[0] - probs[1]).abs().max() <= 0.02
+    assert (probs[0] - probs[1]).abs().max() <= 0.03
 
 
 def shipped(**knobs) -> tuple[ConfigParser, torch.nn.Module]:
@@ -390,7 +455,7 @@ def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
         with pytest.warns(UserWarning, match="float32 is used") if broken else contextlib.nullcontext():
             out.append(inferer(image[None], network).sigmoid())
         assert inferer.bf16 is not broken
-    assert out[1].max() > 0.9 and (out[0] - out[1]).abs().max() <= 0.02
+    assert out[1].max() > 0.9 and (out[0] - out[1]).abs().max() <= 0.03
 
 
 @pytest.mark.parametrize(
@@ -443,12 +508,13 @@ def test_temperature_softens_the_prob_mask_and_leaves_the_liver_mask(abdomen):
 def test_a_slice_depends_on_its_neighbours():
     config = parser()
     network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
-    volume = torch.rand(1, 1, 64, 64, 9)
+    inferer.coarse_step = 1
+    volume = torch.rand(1, 1, 64, 64, 30)
     changed = volume.clone()
-    changed[..., 5] = 0
+    changed[..., 15] = 0
     with torch.inference_mode():
         moved = (inferer(volume, network) - inferer(changed, network)).abs().amax((0, 1, 2, 3))
-    assert (moved[3:8] > 0).all() and (moved[:3] == 0).all() and (moved[8:] == 0).all()
+    assert moved.nonzero().flatten().tolist() == sorted(15 - offset for offset in config["offsets"])
 
 
 def test_zoo_metadata_matches_the_schema_and_the_network(tmp_path):
@@ -516,7 +582,7 @@ def test_zoo_properties_hold_in_a_process_of_their_own(kind, tmp_path):
 def test_training_and_inference_prepare_a_ct_alike():
     """The shared knobs and the network of both configs must not drift apart."""
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    for key in ("gop", "pixdim", "hu_window", "temperature", "threshold", "network_def", "network", "bf16"):
+    for key in ("offsets", "pixdim", "hu_window", "temperature", "threshold", "network_def", "network", "bf16"):
         assert inference[key] == training[key], key
 
 

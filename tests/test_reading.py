@@ -6,6 +6,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import itk
@@ -455,7 +456,8 @@ def test_a_series_that_would_be_read_wrongly_is_refused(reading, series, fault):
 @pytest.mark.parametrize("name", ["seg", "cls"])
 def test_a_cpu_without_bf16_computes_in_float32(name, monkeypatch):
     inferer = bundle_module(name, "inferer")
-    make = inferer.AdjacentSliceInferer if name == "seg" else inferer.SliceGroupInferer
+    seg = name == "seg"
+    make = partial(inferer.AdjacentSliceInferer, (-1, 0, 1)) if seg else partial(inferer.SliceGroupInferer, 3)
     for has_it in (False, True):
         monkeypatch.setattr(inferer.torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it})
-        assert make(gop=3).bf16 is has_it and make(gop=3, bf16=not has_it).bf16 is not has_it
+        assert make().bf16 is has_it and make(bf16=not has_it).bf16 is not has_it

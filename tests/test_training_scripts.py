@@ -14,7 +14,8 @@ import prob_masks
 import pytest
 from conftest import PEOPLE
 
-from liver_ct.training import calibration
+from liver_ct.errors import StudyError
+from liver_ct.training import calibration, cross_validation, datalists
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,9 @@ def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, m
 def test_fold_metrics_are_of_the_held_out_cases(bundles, lists, masks):
     prob_masks.evaluate(str(lists), str(masks), bundle=str(bundles / "liver_seg"))
     fold_of = json.loads((masks / "folds.json").read_text())
-    result = json.loads((masks / "results.json").read_text())
-    assert result["cases"] == 5 and result["patient_groups"] == 4 and 0 <= result["dice"] <= 1
+    (result,) = json.loads((masks / "results.json").read_text()).values()  # all are of one source
+    assert result["cases"] == 5 and result["patient_groups"] == 4
+    assert 0 <= result["lowest_dice"] <= result["dice"] <= 1
     for fold in (0, 1):
         rows = (masks / f"fold-{fold}" / "metrics" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
         held_out = {f"volume-{n}" for n, person in PEOPLE.items() if fold_of.get(person) == fold}
@@ -107,6 +109,35 @@ def test_stage_two_is_cross_validated_on_the_same_folds(bundles, masks, tmp_path
     stamps = [path.stat().st_mtime_ns for path in tables.values()]
     cross_validate.run(str(masks), str(tmp_path), epochs=1, bundle=str(bundles / "liver_cls"))
     assert stamps == [path.stat().st_mtime_ns for path in tables.values()]  # nothing is done twice
+
+
+def test_a_source_can_be_held_out_whole(tmp_path):
+    volumes = [{"group": f"p{n}", "source": "ours" if n < 4 else "theirs"} for n in range(7)]
+    slices = [{"group": "p8", "source": "ours", "tumour_present": 1}, {"group": "p9", "source": "bare"}]
+    lists = {"training": volumes, "training_slices": slices}
+    fold_of = datalists.assign_folds(lists, 2, tmp_path / "folds.json", ["theirs"])
+    assert {group for group, fold in fold_of.items() if fold == 2} == {"p4", "p5", "p6"}
+    assert {fold_of[f"p{n}"] for n in range(4)} == {0, 1} and fold_of["p8"] in (0, 1)
+    assert "p9" not in fold_of  # nothing to be judged by: every part learns from it
+    left = datalists.unseen_by(volumes + slices, "2", fold_of)
+    assert {entry["source"] for entry in left} == {"ours", "bare"}
+    with pytest.raises(StudyError, match="no case is of the source nowhere"):
+        datalists.assign_folds(lists, 2, tmp_path / "other.json", ["nowhere"])
+    with pytest.raises(StudyError, match="made for other data or folds"):
+        datalists.assign_folds(lists, 3, tmp_path / "folds.json")
+
+
+def test_operating_points_hold_the_false_alarms(tmp_path):
+    random = np.random.default_rng(0)
+    label = (random.random(2000) < 0.3).astype(float)
+    score = random.normal(size=2000) + 2 * label
+    person = np.array([f"p{n % 20}" for n in range(2000)])
+    for wanted, point in zip((0.05, 0.1, 0.2), cross_validation.operating_points(label, score, person)):
+        flagged = score > point["threshold"]
+        assert flagged[label == 0].mean() == pytest.approx(wanted, abs=0.01)
+        assert flagged[label == 1].mean() == pytest.approx(point["sensitivity"], abs=0.01)
+        low, high = point["interval_95"]["sensitivity"]
+        assert low <= point["sensitivity"] <= high
 
 
 def test_pooled_figures_are_right_on_known_scores():

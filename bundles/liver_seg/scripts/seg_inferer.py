@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,19 @@ def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
     0.026 to 0.016. MONAI has no switch for a part of a network.
     """
     block = network.input_block
-    block.forward = torch.autocast("cpu", enabled=False)(block.forward)
+    in_float32 = torch.autocast("cpu", enabled=False)(type(block).forward)
+    block.forward = in_float32.__get__(block)  # a bound method: a copy of the network gets one of its own
     return network
 
 
 class AdjacentSliceInferer(CpuBf16Inferer):
-    """Run a 2D network whose channels are ``gop`` adjacent slices over a whole volume.
+    """Run a 2D network whose channels are slices nearby over a whole volume.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
     along, and a capable CPU computes in bfloat16. Differentiable.
 
     Args:
-        gop: number of adjacent slices, odd; the network's input channels.
+        offsets: slices that the network sees around each, such as -2, -1, 0, 1, 2; its input channels.
         batch_size: slices per network call.
         divisor: X and Y are zero-padded to a multiple of this for the call.
         bf16: autocast on the CPU; None asks the CPU, and tries it on a pattern before a network's first volume.
@@ -42,20 +43,26 @@ class AdjacentSliceInferer(CpuBf16Inferer):
     UNSEEN = -20.0  # no probability to speak of
 
     def __init__(
-        self, gop: int, batch_size: int = 16, divisor: int = 32, bf16: bool | None = None, coarse_step: int = 1
+        self,
+        offsets: Sequence[int],
+        batch_size: int = 16,
+        divisor: int = 32,
+        bf16: bool | None = None,
+        coarse_step: int = 1,
     ) -> None:
         super().__init__(bf16)
-        self.gop, self.batch_size, self.divisor, self.coarse_step = gop, batch_size, divisor, coarse_step
+        self.offsets, self.batch_size = tuple(offsets), batch_size
+        self.divisor, self.coarse_step = divisor, coarse_step
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Volume ``[B, 1, X, Y, Z]`` to logits of the same shape, or slice stacks ``[B, gop, X, Y]`` to
+        """Volume ``[B, 1, X, Y, Z]`` to logits of the same shape, or slice stacks ``[B, len(offsets), X, Y]`` to
         ``[B, 1, X, Y]``; float32."""
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
             return self._forward(x, network, *args, **kwargs)
-        self.try_bf16(network, self.gop, x.device)
+        self.try_bf16(network, len(self.offsets), x.device)
         return torch.stack([self._volume(volume[0], network, *args, **kwargs)[None] for volume in x])
 
     def _volume(
@@ -80,14 +87,14 @@ class AdjacentSliceInferer(CpuBf16Inferer):
         """Logits ``[N, X, Y]`` of the slices ``index`` [N]."""
         x, y = volume.shape[:2]
         pad = (0, -y % self.divisor, 0, -x % self.divisor)
-        out = [
-            self._forward(F.pad(adjacent_slices(volume, part, self.gop), pad), network, *args, **kwargs)[:, 0, :x, :y]
-            for part in index.split(self.batch_size)
-        ]
+        out = []
+        for part in index.split(self.batch_size):
+            stacks = F.pad(adjacent_slices(volume, part, self.offsets), pad)
+            out.append(self._forward(stacks, network, *args, **kwargs)[:, 0, :x, :y])
         return torch.cat(out)
 
 
-def liver_range(probs: torch.Tensor, seen: float = 0.1) -> tuple[int, int]:
+def liver_range(probs: torch.Tensor, seen: float = 0.5) -> tuple[int, int]:
     """First and last of some slices ``[N, X, Y]`` between which the liver lies: the run of slices with any probability
     above ``seen`` that holds most of what is above 0.5, and a slice on both sides; all of them where nothing is."""
     area = (probs > 0.5).flatten(1).sum(1)
@@ -99,8 +106,8 @@ def liver_range(probs: torch.Tensor, seen: float = 0.1) -> tuple[int, int]:
     return max(0, int(inside[0]) - 1), min(len(probs) - 1, int(inside[-1]) + 1)
 
 
-def adjacent_slices(volume: torch.Tensor, index: torch.Tensor, gop: int) -> torch.Tensor:
-    """``[X, Y, Z]`` to ``[N, gop, X, Y]``: the slices ``index`` [N] with their neighbours, end slices repeated beyond
-    the ends."""
-    around = index[:, None] + torch.arange(-(gop // 2), gop // 2 + 1)
+def adjacent_slices(volume: torch.Tensor, index: torch.Tensor, offsets: Sequence[int]) -> torch.Tensor:
+    """``[X, Y, Z]`` to ``[N, len(offsets), X, Y]``: what lies around the slices ``index`` [N], end slices repeated
+    beyond the ends."""
+    around = index[:, None] + index.new_tensor(offsets)
     return volume.permute(2, 0, 1)[around.clamp(0, volume.shape[-1] - 1)]

@@ -2,4 +2,4 @@
 
 from liver_ct.cli.programs import main
 
-__all__ = ["cascade", "cross_validate", "demo", "lits", "main", "package", "phantom", "prob_masks", "study"]
+__all__ = ["cascade", "cross_validate", "demo", "lits", "main", "package", "phantom", "prob_masks", "study", "train"]

@@ -18,10 +18,12 @@ BUNDLE = shipped("bundles") / "liver_cls"
 def run(
     masks: str,
     output: str,
-    epochs: int = 40,
+    epochs: int = 24,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
     inner_groups: int = 0,
+    judged: str | None = None,
+    start: str | None = None,
     **overrides: Any,
 ) -> None:
     """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
@@ -37,19 +39,30 @@ def run(
         bundle: a classification bundle with the ids of bundles/liver_cls.
         inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
             (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
+        judged: list that ``scripts/prob_masks.py unseen`` wrote, whose cases are judged in the place of those of the
+            same people that are learned from; default the same.
+        start: weights that the training on every case starts from; the folds start from nothing.
         overrides: further knobs of its train.json, such as ``--mask_source binary``.
     """
     from liver_ct.training import cross_validation
 
     with errors_in_one_line():
         result = cross_validation.run(
-            Path(masks), Path(output), epochs, only, inner_groups, bundle=Path(bundle), **overrides
+            Path(masks),
+            Path(output),
+            epochs,
+            only,
+            inner_groups,
+            bundle=Path(bundle),
+            judged=Path(judged) if judged else None,
+            start=Path(start) if start else None,
+            **overrides,
         )
     if result:
         print_json(result)
 
 
-def report(masks: str, output: str) -> None:
+def report(masks: str, output: str, judged: str | None = None) -> None:
     """Pool the held-out slices of all folds, and write and print ``output/results.json``.
 
     AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the others),
@@ -59,7 +72,7 @@ def report(masks: str, output: str) -> None:
     from liver_ct.training import cross_validation
 
     with errors_in_one_line():
-        print_json(cross_validation.report(Path(masks), Path(output)))
+        print_json(cross_validation.report(Path(masks), Path(output), Path(judged) if judged else None))
 
 
 PROGRAM = Program("cross_validate", __doc__, {"run": run, "report": report})

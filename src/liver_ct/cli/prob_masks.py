@@ -22,6 +22,8 @@ def make(
     epochs: int = 16,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
+    held_out: str | Sequence[str] = (),
+    start: str | None = None,
     **overrides: Any,
 ) -> None:
     """Train stage 1 ``folds`` times by patient group, then once on everybody, and write all Prob-Masks.
@@ -31,18 +33,49 @@ def make(
     call goes on where a killed one stopped: at the last epoch of a training, at the next case of an inference.
 
     Args:
-        datalist: a datalist.json of ``scripts/lits.py``; validation cases take part as training cases.
+        datalist: a datalist.json of ``scripts/lits.py``, or the .zip that its ``pack`` made; validation cases take part
+            as training cases.
         output: folder for all of the above.
         folds: number of folds; groups never straddle two.
         epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
+        held_out: sources that are left out as a whole, comma between them, each as a fold after those by person.
+        start: weights that the held-out sources' folds and the training on everybody start from, for 10 epochs at half
+            the learning rate; they must not have seen those sources. Folds by person always start from nothing.
         overrides: further knobs of its train.json, such as ``--batch_size 8``.
     """
     from liver_ct.training import prob_masks
 
     with errors_in_one_line():
-        prob_masks.make(Path(datalist), Path(output), folds, epochs, only, bundle=Path(bundle), **overrides)
+        prob_masks.make(
+            Path(datalist),
+            Path(output),
+            folds,
+            epochs,
+            only,
+            bundle=Path(bundle),
+            held_out=[held_out] if isinstance(held_out, str) else held_out,
+            start=Path(start) if start else None,
+            **overrides,
+        )
+
+
+def unseen(datalist: str, output: str, name: str, bundle: str = str(BUNDLE)) -> None:
+    """Write Prob-Masks of another form of the cases of ``make``, such as the CTs that a packed set was made from.
+
+    Every case gets its mask from the fold that has not seen its person; OUTPUT/datalist_NAME.json lists them.
+
+    Args:
+        datalist: datalist.json of the cases, with the same groups.
+        output: the folder of ``make``.
+        name: of the list.
+        bundle: a segmentation bundle with the ids of bundles/liver_seg.
+    """
+    from liver_ct.training import prob_masks
+
+    with errors_in_one_line():
+        print(prob_masks.unseen(Path(datalist), Path(output), name, Path(bundle)))
 
 
 def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
@@ -57,5 +90,5 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
         print_json(prob_masks.evaluate(Path(datalist), Path(output), Path(bundle)))
 
 
-PROGRAM = Program("prob_masks", __doc__, {"make": make, "evaluate": evaluate})
+PROGRAM = Program("prob_masks", __doc__, {"make": make, "unseen": unseen, "evaluate": evaluate})
 main = PROGRAM.run

@@ -53,11 +53,12 @@ def collect(experiment: Experiment, target: Path) -> None:
 
 def collect_scores(experiment: Experiment) -> Scores:
     """The held-out slices of every arm and seed."""
+    masks = experiment.masks() / "datalist_prob.json"
     scores: Scores = {}
     for name, arm in experiment.arms.items():
         scores[name] = {}
         for seed in arm["seeds"]:
-            scores[name][str(seed)] = cross_validation.held_out(experiment.masks(), experiment.folder(name, seed))
+            scores[name][str(seed)] = cross_validation.held_out(masks, experiment.folder(name, seed))
     return scores
 
 

@@ -121,10 +121,15 @@ def make_masks(experiment: Experiment, name: str, fold: str) -> None:
         raise StudyError("Prob-Masks are missing, for the reasons above")
 
 
+def list_below(experiment: Experiment, masks: Path) -> None:
+    """List the Prob-Masks of a folder of stage 1's."""
+    prob_masks.list_masks(experiment.lists, masks / "prob", masks / "datalist_prob.json")
+
+
 def list_masks(experiment: Experiment) -> None:
     """Name the Prob-Masks of every kind in a datalist."""
     for name, _ in experiment.trainings():
-        prob_masks.list_masks(experiment.lists, experiment.masks(name))
+        list_below(experiment, experiment.masks(name))
 
 
 def measure_masks(experiment: Experiment, name: str, fold: str) -> None:
@@ -169,7 +174,7 @@ def make_temperature_masks(experiment: Experiment) -> None:
     if missing:
         raise StudyError(f"{missing} Prob-Masks are missing, for the reasons above")
     shutil.copyfile(experiment.masks() / "folds.json", target / "folds.json")
-    prob_masks.list_masks(experiment.lists, target)
+    list_below(experiment, target)
 
 
 MASK_STEPS = (make_masks, list_masks, measure_masks, make_temperature_masks)

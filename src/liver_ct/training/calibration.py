@@ -33,10 +33,12 @@ def cross_fitted(
     fold: NDArray[Any],
     fit: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]] = calibrate,
 ) -> NDArray[Any]:
-    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds."""
-    out = np.empty_like(raw)
-    for f in np.unique(fold):
-        scale, bias = fit(label[fold != f], raw[fold != f])
+    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds; a fold that is alone
+    is fitted on itself."""
+    out, folds = np.empty_like(raw), np.unique(fold)
+    for f in folds:
+        others = fold != f if len(folds) > 1 else fold == f
+        scale, bias = fit(label[others], raw[others])
         out[fold == f] = expit(scale * raw[fold == f] + bias)
     return out
 

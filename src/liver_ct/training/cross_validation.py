@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logit
 
 from liver_ct.files import read_json, write_json
@@ -17,15 +18,22 @@ from liver_ct.training.datalists import Entry, parts_to_do, read_lists, set_apar
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import run_bundle
 
+START_RATE = 0.001  # where a training starts from weights
+SECTIONS = ("training", "training_slices")
+# (case, slice) to label, logit, patient group and fold
+Slices = dict[tuple[str, str], tuple[float, float, str, str]]
+
 
 def run(
     masks: Path,
     output: Path,
-    epochs: int = 40,
+    epochs: int = 24,
     only: Sequence[str] | str | None = None,
     inner_groups: int = 0,
     *,
     bundle: Path,
+    judged: Path | None = None,
+    start: Path | None = None,
     **overrides: Any,
 ) -> dict[str, Any] | None:
     """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
@@ -41,6 +49,10 @@ def run(
         inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
             (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
         bundle: a classification bundle with the ids of bundles/liver_cls.
+        judged: list of ``prob_masks unseen``, whose cases are judged in the place of those of the same people that are
+            learned from; default the same.
+        start: weights that the training on every case starts from, at half the learning rate; the folds start from
+            nothing.
         overrides: further knobs of its train.json, such as ``mask_source``.
 
     Returns:
@@ -49,24 +61,53 @@ def run(
     Raises:
         StudyError: a training failed, or more ``inner_groups`` than a training has.
     """
-    all_parts = [*map(str, sorted(set(read_json(masks / "folds.json").values()))), "full"]
+    judged = judged or masks / "datalist_prob.json"
+    all_parts = [*folds_with_tumour(masks), "full"]
     for part in parts_to_do(only, all_parts):
-        run_part(masks, output, part, epochs, bundle, inner_groups, overrides)
+        own = {"init_path": str(start.resolve()), "learning_rate": START_RATE} if start and part == "full" else {}
+        run_part(masks, output, part, epochs, bundle, inner_groups, {**own, **overrides}, judged)
     if all((output / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
-        return report(masks, output)
+        return report(masks, output, judged)
     return None
 
 
+def folds_with_tumour(masks: Path) -> list[str]:
+    """The folds that hold a case whose tumours are known; a source without any has nothing to say here."""
+    fold_of = read_json(masks / "folds.json")
+    return sorted({str(fold_of[entry["group"]]) for entry in known_tumour(masks / "datalist_prob.json", *SECTIONS)})
+
+
+def known_tumour(datalist: Path, *sections: str) -> list[Entry]:
+    """The entries of which it is known where, or in which slices, tumour is."""
+    lists = read_lists(datalist.resolve())
+    return [e for section in sections for e in lists[section] if tells_of_tumour(e)]
+
+
+def tells_of_tumour(entry: Entry) -> bool:
+    """Whether outlines, slices or presence are known."""
+    return entry.get("tumour_label", True) or "tumour_present" in entry or "tumour_in" in entry
+
+
 def run_part(
-    masks: Path, output: Path, part: str, epochs: int, bundle: Path, inner_groups: int, overrides: Mapping[str, Any]
+    masks: Path,
+    output: Path,
+    part: str,
+    epochs: int,
+    bundle: Path,
+    inner_groups: int,
+    overrides: Mapping[str, Any],
+    judged: Path | None = None,
 ) -> None:
     """Train one part of ``run``, and evaluate it where it is a fold; what is done is left."""
     source, work = masks.resolve(), output.resolve() / (part if part == "full" else f"fold-{part}")
     fold_of = read_json(source / "folds.json")
-    cases = read_lists(source / "datalist_prob.json")["training"]
-    lists = set_apart(unseen_by(cases, part, fold_of), inner_groups, overrides.get("seed", 0))
+    volumes, slices = (known_tumour(source / "datalist_prob.json", section) for section in SECTIONS)
+    lists = set_apart(unseen_by(volumes, part, fold_of), inner_groups, overrides.get("seed", 0))
+    own = {entry["group"] for entry in lists["validation"]}
+    lists["training_slices"] = [e for e in unseen_by(slices, part, fold_of) if e["group"] not in own]
     train(bundle, work, lists, epochs, overrides)
-    evaluate(bundle, work, [e for e in cases if str(fold_of[e["group"]]) == part], overrides)
+    cases = known_tumour(judged or source / "datalist_prob.json", *SECTIONS)
+    evaluate(bundle, work, [e for e in cases if str(fold_of.get(e["group"])) == part], overrides)
 
 
 def evaluate(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
@@ -87,42 +128,87 @@ def train(
     write_json(work / "datalist.json", lists)
     run_bundle(bundle, config_file=bundle / "configs" / "train.json", datalist_file=work / "datalist.json",
                ckpt_dir=work / "runs", epochs=epochs, **overrides)  # fmt: skip
-    best = "model.pt" if lists["validation"] else "model_final.pt"
+    best = "model.pt" if lists["validation"] else "model_final.pt"  # both averaged
     os.replace(work / "runs" / best, work / "model.pt")
 
 
-def report(masks: Path, output: Path) -> dict[str, Any]:
+def report(masks: Path, output: Path, judged: Path | None = None) -> dict[str, Any]:
     """Pool the held-out slices of all folds, write ``output/results.json`` and return what it holds.
 
-    AUC of all slices, and accuracy, TPR and FPR at 0.5 once the logits are calibrated (for each fold on the others),
-    with 95 % intervals from a bootstrap that draws patients, not slices; each fold's AUC, since probabilities of
-    different networks share no scale; and ``calibration``, fitted on all folds, for the bundle's knob of that name.
+    Once for the slices of volumes, and once for isolated slices. AUC of all slices, and accuracy, TPR and FPR at 0.5
+    once the logits are calibrated (for each fold on the others), with 95 % intervals from a bootstrap that draws
+    patients, not slices; each fold's AUC, since probabilities of different networks share no scale; operating points by
+    the share of tumour-free slices that are flagged; and ``calibration``, fitted on all folds, for the bundle's knob of
+    that name.
     """
-    fold_of = read_json(masks / "folds.json")
-    slices = held_out(masks, output)
-    label, raw, person, fold = (np.array([row[i] for row in slices.values()]) for i in range(4))
-    score = cross_fitted(label, raw, fold)
-    result = {
-        "slices": len(slices),
-        "tumour_slices": int(label.sum()),
-        "cases": len({case for case, _ in slices}),
-        "patient_groups": len(np.unique(person)),
-        "folds": len(set(fold_of.values())),
-        **{name: round(value, 4) for name, value in metrics(label, raw, score).items()},
-        "interval_95": patient_intervals(person, lambda rows: metrics(label[rows], raw[rows], score[rows])),
-        "auc_per_fold": {f: round(metrics(label[fold == f], raw[fold == f])["auc"], 4) for f in np.unique(fold)},
-        "calibration": [round(value, 3) for value in calibrate(label, raw)],
-    }
+    slices = held_out(judged or masks / "datalist_prob.json", output)
+    volumes = {key: row for key, row in slices.items() if not isolated(key[0])}
+    label, raw, _, _ = columns(volumes)
+    result = {**figures(volumes), "calibration": [round(value, 3) for value in calibrate(label, raw)]}
+    if len(volumes) < len(slices):
+        result["isolated_slices"] = figures({key: row for key, row in slices.items() if isolated(key[0])})
     write_json(output / "results.json", result)
     return result
 
 
-def held_out(masks: Path, output: Path) -> dict[tuple[str, str], tuple[float, float, str, str]]:
-    """The held-out slices of all folds: (case, slice) to label, logit, patient group and fold."""
-    group = {e["case_id"]: e["group"] for e in read_lists(masks / "datalist_prob.json")["training"]}
+def isolated(case: str) -> bool:
+    """Whether a case is an isolated slice, by the name that ``lits slices`` gave it."""
+    return case.startswith("slice-")
+
+
+def columns(slices: Slices) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Label, logit, patient group and fold of every slice, each [N]."""
+    label, raw, person, fold = (np.array(column) for column in zip(*slices.values()))
+    return label, raw, person, fold
+
+
+def figures(slices: Slices) -> dict[str, Any]:
+    """The figures of ``report`` for some held-out slices."""
+    label, raw, person, fold = columns(slices)
+    score = cross_fitted(label, raw, fold)
+    return {
+        "slices": len(slices),
+        "tumour_slices": int(label.sum()),
+        "cases": len({case for case, _ in slices}),
+        "patient_groups": len(np.unique(person)),
+        "folds": len(np.unique(fold)),
+        **{name: round(value, 4) for name, value in metrics(label, raw, score).items()},
+        "interval_95": patient_intervals(person, lambda rows: metrics(label[rows], raw[rows], score[rows])),
+        "auc_per_fold": {f: round(metrics(label[fold == f], raw[fold == f])["auc"], 4) for f in np.unique(fold)},
+        "operating_points": operating_points(label, score, person),
+    }
+
+
+def operating_points(label: NDArray[Any], score: NDArray[Any], person: NDArray[Any]) -> list[dict[str, Any]]:
+    """Threshold, and share of tumour slices flagged with its interval, where 5, 10 and 20 % of the others are.
+
+    Args:
+        label: 1 where there is tumour, [N].
+        score: calibrated probabilities, [N].
+        person: whose each slice is, [N].
+    """
+    points = []
+    for wanted in (0.05, 0.1, 0.2):
+        threshold = float(np.quantile(score[label == 0], 1 - wanted))
+
+        def found(rows: NDArray[Any], threshold: float = threshold) -> dict[str, float]:
+            flagged, tumour = score[rows] > threshold, label[rows] > 0
+            return {"sensitivity": flagged[tumour].mean(), "false_alarms": flagged[~tumour].mean()}
+
+        spread = patient_intervals(person, found)
+        figures = {name: round(float(value), 4) for name, value in found(np.arange(len(label))).items()}
+        points.append({"threshold": round(threshold, 4), **figures, "interval_95": spread})
+    return points
+
+
+def held_out(judged: Path, output: Path) -> Slices:
+    """The held-out slices of all folds."""
+    group = {e["case_id"]: e["group"] for e in known_tumour(judged, *SECTIONS)}
     slices = {}
     for path in sorted(output.glob("fold-*/metrics/slices.csv")):
         for row in csv.DictReader(path.open(newline="")):
             score = float(logit(np.clip(float(row["probability"]), 1e-6, 1 - 1e-6)))
+            if float(row["label"]) < 0:  # unknown
+                continue
             slices[row["case"], row["slice"]] = (float(row["label"]), score, group[row["case"]], path.parts[-3])
     return slices

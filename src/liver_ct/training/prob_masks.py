@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, replace_folder, write_json
-from liver_ct.training.datalists import Entry, assign_folds, parts_to_do, read_lists, unseen_by
+from liver_ct.training.datalists import Entry, assign_folds, open_data, parts_to_do, read_lists, unseen_by
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import inference_knobs, run_bundle, save_weights
 
+START_EPOCHS, START_RATE = 10, 0.001  # where a training starts from weights
 METRICS = {
     "dice": "val_mean_dice",
     "slice_dice": "slice_dice",
@@ -36,6 +37,8 @@ def make(
     only: Sequence[str] | str | None = None,
     *,
     bundle: Path,
+    held_out: Sequence[str] = (),
+    start: Path | None = None,
     **overrides: Any,
 ) -> None:
     """Train stage 1 ``folds`` times by patient group, then once on everybody, and write all Prob-Masks.
@@ -45,23 +48,32 @@ def make(
     call goes on where a killed one stopped: at the last epoch of a training, at the next case of an inference.
 
     Args:
-        datalist: a datalist.json of ``scripts/lits.py``; validation cases take part as training cases.
+        datalist: a datalist.json of ``scripts/lits.py``, or the .zip that its ``pack`` made; validation cases take part
+            as training cases.
         output: folder for all of the above.
         folds: number of folds; groups never straddle two.
         epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
+        held_out: sources that are left out as a whole, each as a fold after those by person.
+        start: weights that the held-out sources' folds and the training on everybody start from, for ``START_EPOCHS``
+            at half the learning rate; they must not have seen those sources. Folds by person always start from nothing.
         overrides: further knobs of its train.json, such as ``batch_size``.
 
     Raises:
         StudyError: Prob-Masks are missing in the end, or the folds there are of other data.
     """
-    root, lists = output.resolve(), read_lists(datalist.resolve())
-    assign_folds(lists, folds, root / "folds.json")
-    failed = sum(
-        make_part(lists, root, part, epochs, bundle, overrides) for part in parts_to_do(only, [*range(folds), "full"])
-    )
-    list_masks(lists, root)
+    root = output.resolve()
+    lists = open_data(datalist, root / "data")
+    fold_of = assign_folds(lists, folds, root / "folds.json", held_out)
+    failed = 0
+    for part in parts_to_do(only, [*sorted(set(fold_of.values())), "full"]):
+        if start and (part == "full" or int(part) >= folds):
+            knobs = {"init_path": str(start.resolve()), "learning_rate": START_RATE, **overrides}
+            failed += make_part(lists, root, part, START_EPOCHS, bundle, knobs)
+        else:
+            failed += make_part(lists, root, part, epochs, bundle, overrides)
+    list_masks(lists, root / "prob", root / "datalist_prob.json")
     if failed:
         raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")
 
@@ -73,9 +85,43 @@ def make_part(
     fold_of = read_json(root / "folds.json")
     work = root / ("full" if part == "full" else f"fold-{part}")
     train(bundle, work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
-    held_out = [e for e in lists["training"] if str(fold_of[e["group"]]) == part]
-    entries, knobs = lists["test"] if part == "full" else held_out, inference_knobs(bundle, overrides)
-    return infer(bundle, work / "model.pt", entries, root / "prob", **knobs)
+    entries = lists["test"] if part == "full" else in_fold(lists, part, fold_of)
+    return infer(bundle, work / "model.pt", entries, root / "prob", **inference_knobs(bundle, overrides))
+
+
+def in_fold(lists: Mapping[str, list[Entry]], part: str, fold_of: Mapping[str, int]) -> list[Entry]:
+    """The cases of a fold that get a Prob-Mask: its volumes, and the isolated slices of which tumour is known."""
+    told = [entry for entry in lists["training_slices"] if "tumour_present" in entry]
+    return [entry for entry in lists["training"] + told if str(fold_of.get(entry["group"])) == part]
+
+
+def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
+    """Prob-Masks of another form of the same cases, such as the CTs that a packed set was made from.
+
+    Every case gets its mask from the fold of ``make`` that has not seen its person.
+
+    Args:
+        datalist: of the cases, with the groups that ``make`` had.
+        output: folder of ``make``.
+        name: the masks lie in ``output/prob_<name>``, and ``output/datalist_<name>.json`` lists them.
+        bundle: a segmentation bundle.
+
+    Returns:
+        The list.
+
+    Raises:
+        StudyError: Prob-Masks are missing in the end.
+    """
+    root, lists = output.resolve(), read_lists(datalist.resolve())
+    fold_of, folder = read_json(root / "folds.json"), root / f"prob_{name}"
+    failed = 0
+    for fold in sorted(set(fold_of.values())):
+        entries = in_fold(lists, str(fold), fold_of)
+        failed += infer(bundle, root / f"fold-{fold}" / "model.pt", entries, folder)
+    failed += infer(bundle, root / "full" / "model.pt", lists["test"], folder)
+    if failed:
+        raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")
+    return list_masks(lists, folder, root / f"datalist_{name}.json")
 
 
 def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
@@ -86,13 +132,18 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     Returns what ``results.json`` holds.
     """
     root = output.resolve()
-    cases = read_lists(datalist.resolve())["training"]
     fold_of = read_json(root / "folds.json")
+    cases = [e for e in read_lists(datalist.resolve())["training"] if e["group"] in fold_of]
     for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
         own = [e for e in cases if fold_of[e["group"]] == fold]
         evaluate_fold(bundle, work / "model.pt", work / "metrics", own)
-    return report(cases, root)
+    by_source: dict[str, list[Entry]] = {}
+    for entry in cases:
+        by_source.setdefault(entry.get("source", "all"), []).append(entry)
+    result = {source: report(own, root) for source, own in by_source.items()}
+    write_json(root / "results.json", result)
+    return result
 
 
 def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry], **knobs: Any) -> None:
@@ -108,25 +159,24 @@ def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Ent
 
 
 def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
-    """Pool the metrics of all folds, return them and write ``root/results.json``."""
+    """The metrics of some cases, each by the fold that has not seen its person."""
     group = {str(Path(e["image"])): e["group"] for e in cases}
     tables = {name: read_metric(root.glob("fold-*/metrics"), metric) for name, metric in METRICS.items()}
-    images = sorted(tables["dice"])
+    images = sorted(group)
     values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
     person = [group[image] for image in images]
 
     def mean(rows: NDArray[Any] | slice) -> dict[str, float]:
         return {name: float(value[rows].mean()) for name, value in values.items()}
 
-    result = {
+    return {
         "cases": len(images),
         "patient_groups": len(set(person)),
         **{name: round(value, 4) for name, value in mean(slice(None)).items()},
+        "lowest_dice": round(float(values["dice"].min()), 4),
         "interval_95": patient_intervals(person, mean),
         "dice_per_case": {Path(i).name: round(float(d), 4) for i, d in zip(images, values["dice"])},
     }
-    write_json(root / "results.json", result)
-    return result
 
 
 def read_metric(folders: Iterable[Path], metric: str) -> dict[str, float]:
@@ -152,8 +202,8 @@ def train(
             epochs=epochs,
             **overrides,
         )
-    weights = torch.load(last, map_location="cpu", weights_only=True)["model"]
-    save_weights(weights, work / "model.pt")
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    save_weights(state.get("ema", state["model"]), work / "model.pt")
 
 
 def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
@@ -168,6 +218,8 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
     """
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
+        # prepared data is checked, may hold single slices, and an empty mask is an answer that stage 2 has to live with
+        knobs = {**inference_knobs(bundle, {"any_ct": True, "liver_required": False}), **knobs}
         with suppress(StudyError):  # the bundle has named the studies that failed, and finished the others
             run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
                        output_dir=output, **knobs)  # fmt: skip
@@ -180,11 +232,11 @@ def prob_path(entry: Entry, folder: Path) -> Path:
     return folder / name / f"{name}_prob.nii.gz"
 
 
-def list_masks(lists: Mapping[str, list[Entry]], root: Path) -> None:
-    """Write ``root/datalist_prob.json``: the cases whose Prob-Mask lies under ``root/prob``, with ``prob`` added."""
-    folder = root / "prob"
+def list_masks(lists: Mapping[str, list[Entry]], folder: Path, target: Path) -> Path:
+    """Write ``target``: the cases whose Prob-Mask lies under ``folder``, with ``prob`` added."""
     content = {
         section: [{**e, "prob": str(prob_path(e, folder))} for e in lists[section] if prob_path(e, folder).exists()]
-        for section in ("training", "test")
+        for section in ("training", "training_slices", "test")
     }
-    write_json(root / "datalist_prob.json", content)
+    write_json(target, content)
+    return target
