@@ -16,7 +16,7 @@ import liver_ct
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "monai", "matplotlib", "scipy", "numpy")
-PROGRAMS = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "study", "phantom", "package")
+PROGRAMS = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "train", "study", "phantom", "package")
 PHANTOM = ("phantom", "make", "--size", "16,16,8", "--spacing=20,20,20", "--tumours", "0")
 
 
@@ -54,8 +54,8 @@ FOLDS = ("cross_validate", "run", "--masks", "m", "--output", "o")
         ((*FOLDS, "--maks", "n"), ["--maks", "Did you mean --masks?"]),
         ((*FOLDS, "--patiense", "3"), ["--patiense", "Did you mean --patience?"]),
         ((*FOLDS, "--learning_rate", "fast"), ["--learning_rate fast", "not a number"]),
-        (("prob_masks",), ["command is missing", "make or evaluate"]),
-        (("prob_masks", "mkae"), ["mkae", "make or evaluate"]),
+        (("prob_masks",), ["command is missing", "make or unseen or evaluate"]),
+        (("prob_masks", "mkae"), ["mkae", "make or unseen or evaluate"]),
         (("casacde",), ["casacde", "Did you mean cascade?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from package import ZOO_NAMES
+
+from liver_ct.zoo.archives import ZOO_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,14 +15,21 @@ from liver_ct.errors import StudyError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+TRAIN = ("sklearn", "tensorboard")  # what the extra `train` installs
+
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """End the program with ``ERROR <file>: <cause>. <fix>`` and exit status 1 where the block raises a StudyError."""
+    """End the program with ``ERROR <file>: <cause>. <fix>`` and exit status 1 where the block raises a StudyError, or
+    imports what only the extra ``train`` installs."""
     try:
         yield
     except StudyError as e:
         raise SystemExit(f"ERROR {e}") from None
+    except ModuleNotFoundError as e:
+        if e.name not in TRAIN:
+            raise
+        raise SystemExit(f"ERROR {e.name}: not installed. pip install 'liver-ct[train]'") from None
 
 
 def print_error(line: str) -> None:

@@ -39,11 +39,12 @@ def run(
         seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.
         cls_bundle: stage 2, a bundle with the ids of bundles/liver_cls.
     """
-    from liver_ct.experiment.collecting import collect
-    from liver_ct.experiment.config import Experiment
-    from liver_ct.experiment.running import run as run_experiment
-
     with errors_in_one_line():
+        import liver_ct.experiment.report  # noqa: F401  # comes last, but what it needs has to be there
+        from liver_ct.experiment.collecting import collect
+        from liver_ct.experiment.config import Experiment
+        from liver_ct.experiment.running import run as run_experiment
+
         experiment = Experiment(config, seg_bundle, cls_bundle)
         chosen = arms.split(",") if isinstance(arms, str) else list(arms or experiment.arms)
         failed = run_experiment(experiment, chosen, print_error)
@@ -63,12 +64,12 @@ def report(results: str = str(DOCS / "study")) -> None:
     Args:
         results: the folder; study.md lies in it, or, for that of this repository, beside it.
     """
-    from liver_ct.experiment.collecting import read_results
-    from liver_ct.experiment.report import write_report
-
     folder = Path(results)
     text = DOCS / "study.md" if folder.resolve() == DOCS / "study" else folder / "study.md"
     with errors_in_one_line():
+        from liver_ct.experiment.collecting import read_results
+        from liver_ct.experiment.report import write_report
+
         write_report(read_results(folder), folder, text)
 
 
@@ -91,10 +92,10 @@ def compare(
         config: the experiment, for ``sheet``.
         count: how many slices to draw.
     """
-    from liver_ct.experiment import comparing
-    from liver_ct.experiment.config import Experiment
-
     with errors_in_one_line():
+        from liver_ct.experiment import comparing
+        from liver_ct.experiment.config import Experiment
+
         analysis, difference = comparing.compare(Path(results), one, other)
         print_json(difference)
         if sheet:
