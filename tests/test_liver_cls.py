@@ -451,8 +451,10 @@ def test_two_processes(data, tmp_path, weights, overlays):
         assert {r["case"] for r in slice_table(tmp_path / "eval" / "slices.csv")} == {"volume-2", "volume-3"}
         return
     assert {"model.pt", "model_final.pt"} == {p.name for p in tmp_path.glob("model*.pt")}
-    state = torch.load(tmp_path / "last_checkpoint_epoch=1.pt", weights_only=True)["model"]
-    assert not any(k.startswith("module.") for k in state)  # plain names, so that one process can go on with it
+    state = torch.load(tmp_path / "last_checkpoint_epoch=1.pt", weights_only=True)
+    assert not any(k.startswith("module.") for k in state["model"])  # plain names, so that one process can go on
+    steps = [k for k in state["model"] if k.endswith("num_batches_tracked")]
+    assert steps and all(0 < state["averaged"][k] == state["model"][k] for k in steps)  # averaged at every step
 
 
 # ------------------------------------------------------------------------------------------ inference

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = {"liver_seg": "seg", "liver_cls": "cls"}
-HEADER = re.compile(r"# A copy of bundles/shared/(\w+\.py), ")
+HEADER = re.compile(r"# A copy of (\w+\.py) in bundles/shared, ")
 
 
 def copy_program(bundles: Path, *options: str) -> subprocess.CompletedProcess:

@@ -18,8 +18,8 @@ from pathlib import Path
 SHARED = Path(__file__).resolve().parent
 PREFIXES = {"liver_seg": "seg", "liver_cls": "cls"}
 COMMAND = "python bundles/shared/copy_into_bundles.py"
-HEADER = "# A copy of bundles/shared/{source}, made by copy_into_bundles.py there: change that file, not this one."
-A_COPY = re.compile(r"# A copy of bundles/shared/\S+\.py, ")
+HEADER = "# A copy of {source} in bundles/shared, made by copy_into_bundles.py there: change that file, not this one."
+A_COPY = re.compile(r"# A copy of \S+\.py in bundles/shared, ")
 
 
 def wanted_copies(shared: Path) -> dict[Path, str]:

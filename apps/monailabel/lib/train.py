@@ -90,5 +90,5 @@ def publish(checkpoint: Path, target: Path) -> None:
     """Bring a checkpoint's network to ``target``, whole or not at all; inference takes it up at the next request."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     with written_whole(target) as part:
-        torch.save({"model": state.get("model", state)}, part)
+        torch.save({"model": state.get("averaged", state.get("model", state))}, part)
     logger.info(f"New weights: {target}")

@@ -1,4 +1,4 @@
-# A copy of bundles/shared/datalist.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of datalist.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Datalists: their entries, and whether the files they name go together, before any work is done."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# A copy of bundles/shared/dicom_slices.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of dicom_slices.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Slices of a CT: the numbers in their headers that place and scale them, and their order in the volume."""
 
 from __future__ import annotations

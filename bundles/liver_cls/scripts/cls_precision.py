@@ -1,4 +1,4 @@
-# A copy of bundles/shared/precision.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of precision.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """bfloat16 on the CPU: whether it is there, whether it gives the right answer, and inference with it."""
 
 from __future__ import annotations

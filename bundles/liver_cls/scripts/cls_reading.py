@@ -1,4 +1,4 @@
-# A copy of bundles/shared/reading.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of reading.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Reading a CT and its masks from files, with every check, as MetaTensors on one grid."""
 
 from __future__ import annotations

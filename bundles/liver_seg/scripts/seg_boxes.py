@@ -1,4 +1,4 @@
-# A copy of bundles/shared/boxes.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of boxes.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Bounding boxes in volumes."""
 
 from __future__ import annotations

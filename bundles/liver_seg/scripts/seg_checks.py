@@ -1,4 +1,4 @@
-# A copy of bundles/shared/checks.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of checks.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """What a CT and its masks must be to be used, each check a function that raises one clear line."""
 
 from __future__ import annotations

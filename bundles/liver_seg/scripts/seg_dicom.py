@@ -1,4 +1,4 @@
-# A copy of bundles/shared/dicom.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of dicom.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """A DICOM series: its slices found in a folder, chosen, checked and read as one volume."""
 
 from __future__ import annotations

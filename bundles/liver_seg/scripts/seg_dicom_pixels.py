@@ -1,4 +1,4 @@
-# A copy of bundles/shared/dicom_pixels.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of dicom_pixels.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """HU from the pixels of DICOM slices."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# A copy of bundles/shared/errors.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of errors.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """The error of a study that cannot be used, and the one line that any error becomes."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# A copy of bundles/shared/files.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of files.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Writing files whole or not at all."""
 
 from __future__ import annotations

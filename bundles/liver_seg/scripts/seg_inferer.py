@@ -14,14 +14,14 @@ from scripts.seg_precision import CpuBf16Inferer
 
 
 def input_in_float32(network: torch.nn.Module) -> torch.nn.Module:
-    """Make ``network.input_block`` (a DynUNet's first) compute in float32 where the CPU otherwise takes bfloat16.
+    """Make a DynUNet's first two blocks compute in float32 where the CPU otherwise takes bfloat16.
 
-    With 8 bits HU 0 to 160 come in steps of up to 0.6 HU; in float32 the largest error of the probability falls from
-    0.026 to 0.016. MONAI has no switch for a part of a network.
+    With 8 bits HU 0 to 200 come in steps of up to 0.8 HU; the largest error of the probability is 0.021 with the first
+    block in float32, 0.012 with both. MONAI has no switch for a part of a network.
     """
-    block = network.input_block
-    in_float32 = torch.autocast("cpu", enabled=False)(type(block).forward)
-    block.forward = in_float32.__get__(block)  # a bound method: a copy of the network gets one of its own
+    for block in (network.input_block, network.downsamples[0]):
+        in_float32 = torch.autocast("cpu", enabled=False)(type(block).forward)
+        block.forward = in_float32.__get__(block)  # a bound method: a copy of the network gets one of its own
     return network
 
 

@@ -1,4 +1,4 @@
-# A copy of bundles/shared/running.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of running.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Working study by study, so that a bad one is named and stops no other."""
 
 from __future__ import annotations

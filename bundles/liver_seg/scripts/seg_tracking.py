@@ -1,4 +1,4 @@
-# A copy of bundles/shared/tracking.py, made by copy_into_bundles.py there: change that file, not this one.
+# A copy of tracking.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
 """Where a training's curves go."""
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def train(
             **overrides,
         )
     state = torch.load(last, map_location="cpu", weights_only=True)
-    save_weights(state.get("ema", state["model"]), work / "model.pt")
+    save_weights(state.get("averaged", state["model"]), work / "model.pt")
 
 
 def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
