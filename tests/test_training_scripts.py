@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 
 import cross_validate
+import lits
 import nibabel as nib
 import numpy as np
 import prob_masks
 import pytest
+import train
 from conftest import PEOPLE
 
 from liver_ct.errors import StudyError
@@ -111,6 +113,34 @@ def test_stage_two_is_cross_validated_on_the_same_folds(bundles, masks, tmp_path
     assert stamps == [path.stat().st_mtime_ns for path in tables.values()]  # nothing is done twice
 
 
+@pytest.mark.slow
+def test_one_command_from_packed_data_to_both_weights(bundles, lists, tmp_path):
+    """Four people of one source, one of another that is held out, and a slice of which presence alone is known."""
+    content = json.loads(lists.read_text())
+    for entry in content["training"]:
+        entry["source"] = "theirs" if entry["group"] == content["training"][-1]["group"] else "ours"
+    content["training_slices"][0] |= {"source": "ours", "tumour_label": False, "tumour_present": 1}
+    originals = lists.with_name("sources.json")
+    originals.write_text(json.dumps(content))
+    lits.pack(str(originals), str(tmp_path / "packed.zip"))
+    words = {"data": str(tmp_path / "packed.zip"), "output": str(tmp_path / "out"), "held_out": ["theirs"]}
+    words |= {"originals": str(originals), "seg_epochs": 1, "cls_epochs": 1}
+    train.train(**words, seg_bundle=str(bundles / "liver_seg"), cls_bundle=str(bundles / "liver_cls"))
+    out = tmp_path / "out"
+    result = json.loads((out / "results.json").read_text())
+    held = [entry for entry in content["training"] if entry["source"] == "theirs"]
+    assert result["liver"]["theirs"]["cases"] == len(held)
+    assert result["liver"]["ours"]["cases"] + len(held) == len(content["training"])
+    assert result["tumour"]["cases"] == len(content["training"]) and result["tumour"]["isolated_slices"]["slices"] == 1
+    seen = json.loads((out / "seg" / "fold-2" / "datalist.json").read_text())
+    assert {entry["source"] for entry in seen["training"]} == {"ours"}
+    for stage in ("seg", "cls"):
+        assert (out / f"liver_{stage}.pt").read_bytes() == (out / stage / "full" / "model.pt").read_bytes()
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("model.pt")}
+    train.train(**words, seg_bundle=str(bundles / "liver_seg"), cls_bundle=str(bundles / "liver_cls"))
+    assert made == {path: path.stat().st_mtime_ns for path in out.rglob("model.pt")}  # nothing is done twice
+
+
 def test_a_source_can_be_held_out_whole(tmp_path):
     volumes = [{"group": f"p{n}", "source": "ours" if n < 4 else "theirs"} for n in range(7)]
     slices = [{"group": "p8", "source": "ours", "tumour_present": 1}, {"group": "p9", "source": "bare"}]
@@ -138,6 +168,8 @@ def test_operating_points_hold_the_false_alarms(tmp_path):
         assert flagged[label == 1].mean() == pytest.approx(point["sensitivity"], abs=0.01)
         low, high = point["interval_95"]["sensitivity"]
         assert low <= point["sensitivity"] <= high
+    for one_class in (np.zeros(4), np.ones(4)):
+        assert cross_validation.operating_points(one_class, np.arange(4.0), np.array(["p"] * 4)) == []
 
 
 def test_pooled_figures_are_right_on_known_scores():

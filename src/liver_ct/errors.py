@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
 
 class StudyError(ValueError):
     """Input that cannot be used, or work that cannot be done; the message is ``<file>: <cause>. <fix>``."""

@@ -16,6 +16,7 @@ import torch
 from liver_ct.chain.crew import Crew
 from liver_ct.chain.pipeline import LiverCT
 from liver_ct.chain.progress import Progress
+from liver_ct.chain.stages import mask_saver
 from liver_ct.chain.studies import Study, find_studies, finished_outputs
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
@@ -69,7 +70,7 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
     output.mkdir(parents=True, exist_ok=True)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
     chains = [load_chain(wishes) for _ in range(jobs)]
-    # while the first study is read; not earlier, since MONAI goes through sys.modules to load a bundle
+    mask_saver(chains[0].seg.root, output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
     threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True).start()
     each: Callable[[LiverCT, Study], str]
     each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs)

@@ -96,7 +96,7 @@ def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
         masks[key].meta["filename_or_obj"] = part.name
     with study_errors():
         try:
-            _saver(bundle, part.parent)(masks)
+            mask_saver(bundle, part.parent)(masks)
             folder.mkdir(parents=True, exist_ok=True)
             for name, postfix in ((PROB_MASK, "prob"), (LIVER_MASK, "seg")):
                 os.replace(part / f"{part.name}_{postfix}.nii.gz", folder / name)
@@ -105,8 +105,8 @@ def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _saver(bundle: Path, output_dir: Path) -> Callable[[Item], Item]:
-    """The bundle's ``save``; kept, since reading its config takes as long as writing a small study."""
+def mask_saver(bundle: Path, output_dir: Path) -> Callable[[Item], Item]:
+    """The bundle's ``save`` to a folder; kept, since reading its config takes as long as writing a small study."""
     save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content("save")
     return save
 

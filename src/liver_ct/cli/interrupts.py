@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+from liver_ct.errors import INTERRUPTED
+
 IMPORTING = "<frozen importlib._bootstrap>"
 
 

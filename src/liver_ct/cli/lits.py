@@ -16,7 +16,7 @@ def prepare(
     output: str,
     groups: str | None = None,
     split: str | None = None,
-    liver_only: str | tuple[str, ...] = (),
+    liver_only: Sequence[str] = (),
     tumour: str | None = None,
     val_fraction: float = 0.15,
     seed: int = 0,
@@ -56,7 +56,7 @@ def prepare(
             Path(output),
             groups=Path(groups) if groups else None,
             split=Path(split) if split else None,
-            liver_only=listed(liver_only),
+            liver_only=liver_only,
             tumour=Path(tumour) if tumour else None,
             val_fraction=val_fraction,
             seed=seed,
@@ -69,13 +69,6 @@ def prepare(
     if problems:
         print(f"{len(problems)} problem(s), see above.", file=sys.stderr)
         raise SystemExit(1)
-
-
-def listed(names: str | int | Sequence[str | int]) -> list[str]:
-    """Names with commas between them, whatever Fire made of them."""
-    if isinstance(names, (str, int)):
-        names = str(names).split(",")
-    return [str(name).strip() for name in names]
 
 
 def slices(

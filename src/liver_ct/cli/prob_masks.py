@@ -22,7 +22,7 @@ def make(
     epochs: int = 16,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
-    held_out: str | Sequence[str] = (),
+    held_out: Sequence[str] = (),
     start: str | None = None,
     **overrides: Any,
 ) -> None:
@@ -55,7 +55,7 @@ def make(
             epochs,
             only,
             bundle=Path(bundle),
-            held_out=[held_out] if isinstance(held_out, str) else held_out,
+            held_out=held_out,
             start=Path(start) if start else None,
             **overrides,
         )

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from liver_ct import __version__
 from liver_ct.cli.help import command_help, list_help
-from liver_ct.cli.interrupts import INTERRUPTED, handle_interrupts
+from liver_ct.cli.interrupts import handle_interrupts
 from liver_ct.cli.knobs import check_knobs, config_of
 from liver_ct.cli.options import Option, UsageError, check_names, check_values, options_of, read_words, true_or_false
 from liver_ct.cli.terminal import STDERR, Terminal
-from liver_ct.errors import StudyError
+from liver_ct.errors import INTERRUPTED, StudyError
 
 Command = Callable[..., None]
 GOES_ON = "stopped; the same command goes on with what is left"

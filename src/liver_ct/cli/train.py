@@ -13,10 +13,12 @@ from liver_ct.files import shipped
 def train(
     data: str,
     output: str,
-    held_out: str | Sequence[str] = (),
+    held_out: Sequence[str] = (),
     originals: str | None = None,
     seg_start: str | None = None,
     cls_start: str | None = None,
+    seg_epochs: int = 16,
+    cls_epochs: int = 24,
     seg_bundle: str = str(shipped("bundles") / "liver_seg"),
     cls_bundle: str = str(shipped("bundles") / "liver_cls"),
 ) -> None:
@@ -33,12 +35,13 @@ def train(
         seg_start: stage 1's weights that the held-out sources' folds and the training on everybody start from; they
             must not have seen those sources. Folds by person always start from nothing.
         cls_start: stage 2's weights that the training on everybody starts from.
+        seg_epochs: of each training of stage 1, but for those that start from weights.
+        cls_epochs: of each training of stage 2.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
     """
     from liver_ct.training import both
 
-    sources = [held_out] if isinstance(held_out, str) else list(held_out)
     with errors_in_one_line():
         print_json(
             both.train(
@@ -46,10 +49,12 @@ def train(
                 Path(output),
                 seg=Path(seg_bundle),
                 cls=Path(cls_bundle),
-                held_out=sources,
+                held_out=held_out,
                 originals=Path(originals) if originals else None,
                 seg_start=Path(seg_start) if seg_start else None,
                 cls_start=Path(cls_start) if cls_start else None,
+                seg_epochs=seg_epochs,
+                cls_epochs=cls_epochs,
             )
         )
 

@@ -46,7 +46,6 @@ def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | s
 
     The picture is drawn beside DICOM and report, which mostly deflate, outside of Python's lock.
     """
-    import_writers(outputs)  # here, since MONAI goes through sys.modules to load what saves the masks
     wanted, seconds = {Output(output) for output in outputs}, dict(study.seconds)
     if Output.DICOM in wanted:
         from liver_ct.outputs.dicom import check_series, write_dicom

@@ -11,7 +11,6 @@ from liver_ct.files import write_json, written_whole
 from liver_ct.training import cross_validation, prob_masks
 
 FOLDS = 2  # by person; two cores and an afternoon pay for no more
-SEG_EPOCHS, CLS_EPOCHS = 16, 24
 
 
 def train(
@@ -24,6 +23,8 @@ def train(
     originals: Path | None = None,
     seg_start: Path | None = None,
     cls_start: Path | None = None,
+    seg_epochs: int = 16,
+    cls_epochs: int = 24,
 ) -> dict[str, Any]:
     """Train stage 1 by fold and on everybody, then stage 2 on its out-of-fold Prob-Masks; judge both on unseen people.
 
@@ -37,9 +38,10 @@ def train(
         cls: the classification bundle.
         held_out: sources that are left out as a whole, too.
         originals: datalist.json of the CTs that a packed set was made from, to judge on them.
-
         seg_start: stage 1's weights to start from, as ``prob_masks.make`` takes them.
         cls_start: stage 2's, as ``cross_validation.run`` takes them.
+        seg_epochs: of each training of stage 1, but for those that start from weights.
+        cls_epochs: of each training of stage 2.
 
     Returns:
         The figures, ``output/results.json``.
@@ -48,12 +50,12 @@ def train(
         StudyError: data that cannot be used, or a training that failed.
     """
     masks = output / "seg"
-    prob_masks.make(data, masks, FOLDS, SEG_EPOCHS, bundle=seg, held_out=held_out, start=seg_start)
+    prob_masks.make(data, masks, FOLDS, seg_epochs, bundle=seg, held_out=held_out, start=seg_start)
     packed = data.suffix == ".zip"
     listed = originals or (masks / "data" / "datalist.json" if packed else data)
     judged = prob_masks.unseen(originals, masks, "originals", seg) if originals else None
     liver = prob_masks.evaluate(listed, masks, seg)
-    tumour = cross_validation.run(masks, output / "cls", CLS_EPOCHS, bundle=cls, judged=judged, start=cls_start)
+    tumour = cross_validation.run(masks, output / "cls", cls_epochs, bundle=cls, judged=judged, start=cls_start)
     for stage, folder in (("liver_seg", masks), ("liver_cls", output / "cls")):
         with written_whole(output / f"{stage}.pt") as part:
             shutil.copyfile(folder / "full" / "model.pt", part)

@@ -180,14 +180,17 @@ def figures(slices: Slices) -> dict[str, Any]:
 
 
 def operating_points(label: NDArray[Any], score: NDArray[Any], person: NDArray[Any]) -> list[dict[str, Any]]:
-    """Threshold, and share of tumour slices flagged with its interval, where 5, 10 and 20 % of the others are.
+    """Threshold, and share of tumour slices flagged with its interval, where 5, 10 and 20 % of the others are; none for
+    slices of one class.
 
     Args:
         label: 1 where there is tumour, [N].
         score: calibrated probabilities, [N].
         person: whose each slice is, [N].
     """
-    points = []
+    points: list[dict[str, Any]] = []
+    if label.all() or not label.any():
+        return points
     for wanted in (0.05, 0.1, 0.2):
         threshold = float(np.quantile(score[label == 0], 1 - wanted))
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liver_ct.errors import StudyError
+from liver_ct.errors import INTERRUPTED, StudyError
 from liver_ct.files import read_json, written_whole
 
 if TYPE_CHECKING:
     import torch
 
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 # monai.bundle without a word on Ctrl-C, which reaches it as well as this process, whose part it is to say something
 WORKFLOW = f"""
 import os, runpy, signal
