@@ -200,6 +200,11 @@ class TestBytes:
         bomb.set_data_shape((1024, 1024, 128))
         change(path, dim=bomb["dim"])
         assert "declares" in refusal(reading, path)  # more than these bytes can become
+        bomb.set_data_shape((1000, 1000, 700))
+        change(path, dim=bomb["dim"])
+        with path.open("ab") as file:
+            file.write(bytes(4_000_000))
+        assert "though a CT has noise" in refusal(reading, path)
         save_nifti(path, *ct)
         monkeypatch.setattr(geometry, "free_memory", lambda: 1000)
         assert "GB are free" in refusal(reading, path)

@@ -20,6 +20,7 @@ from scripts.seg_geometry import check_memory
 from scripts.seg_headers import FIX_HEADER, Header
 
 DENSEST = {"gzip": 1032, "zlib": 1032, "bzip2": 50_000}  # bytes that one byte can become
+LARGE, NOISELESS = 2**30, 200  # bytes; CTs shrink to a quarter or so, masks more, but are smaller
 CHUNK = 2**18
 
 
@@ -67,6 +68,9 @@ def _check_size(path: Path, header: Header) -> None:
     need = header.skip + header.bytes
     if there * DENSEST.get(header.packed, 1) < need:
         raise StudyError(f"{path}: its header declares {need} bytes, but {there} are there. {EXPORT_AGAIN}")
+    if need > LARGE and there * NOISELESS < need:
+        cause = f"{need / 2**30:.1f} GB of voxels from {there / 2**20:.1f} MB, though a CT has noise"
+        raise StudyError(f"{path}: {cause}. {EXPORT_AGAIN}")
     if not header.packed and there > need:
         raise more_bytes(path)
 
