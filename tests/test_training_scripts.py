@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import prob_masks
 import pytest
+import torch
 import train
 from conftest import PEOPLE
 
@@ -67,6 +68,15 @@ def test_masks_lie_on_the_cts_and_the_datalist_names_them(masks, lists):
 def test_another_number_of_folds_is_refused(masks, lists):
     with pytest.raises(SystemExit, match="folds.json: made for other data or folds"):
         prob_masks.make(str(lists), str(masks), folds=3)
+
+
+def test_everybodys_training_goes_on_from_the_last_fold(bundles, lists, masks, tmp_path):
+    with pytest.raises(SystemExit, match="fold-1/model.pt: no such file.*Train that fold first"):
+        prob_masks.make(str(lists), str(tmp_path), folds=2, epochs=1, only="full", bundle=str(bundles / "liver_seg"))
+    weights = [torch.load(masks / part / "model.pt", weights_only=True) for part in ("fold-0", "fold-1", "full")]
+    kernel = next(key for key in weights[0] if key.endswith("conv.weight"))
+    near, far = ((weights[fold][kernel] - weights[2][kernel]).abs().mean() for fold in (1, 0))
+    assert 0 < near < far / 10
 
 
 def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, masks, tmp_path):
