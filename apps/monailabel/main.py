@@ -129,12 +129,17 @@ class LiverApp(MONAILabelApp):
         return super().async_scoring(method, params) if method or waiting else {}
 
     def _local_request(self, url: str, params: dict | None, action: str) -> Any:
-        """As MONAI Label, which asks itself for a scoring after a training, but with the token."""
+        """As MONAI Label, which asks itself for a scoring after a training, but with the token; a server that speaks
+        HTTPS does not hear it, and scores at the next sample."""
         address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{url}"
-        answer = requests.post(address, json=params or {}, headers={"Authorization": f"Bearer {token()}"}, timeout=60)
-        if not answer.ok:
-            logger.error(f"{action} was not started: {answer.text[:200]}")
-        return answer.json() if answer.ok else None
+        headers = {"Authorization": f"Bearer {token()}"}
+        try:
+            answer = requests.post(address, json=params or {}, headers=headers, timeout=60)
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException as e:
+            logger.warning(f"{action} was not started: {e}")
+            return None
 
     def _init_dicomweb_datastore(self) -> Any:
         """As MONAI Label, but server and scoring do not fetch a series at the same time (one would read half of it),
