@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import prob_masks
 import pytest
+import torch
 import train
 from conftest import PEOPLE
 
@@ -67,6 +68,21 @@ def test_masks_lie_on_the_cts_and_the_datalist_names_them(masks, lists):
 def test_another_number_of_folds_is_refused(masks, lists):
     with pytest.raises(SystemExit, match="folds.json: made for other data or folds"):
         prob_masks.make(str(lists), str(masks), folds=3)
+
+
+def test_everybodys_training_goes_on_from_the_last_fold(bundles, lists, masks, tmp_path):
+    with pytest.raises(SystemExit, match="fold-1/model.pt: no such file.*Train that fold first"):
+        prob_masks.make(str(lists), str(tmp_path), folds=2, epochs=1, only="full", bundle=str(bundles / "liver_seg"))
+    shutil.copytree(masks, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "full")
+    weights = torch.load(tmp_path / "fold-1" / "model.pt", weights_only=True)
+    key = next(key for key in weights if key.endswith("bias"))
+    weights[key] += 1
+    torch.save(weights, tmp_path / "fold-1" / "model.pt")
+    make = {"only": "full", "bundle": str(bundles / "liver_seg"), "learning_rate": 0.0, "weight_decay": 0.0}
+    prob_masks.make(str(lists), str(tmp_path), folds=2, epochs=1, **make)
+    full = torch.load(tmp_path / "full" / "model.pt", weights_only=True)
+    torch.testing.assert_close(full[key], weights[key], rtol=1e-5, atol=1e-6)
 
 
 def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, masks, tmp_path):

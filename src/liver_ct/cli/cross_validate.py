@@ -23,10 +23,9 @@ def run(
     bundle: str = str(BUNDLE),
     inner_groups: int = 0,
     judged: str | None = None,
-    start: str | None = None,
     **overrides: Any,
 ) -> None:
-    """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
+    """Train and evaluate stage 2 on the folds of the Prob-Masks, then go on from the last fold with every case.
 
     Under ``output``: ``fold-K/model.pt`` and ``fold-K/metrics/slices.csv``, ``full/model.pt``, and ``results.json`` of
     ``report``. A second call goes on where a killed one stopped.
@@ -34,14 +33,14 @@ def run(
     Args:
         masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
         output: folder for all of the above.
-        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        epochs: epochs of each fold, a quarter of them at half the learning rate for every case; the last weights are
+            taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. and "full"; default all. Parts may run side by side.
         bundle: a classification bundle with the ids of bundles/liver_cls.
         inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
             (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
         judged: list that ``scripts/prob_masks.py unseen`` wrote, whose cases are judged in the place of those of the
             same people that are learned from; default the same.
-        start: weights that the training on every case starts from; the folds start from nothing.
         overrides: further knobs of its train.json, such as ``--mask_source binary``.
     """
     from liver_ct.training import cross_validation
@@ -55,7 +54,6 @@ def run(
             inner_groups,
             bundle=Path(bundle),
             judged=Path(judged) if judged else None,
-            start=Path(start) if start else None,
             **overrides,
         )
     if result:

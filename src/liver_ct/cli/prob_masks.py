@@ -26,7 +26,7 @@ def make(
     start: str | None = None,
     **overrides: Any,
 ) -> None:
-    """Train stage 1 ``folds`` times by patient group, then once on everybody, and write all Prob-Masks.
+    """Train stage 1 ``folds`` times by patient group, then everybody from the last fold on; write all Prob-Masks.
 
     Under ``output``: ``folds.json`` (group to fold), ``fold-K/model.pt``, ``full/model.pt``,
     ``prob/<case>/<case>_prob.nii.gz`` and ``datalist_prob.json`` (the datalist with each case's ``prob``). A second
@@ -37,12 +37,13 @@ def make(
             as training cases.
         output: folder for all of the above.
         folds: number of folds; groups never straddle two.
-        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        epochs: epochs of each fold, a quarter of them at half the learning rate for everybody; the last weights are
+            taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
         held_out: sources that are left out as a whole, comma between them, each as a fold after those by person.
-        start: weights that the held-out sources' folds and the training on everybody start from, for 10 epochs at half
-            the learning rate; they must not have seen those sources. Folds by person always start from nothing.
+        start: weights that the held-out sources' folds start from; they must not have seen those sources. Folds by
+            person always start from nothing.
         overrides: further knobs of its train.json, such as ``--batch_size 8``.
     """
     from liver_ct.training import prob_masks

@@ -16,9 +16,8 @@ def train(
     held_out: Sequence[str] = (),
     originals: str | None = None,
     seg_start: str | None = None,
-    cls_start: str | None = None,
-    seg_epochs: int = 16,
-    cls_epochs: int = 24,
+    seg_epochs: int = 40,
+    cls_epochs: int = 120,
     seg_bundle: str = str(shipped("bundles") / "liver_seg"),
     cls_bundle: str = str(shipped("bundles") / "liver_cls"),
 ) -> None:
@@ -32,11 +31,10 @@ def train(
         output: folder for all that is made.
         held_out: sources that are left out as a whole, too, comma between them, such as another hospital's.
         originals: datalist.json of the CTs that a packed set was made from, to judge on them.
-        seg_start: stage 1's weights that the held-out sources' folds and the training on everybody start from; they
-            must not have seen those sources. Folds by person always start from nothing.
-        cls_start: stage 2's weights that the training on everybody starts from.
-        seg_epochs: of each training of stage 1, but for those that start from weights.
-        cls_epochs: of each training of stage 2.
+        seg_start: stage 1's weights that the held-out sources' folds start from; they must not have seen those
+            sources. Folds by person always start from nothing.
+        seg_epochs: of each fold of stage 1, a quarter of them for everybody, who goes on from the last fold.
+        cls_epochs: of each fold of stage 2, likewise.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
     """
@@ -52,7 +50,6 @@ def train(
                 held_out=held_out,
                 originals=Path(originals) if originals else None,
                 seg_start=Path(seg_start) if seg_start else None,
-                cls_start=Path(cls_start) if cls_start else None,
                 seg_epochs=seg_epochs,
                 cls_epochs=cls_epochs,
             )

@@ -22,9 +22,8 @@ def train(
     held_out: Sequence[str] = (),
     originals: Path | None = None,
     seg_start: Path | None = None,
-    cls_start: Path | None = None,
-    seg_epochs: int = 16,
-    cls_epochs: int = 24,
+    seg_epochs: int = 40,
+    cls_epochs: int = 120,
 ) -> dict[str, Any]:
     """Train stage 1 by fold and on everybody, then stage 2 on its out-of-fold Prob-Masks; judge both on unseen people.
 
@@ -39,9 +38,8 @@ def train(
         held_out: sources that are left out as a whole, too.
         originals: datalist.json of the CTs that a packed set was made from, to judge on them.
         seg_start: stage 1's weights to start from, as ``prob_masks.make`` takes them.
-        cls_start: stage 2's, as ``cross_validation.run`` takes them.
-        seg_epochs: of each training of stage 1, but for those that start from weights.
-        cls_epochs: of each training of stage 2.
+        seg_epochs: of each fold of stage 1.
+        cls_epochs: of each fold of stage 2.
 
     Returns:
         The figures, ``output/results.json``.
@@ -55,7 +53,7 @@ def train(
     listed = originals or (masks / "data" / "datalist.json" if packed else data)
     judged = prob_masks.unseen(originals, masks, "originals", seg) if originals else None
     liver = prob_masks.evaluate(listed, masks, seg)
-    tumour = cross_validation.run(masks, output / "cls", cls_epochs, bundle=cls, judged=judged, start=cls_start)
+    tumour = cross_validation.run(masks, output / "cls", cls_epochs, bundle=cls, judged=judged)
     for stage, folder in (("liver_seg", masks), ("liver_cls", output / "cls")):
         with written_whole(output / f"{stage}.pt") as part:
             shutil.copyfile(folder / "full" / "model.pt", part)

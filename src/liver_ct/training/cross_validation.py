@@ -16,9 +16,8 @@ from liver_ct.files import read_json, write_json
 from liver_ct.training.calibration import calibrate, cross_fitted, metrics
 from liver_ct.training.datalists import Entry, parts_to_do, read_lists, set_apart, unseen_by
 from liver_ct.training.intervals import patient_intervals
-from liver_ct.training.running import run_bundle
+from liver_ct.training.running import go_on, run_bundle
 
-START_RATE = 0.001  # where a training starts from weights
 SECTIONS = ("training", "training_slices")
 # (case, slice) to label, logit, patient group and fold
 Slices = dict[tuple[str, str], tuple[float, float, str, str]]
@@ -33,10 +32,9 @@ def run(
     *,
     bundle: Path,
     judged: Path | None = None,
-    start: Path | None = None,
     **overrides: Any,
 ) -> dict[str, Any] | None:
-    """Train and evaluate stage 2 on the folds of the Prob-Masks, then train once on every case.
+    """Train and evaluate stage 2 on the folds of the Prob-Masks, then go on from the last fold with every case.
 
     Under ``output``: ``fold-K/model.pt`` and ``fold-K/metrics/slices.csv``, ``full/model.pt``, and ``results.json`` of
     ``report``. A second call goes on where a killed one stopped.
@@ -44,15 +42,14 @@ def run(
     Args:
         masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
         output: folder for all of the above.
-        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        epochs: epochs of each fold, a quarter of them for every case (``running.go_on``); the last weights are
+            taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. and "full"; default all. Parts may run side by side.
         inner_groups: patient groups set apart from each training's own for validation, whose AUC then chooses the epoch
             (and ends the training early with ``--patience``); the held-out fold still chooses nothing.
         bundle: a classification bundle with the ids of bundles/liver_cls.
         judged: list of ``prob_masks unseen``, whose cases are judged in the place of those of the same people that are
             learned from; default the same.
-        start: weights that the training on every case starts from, at half the learning rate; the folds start from
-            nothing.
         overrides: further knobs of its train.json, such as ``mask_source``.
 
     Returns:
@@ -64,8 +61,10 @@ def run(
     judged = judged or masks / "datalist_prob.json"
     all_parts = [*folds_with_tumour(masks), "full"]
     for part in parts_to_do(only, all_parts):
-        own = {"init_path": str(start.resolve()), "learning_rate": START_RATE} if start and part == "full" else {}
-        run_part(masks, output, part, epochs, bundle, inner_groups, {**own, **overrides}, judged)
+        length, knobs = epochs, dict[str, Any]()
+        if part == "full":
+            length, knobs = go_on(output / f"fold-{all_parts[-2]}" / "model.pt", epochs)
+        run_part(masks, output, part, length, bundle, inner_groups, {**knobs, **overrides}, judged)
     if all((output / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
         return report(masks, output, judged)
     return None

@@ -18,9 +18,8 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json, replace_folder, write_json
 from liver_ct.training.datalists import Entry, assign_folds, open_data, parts_to_do, read_lists, unseen_by
 from liver_ct.training.intervals import patient_intervals
-from liver_ct.training.running import inference_knobs, run_bundle, save_weights
+from liver_ct.training.running import go_on, inference_knobs, run_bundle, save_weights
 
-START_EPOCHS, START_RATE = 10, 0.001  # where a training starts from weights
 METRICS = {
     "dice": "val_mean_dice",
     "slice_dice": "slice_dice",
@@ -41,7 +40,7 @@ def make(
     start: Path | None = None,
     **overrides: Any,
 ) -> None:
-    """Train stage 1 ``folds`` times by patient group, then once on everybody, and write all Prob-Masks.
+    """Train stage 1 ``folds`` times by patient group, then everybody from the last fold on; write all Prob-Masks.
 
     Under ``output``: ``folds.json`` (group to fold), ``fold-K/model.pt``, ``full/model.pt``,
     ``prob/<case>/<case>_prob.nii.gz`` and ``datalist_prob.json`` (the datalist with each case's ``prob``). A second
@@ -52,12 +51,13 @@ def make(
             as training cases.
         output: folder for all of the above.
         folds: number of folds; groups never straddle two.
-        epochs: epochs of each training; the last weights are taken, so no held-out case chooses anything.
+        epochs: epochs of each fold, a quarter of them for everybody (``running.go_on``); the last weights are taken, so
+            no held-out case chooses anything.
         only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
         held_out: sources that are left out as a whole, each as a fold after those by person.
-        start: weights that the held-out sources' folds and the training on everybody start from, for ``START_EPOCHS``
-            at half the learning rate; they must not have seen those sources. Folds by person always start from nothing.
+        start: weights that the held-out sources' folds start from; they must not have seen those sources. Folds by
+            person always start from nothing.
         overrides: further knobs of its train.json, such as ``batch_size``.
 
     Raises:
@@ -67,12 +67,14 @@ def make(
     lists = open_data(datalist, root / "data")
     fold_of = assign_folds(lists, folds, root / "folds.json", held_out)
     failed = 0
-    for part in parts_to_do(only, [*sorted(set(fold_of.values())), "full"]):
-        if start and (part == "full" or int(part) >= folds):
-            knobs = {"init_path": str(start.resolve()), "learning_rate": START_RATE, **overrides}
-            failed += make_part(lists, root, part, START_EPOCHS, bundle, knobs)
-        else:
-            failed += make_part(lists, root, part, epochs, bundle, overrides)
+    every = sorted(set(fold_of.values()))
+    for part in parts_to_do(only, [*every, "full"]):
+        length, knobs = epochs, dict[str, Any]()
+        if part == "full":
+            length, knobs = go_on(root / f"fold-{every[-1]}" / "model.pt", epochs)
+        elif start and int(part) >= folds:
+            knobs = {"init_path": str(start.resolve())}
+        failed += make_part(lists, root, part, length, bundle, {**knobs, **overrides})
     list_masks(lists, root / "prob", root / "datalist_prob.json")
     if failed:
         raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")

@@ -28,6 +28,19 @@ def inference_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, Any
     return {k: v for k, v in overrides.items() if k.split("#")[0] in config}
 
 
+def go_on(weights: Path, epochs: int) -> tuple[int, dict[str, Any]]:
+    """Length and knobs of a training that goes on from a fold's weights with everybody.
+
+    A quarter of the fold's epochs at half the bundles' learning rate: it has all but its last people behind it.
+
+    Raises:
+        StudyError: the fold's weights are not there.
+    """
+    if not weights.exists():
+        raise StudyError(f"{weights}: no such file, from which everybody's training goes on. Train that fold first.")
+    return max(1, epochs // 4), {"init_path": str(weights.resolve()), "learning_rate": 0.001}
+
+
 def run_bundle(bundle: Path, **knobs: Any) -> None:
     """``python -m monai.bundle run`` in a process of its own, whose memory goes back when it ends.
 
