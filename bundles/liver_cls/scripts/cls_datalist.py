@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from scripts.cls_checks import CHECKS
-from scripts.cls_reading import unreadable
+from scripts.cls_errors import StudyError
+from scripts.cls_headers import Header
+from scripts.cls_reading import read_header, unreadable
 
 
 def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
@@ -55,7 +56,7 @@ def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Seq
 
 
 def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """What the headers of a study's files say against it, in one line, or None. Only NIfTI headers are compared.
+    """What the headers of a study's files say against it, in one line, or None. Those of DICOM are not compared.
 
     Args:
         study: an entry of a datalist.
@@ -66,10 +67,12 @@ def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
         path = study.get(key)
         if not path or not Path(path).exists():
             return f"{path or study.get('image')}: no such {key}. Check the datalist."
-        if ".nii" not in Path(path).suffixes:
+        if Path(path).is_dir():
             continue
         try:
-            image = nib.load(path)
+            image = read_header(Path(path))
+        except StudyError as e:
+            return str(e)
         except Exception:
             return unreadable(path)
         first = image if first is None else first
@@ -78,6 +81,6 @@ def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     return None
 
 
-def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+def same_grid(one: Header, other: Header) -> bool:
     """Whether two images share shape and affine (to 0.01 mm)."""
     return one.shape[:3] == other.shape[:3] and np.allclose(one.affine, other.affine, atol=0.01)
