@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from liver_ct.chain.plausibility import notes_on
 from liver_ct.chain.stages import Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
 from liver_ct.files import read_json
@@ -115,8 +116,14 @@ class Chain:
             return findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
 
 
+def notes(masks: Item) -> list[str]:
+    """What is implausible about stage 1's ``image`` and ``pred``, in sentences."""
+    ct, liver = masks["image"], masks["pred"]
+    return [note.text for note in notes_on(ct[0].numpy(), liver[0].numpy(), ct.affine.numpy())]
+
+
 def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:
-    """The study's tumour probability, those of its slices from foot to head, and which are flagged.
+    """The highest tumour probability, those of all slices from foot to head, and which are flagged.
 
     Args:
         scores: the classifier's.
