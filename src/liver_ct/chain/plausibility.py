@@ -22,12 +22,12 @@ END_MM2 = 100  # of liver in the lowest or highest slice
 RIGHT_MM, FRONT_MM = 10, 0  # from the spine to the middle of the liver, and of the body
 LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
-NOISE_HU = 30
+NOISE_HU = 20
 METAL_ML = 0.5
 SLICE_MM = 7
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
-FAT = -110  # HU; what is clipped above that shows fat and air alike
+FAT = -150  # HU; what is clipped above that shows fat and air alike
 COARSE_MM, WORKING_MM = 4.0, (2.0, 2.0, 4.0)  # apart: what is looked at of the whole CT; the segmenter's own grid
 NOISE_SLABS, ENOUGH = 9, 100  # where noise is measured, and from how many differences
 NOTHING = float("nan")
@@ -113,7 +113,8 @@ def about_ends(found: Figures) -> str | None:
     """Liver in the outermost slices."""
     ends = {"lowest": found.bottom_mm2, "highest": found.top_mm2}
     held = " and ".join(end for end, mm2 in ends.items() if mm2 >= END_MM2)
-    return f"The scan ends inside the liver, at the {held} slice: what lies beyond is not counted." if held else None
+    reached = f"The liver reaches the {held} slice"
+    return f"{reached}: the scan ends inside it, or something else was taken for it." if held else None
 
 
 def about_side(found: Figures) -> str | None:
@@ -213,10 +214,11 @@ def from_spine(coarse: View) -> tuple[float, float]:
 
     The spine is where most slices hold what is as dense as bone, whatever the CT is clipped to.
     """
-    bone = ndimage.uniform_filter((coarse.ct > min(BONE, coarse.ct.max() - 10)).mean(2, dtype=np.float32), 5)
+    ct = coarse.ct[::2, ::2, ::2]
+    body = cc3d.largest_k(ct > max(BODY, ct.min() + 5), k=1) > 0  # without the table
+    bone = ndimage.uniform_filter((body & (ct > min(BONE, ct.max() - 10))).mean(2, dtype=np.float32), 3)
     x, y = np.unravel_index(bone.argmax(), bone.shape)
-    body = cc3d.largest_k(coarse.ct[::2, ::2, ::2] > max(BODY, coarse.ct.min() + 5), k=1) > 0  # without the table
-    right, front = middle(coarse.liver, 0) - x, 2 * middle(body, 1) - y
+    right, front = middle(coarse.liver, 0) - 2 * x, 2 * (middle(body, 1) - y)
     return float(right * coarse.mm[0]), float(front * coarse.mm[1])
 
 
@@ -256,6 +258,7 @@ def changes(slab: View, steps: list[int]) -> Iterator[NDArray[Any]]:
     spans = [slice(side[0], side[0] + (side[-1] + 1 - side[0]) // step * step) for side, step in zip(sides, steps)]
     ct, liver = slab.ct[spans[0], spans[1]], slab.liver[spans[0], spans[1]]
     blocks = (ct.shape[0] // steps[0], steps[0], ct.shape[1] // steps[1], steps[1], ct.shape[2])
-    mean, inside = ct.reshape(blocks).mean((1, 3, 4), dtype=np.float32), liver.reshape(blocks).all((1, 3, 4))
+    mean: NDArray[Any] = ct.reshape(blocks).mean((1, 3, 4), dtype=np.float32)
+    inside: NDArray[Any] = liver.reshape(blocks).min((1, 3, 4)) > 0
     yield (mean[2:] - mean[:-2])[inside[2:] & inside[:-2]]
     yield (mean[:, 2:] - mean[:, :-2])[inside[:, 2:] & inside[:, :-2]]

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 OPEN = (0.25, 0.75)  # of a slice's tumour probability
 HIGHEST = (
-    "The highest slice is no score of the study: people without a tumour often reach 0.5 in some slice, too, as did three "
-    "of the five that were tried."
+    "The highest slice is no score of the study: people without a tumour often reach 0.5 in some slice, too, as did "
+    "three of the five that were tried."
 )
 
 
