@@ -1,13 +1,12 @@
 """How often each note is raised, and on what figures: CTs and their liver masks, labels or results alike.
 
-python bench/notes.py 'lits/volume-*.nii.gz' 'lits/segmentation-*.nii.gz' ['btcv/volume-*.nii.gz' 'out/*/liver_mask.nii.gz' ...]
-Patterns of CTs and of masks in turn, as many files each, in one order. Prints a line per CT and the table of
-docs/plausibility.md.
+python bench/notes.py lits 'volume-*.nii.gz' lits 'segmentation-*.nii.gz' [cts 'v*.nii' out 'v*/liver_mask.nii.gz' ...]
+Folder and pattern of CTs and of masks in turn, as many files each, in one order. Prints a line per CT and the numbers
+of docs/plausibility.md.
 """
 
 from __future__ import annotations
 
-import glob
 import sys
 import time
 from collections import Counter
@@ -19,18 +18,16 @@ import numpy as np
 from liver_ct.chain.plausibility import CHECKS, Figures, measure, notes_on
 
 
-def pairs(patterns: list[str]) -> list[tuple[str, str]]:
+def pairs(words: list[str]) -> list[tuple[Path, Path]]:
     """CT and mask of each case."""
-    found = []
-    for cts, masks in zip(patterns[::2], patterns[1::2]):
-        names, others = sorted(glob.glob(cts)), sorted(glob.glob(masks))
-        if len(names) != len(others) or not names:
-            raise SystemExit(f"ERROR {cts}: {len(names)} CTs and {len(others)} masks. Give as many.")
-        found += list(zip(names, others))
-    return found
+    lists = [sorted(Path(folder).glob(pattern)) for folder, pattern in zip(words[::2], words[1::2])]
+    for cts, masks in zip(lists[::2], lists[1::2]):
+        if len(cts) != len(masks) or not cts:
+            raise SystemExit(f"ERROR {words}: {len(cts)} CTs and {len(masks)} masks. Give as many.")
+    return [pair for cts, masks in zip(lists[::2], lists[1::2]) for pair in zip(cts, masks)]
 
 
-def look(ct: str, mask: str) -> tuple[Figures, list[str]]:
+def look(ct: Path, mask: Path) -> tuple[Figures, list[str]]:
     """Figures and codes of the notes of one case, and a line about it."""
     image = nib.load(ct)
     values = np.asarray(image.dataobj, np.float32)
@@ -39,7 +36,7 @@ def look(ct: str, mask: str) -> tuple[Figures, list[str]]:
     codes = [note.code for note in notes_on(values, liver, image.affine)]
     seconds = time.process_time() - start
     figures = measure(values, liver, image.affine)
-    print(Path(mask).parent.name, Path(ct).name, *(f"{value:.4g}" for value in figures), f"{seconds:.2f}", codes)
+    print(mask.parent.name, ct.name, *(f"{value:.4g}" for value in figures), f"{seconds:.2f}", codes)
     return figures, codes
 
 

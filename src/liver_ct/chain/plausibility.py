@@ -29,6 +29,7 @@ SLICE_MM = 7
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
 COARSE_MM, WORKING_MM = 4.0, (2.0, 2.0, 4.0)  # apart: what is looked at of the whole CT; the segmenter's own grid
+NEAR_MM, SPINE = 60, 9  # the liver's slices and this much around; breadth of a vertebra, in coarse voxels
 NOISE_SLABS, ENOUGH = 9, 100  # where noise is measured, and from how many differences
 NOTHING = float("nan")
 
@@ -48,7 +49,7 @@ class Figures(NamedTuple):
         highest: HU.
         spike: share of the voxels above 150 HU that have the highest HU.
         noise: standard deviation in the liver on the segmenter's grid, HU.
-        metal_ml: what is denser than bone in the liver's slices.
+        metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
     """
 
@@ -184,14 +185,14 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Figu
     mm = voxel_sizes(affine @ inv_ornt_aff(orientation, ct.shape))
     whole = View(apply_orientation(ct, orientation), apply_orientation(liver, orientation), mm)
     coarse = whole.coarse()
-    right, front = from_spine(coarse)
     lowest, highest = float(np.quantile(coarse.ct[::2, ::2], 0.001)), float(coarse.ct.max())
     above, below = lungs(coarse, lowest)
     dense = coarse.ct[coarse.ct > DENSE]
     bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in (0, -1))
     first, end = whole.slices()
-    step = round(coarse.mm[2] / mm[2])
-    metal = np.count_nonzero(coarse.ct[..., first // step : -(-end // step)] > METAL)
+    span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
+    near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
+    right, front = from_spine(near)
     return Figures(
         volume_ml=np.count_nonzero(liver) * float(mm.prod()) / 1000,
         bottom_mm2=bottom,
@@ -204,22 +205,22 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Figu
         highest=highest,
         spike=float((dense == highest).mean()) if len(dense) else 0.0,
         noise=noise(whole, first, end),
-        metal_ml=metal * float(coarse.mm.prod()) / 1000,
+        metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
     )
 
 
-def from_spine(coarse: View) -> tuple[float, float]:
+def from_spine(near: View) -> tuple[float, float]:
     """How far the liver's middle lies to the right of the spine, and the body's in front of it, in mm.
 
     The spine is where most slices hold what is as dense as bone, whatever the CT is clipped to.
     """
-    ct = coarse.ct[::2, ::2, ::2]
+    ct = near.ct
     body = cc3d.largest_k(ct > max(BODY, ct.min() + 5), k=1) > 0  # without the table
-    bone = ndimage.uniform_filter((body & (ct > min(BONE, ct.max() - 10))).mean(2, dtype=np.float32), 3)
+    bone = ndimage.uniform_filter((body & (ct > min(BONE, ct.max() - 10))).mean(2, dtype=np.float32), SPINE)
     x, y = np.unravel_index(bone.argmax(), bone.shape)
-    right, front = middle(coarse.liver, 0) - 2 * x, 2 * (middle(body, 1) - y)
-    return float(right * coarse.mm[0]), float(front * coarse.mm[1])
+    right, front = middle(near.liver, 0) - x, middle(body, 1) - y
+    return float(right * near.mm[0]), float(front * near.mm[1])
 
 
 def middle(mask: NDArray[Any], axis: int) -> float:
