@@ -150,7 +150,7 @@ def test_a_small_liver_stays_where_the_scan_ends_in_it():
     probability[:, 8:12, 8:12, 8:12] = 1
     at_end = torch.roll(probability, 8, 3)
     affine = torch.diag(torch.tensor([5.0, 5, 5, 1]))  # 8 ml
-    take = read_bundle(BUNDLES / "liver_seg").get_parsed_content("restore").transforms[-1]
+    take = read_bundle(BUNDLES / "liver_seg", smallest_ml=100).get_parsed_content("restore").transforms[-1]
     meta = {"filename_or_obj": "ct.nii"}
     assert take({"pred": MetaTensor(at_end, affine=affine, meta=meta)})["pred"].sum() == 64
     with pytest.raises(ValueError, match="ct.nii: no liver found: 8 ml"):

@@ -123,7 +123,7 @@ class TakeLiverd(MapTransform):
 
     def _check(self, mask: np.ndarray, prob: MetaTensor) -> None:
         """Raise StudyError for a mask ``[X, Y, Z]`` that is empty, or too small though the scan goes on around it."""
-        affine, path = np.asarray(prob.affine, dtype=np.float64), prob.meta["filename_or_obj"]
+        affine, path = np.asarray(prob.affine, dtype=np.float64), prob.meta.get("filename_or_obj", "prob")
         ml = np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000
         if not ml:
             raise StudyError(f"{path}: no liver found. Give an abdominal CT that shows the liver.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.plausibility import notes_on
-from liver_ct.chain.stages import Stage, model_card, pick_device, save_masks, study_errors
+from liver_ct.chain.stages import SMALLEST_ML, Stage, model_card, pick_device, save_masks, study_errors
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError
@@ -68,7 +68,7 @@ class LiverCT:
         place = pick_device(device)
         knobs = {} if mask_source is None else {"mask_source": MaskSource.named(mask_source).value}
         series = None if series is None else str(series)
-        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series)
+        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
