@@ -187,6 +187,7 @@ def check_findings(site: Site, case: str, params: dict) -> None:
     assert found == pytest.approx(chain_rows(site, case), abs=1e-5) and len(found) > 10
     assert params["study_tumour_probability"] == pytest.approx(result["study_tumour_probability"], abs=1e-5)
     assert params["flagged_slices"] == result["flagged_slices"] and params["flag_threshold"] == result["flag_threshold"]
+    assert params["notes"] == result["notes"]
 
 
 def test_both_stages_give_the_mask_and_the_chains_probabilities(site):

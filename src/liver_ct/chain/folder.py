@@ -134,7 +134,7 @@ def process(chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return f"{study.case}: {found.headline}    -> {target}"
+    return f"{study.case}: {found.line}    -> {target}"
 
 
 def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[LiverCT, Study], str]:

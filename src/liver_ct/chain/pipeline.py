@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
-from liver_ct.chain.stages import Stage, model_card, pick_device, save_masks, study_errors
+from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.stages import SMALLEST_ML, Stage, model_card, pick_device, save_masks, study_errors
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError
@@ -49,7 +50,7 @@ class LiverCT:
         >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
         True
         >>> sorted(study.result)[-3:]
-        ['mask_source', 'series', 'study_tumour_probability']
+        ['notes', 'series', 'study_tumour_probability']
         >>> chain.run(array + 1024, affine, case="MR")
         Traceback (most recent call last):
             ...
@@ -67,7 +68,7 @@ class LiverCT:
         place = pick_device(device)
         knobs = {} if mask_source is None else {"mask_source": MaskSource.named(mask_source).value}
         series = None if series is None else str(series)
-        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series)
+        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
@@ -148,6 +149,8 @@ class LiverCT:
             with timed(seconds, "regions"):
                 found = self._regions(tumour)
         affine, liver = ct.affine.numpy(), masks["pred"][0].numpy()
+        with timed(seconds, "notes"):
+            notes = notes_on(ct[0].numpy(), liver, affine)
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(
@@ -165,6 +168,7 @@ class LiverCT:
             source=source or str(path),
             files=tuple(ct.meta.get("files", ())),
             mask_writer=partial(save_masks, bundle=self.seg.root),
+            notes=notes,
         )
 
     def _regions(self, tumour: dict[str, Any]) -> Regions:

@@ -20,6 +20,7 @@ from liver_ct.outputs.names import LIVER_MASK, PROB_MASK
 from liver_ct.outputs.results import Item
 
 CONFIG = Path("configs", "inference.json")
+SMALLEST_ML = 100  # of liver, where the scan does not end in it; less is something else
 
 
 class Stage:

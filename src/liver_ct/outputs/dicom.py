@@ -145,7 +145,7 @@ def make_segmentation(headers: Sequence[pydicom.Dataset], mask: NDArray[Any], re
 def make_report(
     headers: Sequence[pydicom.Dataset], liver: Segmentation, prob: Segmentation, rows: Sequence[SliceRow], result: Item
 ) -> sr.Comprehensive3DSR:
-    """The Structured Report: the liver's volume, and how certain a tumour is in the study and in each flagged slice.
+    """The Structured Report: the liver's volume, and how certain a tumour is in the highest and each flagged slice.
 
     Template TID 1500. "Certainty of Finding" (DCM 111012) is the probability in percent that the finding is there.
     """
@@ -153,10 +153,9 @@ def make_report(
     likeliest = max(
         (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
     )
+    highest = result["study_tumour_probability"]
     groups: list[Any] = [volume_group(liver, result)]
-    groups.append(
-        tumour_group("Tumour, study", headers[likeliest.slice], result["study_tumour_probability"], finding, result)
-    )
+    groups.append(tumour_group("Tumour, highest slice", headers[likeliest.slice], highest, finding, result))
     for row in (rows[i] for i in result["flagged_slices"]):
         name = f"Tumour, slice {row.slice}, z {row.z_mm:.1f} mm"
         groups.append(tumour_group(name, headers[row.slice], row.tumour_probability, finding, result))
@@ -166,8 +165,9 @@ def make_report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    remark = sr.TextContentItem(codes.DCM.Comment, f"{WARNING}.", sr.RelationshipTypeValues.CONTAINS)
-    content[0].ContentSequence.append(remark)
+    for remark in (f"{WARNING}.", *result["notes"]):
+        comment = sr.TextContentItem(codes.DCM.Comment, remark, sr.RelationshipTypeValues.CONTAINS)
+        content[0].ContentSequence.append(comment)
     return sr.Comprehensive3DSR(
         evidence=[*headers, liver, prob],
         content=content[0],

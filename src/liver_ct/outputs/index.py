@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from liver_ct.files import read_json, written_whole
+from liver_ct.outputs.findings import mm
 from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE
-from liver_ct.outputs.report import mm, render
+from liver_ct.outputs.report import render
 from liver_ct.outputs.results import Item
 
 FAILED = ".failed"  # a file for each study that failed and has not been finished since
@@ -70,6 +71,7 @@ def _finished(output: Path) -> Iterator[Item]:
                 "probability": float(result["study_tumour_probability"]),
                 "flagged": len(result["flagged_slices"]),
                 "volume": float(result["liver_volume_ml"]),
+                "notes": result.get("notes", ()),  # which results of version 0.5 lack
                 "seconds": float(result["seconds"]["total"]),
                 "done": done.isoformat(" ", "minutes"),
                 "stamp": done.timestamp(),
