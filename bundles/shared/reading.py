@@ -17,7 +17,8 @@ from monai.transforms import MapTransform
 from nibabel.volumeutils import apply_read_scaling
 from shared.checks import CHECKS, check_grid, check_volume
 from shared.dicom import read_series
-from shared.errors import EXPORT_AGAIN, StudyError
+from shared.errors import EXPORT_AGAIN, StudyError, is_memory_error
+from shared.files import is_special
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 
@@ -83,6 +84,8 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check the path.")
+    if is_special(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
@@ -93,9 +96,9 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
             values, affine = read_nifti(path)
         else:
             values, affine = read_itk(path)
-    except StudyError:
-        raise
     except Exception as e:
+        if isinstance(e, StudyError) or is_memory_error(e):
+            raise
         raise StudyError(unreadable(path)) from e
     _check_geometry(path, values, affine)
     if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):

@@ -66,7 +66,9 @@ def describe(error: BaseException, path: Path) -> str:
 
 def is_memory_error(error: BaseException) -> bool:
     """Whether memory ran out, of whichever library's making the error is."""
-    return isinstance(error, MemoryError) or (not is_study_error(error) and MEMORY.search(str(error)) is not None)
+    if isinstance(error, MemoryError) or is_study_error(error):
+        return isinstance(error, MemoryError)
+    return MEMORY.search(str(error)) is not None
 
 
 def _more_memory(causes: list[BaseException]) -> str:

@@ -18,7 +18,8 @@ from monai.transforms import MapTransform
 from nibabel.volumeutils import apply_read_scaling
 from scripts.seg_checks import CHECKS, check_grid, check_volume
 from scripts.seg_dicom import read_series
-from scripts.seg_errors import EXPORT_AGAIN, StudyError
+from scripts.seg_errors import EXPORT_AGAIN, StudyError, is_memory_error
+from scripts.seg_files import is_special
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 
@@ -84,6 +85,8 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check the path.")
+    if is_special(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
@@ -94,9 +97,9 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
             values, affine = read_nifti(path)
         else:
             values, affine = read_itk(path)
-    except StudyError:
-        raise
     except Exception as e:
+        if isinstance(e, StudyError) or is_memory_error(e):
+            raise
         raise StudyError(unreadable(path)) from e
     _check_geometry(path, values, affine)
     if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):

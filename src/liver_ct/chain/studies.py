@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -163,9 +164,9 @@ def _why_not_taken(path: Path) -> str | None:
         return None
     try:
         return why_not_read(path)
-    except FileNotFoundError:  # a link that leads nowhere
-        return None
     except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere
+            return None
         return f"cannot be read ({e.strerror}), and may be an image. Check its permissions."
 
 
