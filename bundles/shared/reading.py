@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from shared.checks import CHECKS, check_grid, check_place, check_volume
 from shared.dicom import read_series
-from shared.errors import EXPORT_AGAIN, StudyError
+from shared.errors import EXPORT_AGAIN, StudyError, is_memory_error
+from shared.files import is_special
 from shared.geometry import check_geometry
 from shared.headers import Header
 from shared.headers_meta import read_meta
@@ -89,8 +90,8 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check the path.")
-    if not path.is_dir() and not path.is_file():
-        raise StudyError(f"{path}: neither a file nor a folder (a pipe, socket or device). Copy the image to a file.")
+    if is_special(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
@@ -101,13 +102,9 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
         else:
             header = read_header(path)
             values, affine = read_voxels(path, header), header.affine
-    except StudyError:
-        raise
-    except MemoryError as e:
-        raise StudyError(f"{path}: its voxels do not fit into memory. Close other programs, or crop the CT.") from e
-    except PermissionError as e:
-        raise StudyError(f"{path}: it may not be read. Change its permissions.") from e
     except Exception as e:
+        if isinstance(e, (StudyError, PermissionError)) or is_memory_error(e):
+            raise
         raise StudyError(unreadable(path)) from e
     if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):
         raise StudyError(f"{path}: NaN or infinite voxels. {EXPORT_AGAIN}")

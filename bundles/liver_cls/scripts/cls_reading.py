@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scripts.cls_checks import CHECKS, check_grid, check_place, check_volume
 from scripts.cls_dicom import read_series
-from scripts.cls_errors import EXPORT_AGAIN, StudyError
+from scripts.cls_errors import EXPORT_AGAIN, StudyError, is_memory_error
+from scripts.cls_files import is_special
 from scripts.cls_geometry import check_geometry
 from scripts.cls_headers import Header
 from scripts.cls_headers_meta import read_meta
@@ -90,8 +91,8 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check the path.")
-    if not path.is_dir() and not path.is_file():
-        raise StudyError(f"{path}: neither a file nor a folder (a pipe, socket or device). Copy the image to a file.")
+    if is_special(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
@@ -102,13 +103,9 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
         else:
             header = read_header(path)
             values, affine = read_voxels(path, header), header.affine
-    except StudyError:
-        raise
-    except MemoryError as e:
-        raise StudyError(f"{path}: its voxels do not fit into memory. Close other programs, or crop the CT.") from e
-    except PermissionError as e:
-        raise StudyError(f"{path}: it may not be read. Change its permissions.") from e
     except Exception as e:
+        if isinstance(e, (StudyError, PermissionError)) or is_memory_error(e):
+            raise
         raise StudyError(unreadable(path)) from e
     if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):
         raise StudyError(f"{path}: NaN or infinite voxels. {EXPORT_AGAIN}")

@@ -35,6 +35,7 @@ STYLE = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlelocation": "left",
+    "text.parse_math": False,  # a study may be called a$b$
     "axes.titlesize": 10,
     "text.color": INK,
     "xtick.color": INK,
