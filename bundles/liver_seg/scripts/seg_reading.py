@@ -18,6 +18,7 @@ from monai.transforms import MapTransform
 from nibabel.volumeutils import apply_read_scaling
 from scripts.seg_checks import CHECKS, check_grid, check_volume
 from scripts.seg_dicom import read_series
+from scripts.seg_dicom_files import is_dicom
 from scripts.seg_errors import EXPORT_AGAIN, StudyError
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -76,7 +77,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     It is int16 where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
 
     Args:
-        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series.
+        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series, or a DICOM file.
         series: SeriesNumber or SeriesInstanceUID, for folders that hold several.
 
     Raises:
@@ -88,7 +89,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
     try:
-        if path.is_dir():
+        if path.is_dir() or is_dicom(path):
             values, affine, meta["files"] = read_series(path, None if series is None else str(series))
         elif path.name.endswith((".nii", ".nii.gz")):
             values, affine = read_nifti(path)
