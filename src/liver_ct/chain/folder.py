@@ -114,19 +114,18 @@ def nothing_more() -> int:
 
 def process(chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs: Collection[Output] = ()) -> str:
     """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
+    left_out = Output.DICOM in outputs and not study.path.is_dir()
+    outputs = {*outputs} - {Output.DICOM} if left_out else outputs
+    remark = "    without DICOM, as it is no DICOM series" if left_out else ""
     target, work = output / study.case, output / PARTIAL / study.case
     there = set() if overwrite else finished_outputs(target, chain.record(study.path))
     missing = {name for extra in outputs for name in extra.files}.union(ALWAYS) - there
     if not missing:
-        return f"{study.case}: finished before, left as it is"
+        return f"{study.case}: finished before, left as it is{remark}"
     check_target(target)
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
     try:
         folder = fresh_folder(work)
-        if Output.DICOM in wanted:
-            from liver_ct.outputs.dicom import check_series  # highdicom takes half a second to import
-
-            check_series(study.path)
         found = chain(study.path, study.case, regions=Output.REPORT in wanted)
         write_study(found, folder, wanted)
         for name in there - {*ALWAYS}:
@@ -134,7 +133,7 @@ def process(chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs
         publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return f"{study.case}: {found.headline}    -> {target}"
+    return f"{study.case}: {found.headline}    -> {target}{remark}"
 
 
 def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[LiverCT, Study], str]:
