@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scripts.seg_checks import CHECKS, check_grid, check_place, check_volume
 from scripts.seg_dicom import read_series
+from scripts.seg_dicom_files import is_dicom
 from scripts.seg_errors import EXPORT_AGAIN, StudyError, is_memory_error
 from scripts.seg_files import is_special
 from scripts.seg_geometry import check_geometry
@@ -83,7 +84,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     It is int16 where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
 
     Args:
-        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series.
+        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series, or a DICOM file.
         series: SeriesNumber or SeriesInstanceUID, for folders that hold several.
 
     Raises:
@@ -97,7 +98,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
     try:
-        if path.is_dir():
+        if path.is_dir() or is_dicom(path):
             values, affine, meta["files"] = read_series(path, None if series is None else str(series))
             check_geometry(path, tuple(values.shape), affine)
         else:

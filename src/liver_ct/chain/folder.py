@@ -141,27 +141,26 @@ def process(
 
     Their folder is added to ``done``.
     """
+    left_out = Output.DICOM in outputs and not study.path.is_dir()
+    outputs = {*outputs} - {Output.DICOM} if left_out else outputs
+    remark = "    without DICOM, as it is no DICOM series" if left_out else ""
     record = chain.record(study.path)
     target = place_of(output / study.case, record)
     there = set() if overwrite else finished_outputs(target, record)
     missing = {name for extra in outputs for name in extra.files}.union(ALWAYS) - there
     if not missing:
         done.append(target)
-        return f"{target.name}: finished before, left as it is"
+        return f"{target.name}: finished before, left as it is{remark}"
     check_target(target)
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
     with work_folder(output, study.case) as work:
         kept = keep(there - {*ALWAYS}, target, work)
         wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
-        if Output.DICOM in wanted:
-            from liver_ct.outputs.dicom import check_series  # highdicom takes half a second to import
-
-            check_series(study.path)
         found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
         write_study(found, work, wanted)
         target = publish(work, target, partial(place_of, record=record))
     done.append(target)
-    return f"{target.name}: {found.line}    -> {target}"
+    return f"{target.name}: {found.line}    -> {target}{remark}"
 
 
 def keep(names: Collection[str], target: Path, work: Path) -> set[str]:
