@@ -99,7 +99,6 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     try:
         if path.is_dir() or is_dicom(path):
             values, affine, meta["files"] = read_series(path, None if series is None else str(series))
-            check_geometry(path, tuple(values.shape), affine)
         else:
             header = read_header(path)
             values, affine = read_voxels(path, header), header.affine

@@ -15,6 +15,7 @@ from scripts.cls_dicom_pixels import check_pixels, read_voxels
 from scripts.cls_dicom_series import ENHANCED, check_left_out, check_whole, choose_series, is_ct, is_slice
 from scripts.cls_dicom_slices import Slice, normal, place_slice, sort_slices, without_scouts
 from scripts.cls_errors import StudyError
+from scripts.cls_geometry import check_geometry, check_memory
 
 if TYPE_CHECKING:
     import pydicom
@@ -43,12 +44,16 @@ def read_series(path: Path, series: str | None = None) -> tuple[torch.Tensor, np
             slices that are not all there, not of one acquisition or not evenly spaced.
     """
     slices = sort_slices(path, find_series(path, series))
-    for one in slices:
-        check_pixels(one)  # before memory is taken
+    layout, affine = slices[0].layout, affine_of(slices)
+    shape = (layout.columns, layout.rows, len(slices))
+    for one in slices:  # before memory is taken
+        check_pixels(one)
+    check_geometry(path, shape, affine)
+    check_memory(path, shape, np.dtype(np.float32).itemsize)
     voxels = read_voxels(slices)
     check_neighbours(path, slices, voxels)
     files = [str(s.header.filename) for s in slices]
-    return torch.from_numpy(voxels.T), affine_of(slices), files
+    return torch.from_numpy(voxels.T), affine, files
 
 
 def affine_of(slices: list[Slice]) -> np.ndarray:
