@@ -80,7 +80,9 @@ class TestAnswer:
         assert study.result["bundles"] and -1 not in study.result["flagged_slices"]
 
     def test_it_is_shown_in_one_line(self, study):
-        assert re.fullmatch(r"<StudyResult ct: tumour probability .* flagged .* ml>", repr(study))
+        assert re.fullmatch(
+            r"<StudyResult ct: highest slice .* flagged .* ml    NOTE: .*Slices lie 10 mm apart.*>", repr(study)
+        )
 
     def test_a_path_an_image_and_an_array_give_the_same(self, chain, study, commands):
         image = nib.load(commands[0])

@@ -298,7 +298,7 @@ class TestManyStudies:
 
     def test_processes_share_the_studies(self, folder, done, bundles, tmp_path):
         ended = subprocess.run(self.command(folder, tmp_path, bundles), capture_output=True, text=True, timeout=300)
-        lines = [line.split(":")[0] for line in ended.stdout.splitlines() if "tumour probability" in line]
+        lines = [line.split(":")[0] for line in ended.stdout.splitlines() if "highest slice" in line]
         assert ended.returncode == 1 and sorted(lines) == sorted(ORIENTATIONS), ended.stderr  # each once
         assert len([line for line in ended.stderr.splitlines() if line.startswith("ERROR")]) == 1
         for name in ORIENTATIONS:
@@ -324,10 +324,10 @@ class TestManyStudies:
                 shutil.copy(folder / f"{name}.nii.gz", tmp_path / "in" / f"{name}-{copy}.nii.gz")
         command = self.command(tmp_path / "in", tmp_path / "out", bundles)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
-            line = next(line for line in first.stdout if "tumour probability" in line)
+            line = next(line for line in first.stdout if "highest slice" in line)
             workers = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
             os.kill(int(workers[0]), signal.SIGKILL)
-            done_before = [line, *(line for line in first.stdout if "tumour probability" in line)]
+            done_before = [line, *(line for line in first.stdout if "highest slice" in line)]
         assert len(workers) == 2 and first.returncode and len(done_before) < 20
         second = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert second.returncode == 0, second.stderr
@@ -618,5 +618,5 @@ def test_the_command_line(bundles, tmp_path):
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("ERROR ") and "empty.nii.gz: the file is empty." in line
-    assert "1_2: tumour probability" in ended.stdout
+    assert "1_2: highest slice" in ended.stdout
     assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - set(names.DICOM_OUTPUTS)

@@ -186,17 +186,46 @@ class TestOption:
             one, other = (pydicom.dcmread(folder / "LPS" / name) for folder in (done[1], tmp_path))
             assert one.SOPInstanceUID != other.SOPInstanceUID and one.StudyInstanceUID == other.StudyInstanceUID
 
-    def test_a_ct_that_is_not_axial_dicom_has_its_line(self, bundles, tmp_path, capsys):  # noqa: F811
+    def test_a_ct_that_is_no_dicom_is_done_without_and_that_is_said(self, done, bundles, tmp_path, capsys):  # noqa: F811
         ct, _, affine = phantom.make_phantom(SIZE, SPACING)
-        (tmp_path / "in").mkdir()
+        shutil.copytree(done[0] / "LPS", tmp_path / "in" / "series")
         nib.save(nib.Nifti1Image(ct, affine), tmp_path / "in" / "nifti.nii.gz")
+        for _ in range(2):
+            run(tmp_path / "in", tmp_path / "out", bundles, dicom_output=True)
+        assert entries(tmp_path / "out" / "nifti") == FILES
+        assert entries(tmp_path / "out" / "series") == FILES | DICOM_FILES
+        printed = capsys.readouterr().out
+        assert printed.count("without DICOM, as it is no DICOM series") == 2 and printed.count("finished before") == 2
+
+    def test_what_an_anonymiser_took_is_filled_in(self, bundles, tmp_path):  # noqa: F811
+        series = write_series(tmp_path / "in")
+        for path in series.iterdir():
+            header = pydicom.dcmread(path)
+            header.SOPClassUID = header.SOPInstanceUID = ""
+            for name in (
+                "SliceThickness",
+                "PatientPosition",
+                "PositionReferenceIndicator",
+                "ImageType",
+                "SeriesNumber",
+            ):
+                delattr(header, name) if name in header else None
+            header.save_as(path)
+        run(series, tmp_path / "out", bundles, dicom_output=True)
+        seg = pydicom.dcmread(tmp_path / "out" / "in" / "liver_mask.dcm")
+        assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == SPACING[2]
+
+    def test_a_ct_that_is_not_axial_dicom_has_its_line(self, bundles, tmp_path, capsys):  # noqa: F811
+        causes = {"coronal": "axial", "nowhere": "FrameOfReferenceUID is missing", "same": "the same SOPInstanceUID"}
+        ct, _, affine = phantom.make_phantom(SIZE, SPACING)
         phantom.write_dicom_series(tmp_path / "in" / "coronal", ct, affine, axcodes="LIP")
         write_series(tmp_path / "in" / "nowhere", FrameOfReferenceUID="")
+        write_series(tmp_path / "in" / "same", SOPInstanceUID=generate_uid())
         with pytest.raises(SystemExit):
             run(tmp_path / "in", tmp_path / "out", bundles, dicom_output=True)
         lines = "\n".join(sorted(capsys.readouterr().err.splitlines()))
-        assert lines.count("ERROR") == 3 and entries(tmp_path / "out") == set()
-        for name, cause in (("coronal", "axial"), ("nifti.nii.gz", "not a DICOM series"), ("nowhere", "FrameOfRefe")):
+        assert lines.count("ERROR") == len(causes) and entries(tmp_path / "out") == set()
+        for name, cause in causes.items():
             assert cause in next(line for line in lines.splitlines() if f"/in/{name}" in line)
 
     @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ def test_what_is_wrong_is_refused_in_one_line_before_any_work(words, parts, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["ct.nii.gz"]
 
 
+@pytest.mark.parametrize("program", [CT, ("demo", "--ct", "ct.nii.gz")])
+def test_an_input_that_is_not_there_or_never_answers_is_refused_at_once(program, tmp_path):
+    done = liver(*program, cwd=tmp_path)
+    assert done.returncode == 1 and light_lines(done) == ["ERROR ct.nii.gz: no such file or folder. Check --input."]
+    os.mkfifo(tmp_path / "ct.nii.gz")
+    done = liver(*program, cwd=tmp_path)
+    assert done.returncode == 1 and "a pipe, socket or device" in light_lines(done)[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_further_knobs_of_the_config_are_taken(tmp_path):
     knobs = ("--patience", "3", "--network_def#filters", "[16,16]", "--optimizer#eps=1e-6")
     done = liver(*FOLDS, *knobs, "--epochs", "few", cwd=tmp_path)

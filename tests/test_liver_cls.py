@@ -436,6 +436,14 @@ def test_evaluation_considers_the_liver_and_five_slices_around_it(data, tmp_path
         assert sorted(int(r["slice"]) for r in rows) == list(expected)
 
 
+def test_training_twice_with_one_seed_gives_the_same_weights(data, tmp_path):
+    for name in ("first", "second"):
+        train(data, tmp_path / name, epochs=1)
+    paths = [tmp_path / name / "last_checkpoint_epoch=1.pt" for name in ("first", "second")]
+    first, second = (torch.load(path, weights_only=True)["averaged"] for path in paths)
+    assert first and all(torch.equal(first[key], second[key]) for key in first)
+
+
 @pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
 def test_two_processes(data, tmp_path, weights, overlays):
     knobs = {**QUICK, "bundle_root": BUNDLE, "dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}

@@ -224,6 +224,14 @@ def test_training_sees_the_slices_that_inference_does():
     assert all(torch.equal(plane, volume[0, ..., 0]) for plane in lone["image"])
 
 
+def test_training_twice_with_one_seed_gives_the_same_weights(data, tmp_path):
+    for name in ("first", "second"):
+        train(data, tmp_path / name, epochs=1)
+    paths = [tmp_path / name / "last_checkpoint_epoch=1.pt" for name in ("first", "second")]
+    first, second = (torch.load(path, weights_only=True)["averaged"] for path in paths)
+    assert first and all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_training_can_start_from_weights(data, tmp_path):
     train(data, tmp_path / "first", epochs=1)
     state = torch.load(tmp_path / "first" / "last_checkpoint_epoch=1.pt", map_location="cpu", weights_only=True)

@@ -12,13 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
 from fastapi import HTTPException
 from filelock import FileLock
 from lib.chain import Bundle, Chain, describe_request
+from lib.guard import protect, token
 from lib.infer import Classification, Segmentation, TwoStage
+from lib.names import check_name
+from lib.studies import Studies
 from lib.train import SegmentationTraining
 from lib.uncertainty import LeastCertain, ScoreFile, UncertaintyScoring
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.tasks.activelearning.first import First
@@ -67,10 +72,38 @@ class LiverApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, Any]:
         return {"uncertainty": UncertaintyScoring(self.chain, self.scores)}
 
+    def on_init_complete(self) -> None:
+        """What a server calls as it starts, before the first request."""
+        from monailabel.app import app  # there in a server only, which has made it by now
+
+        protect(app)
+        super().on_init_complete()
+
+    def init_datastore(self) -> Any:
+        """As MONAI Label, but a folder of studies is all that the server reaches."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        extensions, reload = settings.MONAI_LABEL_DATASTORE_FILE_EXT, settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
+        read_only = settings.MONAI_LABEL_DATASTORE_READ_ONLY
+        return Studies(self.studies, extensions=extensions, auto_reload=reload, read_only=read_only)
+
+    def check_weights(self, model: str, delete: bool) -> None:
+        """Weights are replaced for the models there are, and only those that a training or an upload left are deleted.
+
+        Raises:
+            HTTPException: 404, for other models, and where the bundle's own weights would be deleted.
+        """
+        task = self._infers.get(model)
+        if task is None or (delete and not task.bundle.weights[-1].is_file()):
+            raise HTTPException(404, f"{model}: no such model with weights of its own. /info lists the models.")
+
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """As MONAI Label, but what goes wrong reaches the client as one line, not as "Internal Server Error"."""
         path = image = str(request.get("image"))
         try:
+            for name in filter(None, (image, request.get("label"))):  # MONAI Label would take such a file for the study
+                if os.path.exists(name) and not os.path.isabs(name):
+                    raise StudyError(f"{name}: a file where the server was started has this name. Start it elsewhere.")
             if not os.path.exists(image):
                 path = (datastore or self.datastore()).get_image_uri(image)
             if not path:
@@ -95,6 +128,19 @@ class LiverApp(MONAILabelApp):
         waiting = self._scoring_methods["uncertainty"].waiting(self.datastore())
         return super().async_scoring(method, params) if method or waiting else {}
 
+    def _local_request(self, url: str, params: dict | None, action: str) -> Any:
+        """As MONAI Label, which asks itself for a scoring after a training, but with the token; a server that speaks
+        HTTPS does not hear it, and scores at the next sample."""
+        address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{url}"
+        headers = {"Authorization": f"Bearer {token()}"}
+        try:
+            answer = requests.post(address, json=params or {}, headers=headers, timeout=60)
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException as e:
+            logger.warning(f"{action} was not started: {e}")
+            return None
+
     def _init_dicomweb_datastore(self) -> Any:
         """As MONAI Label, but server and scoring do not fetch a series at the same time (one would read half of it),
         and a series just fetched is named by its place in the cache, not by a temporary file."""
@@ -102,6 +148,7 @@ class LiverApp(MONAILabelApp):
         fetch, lock = store.get_image_uri, FileLock(f"{store._lock_file}-fetch")
 
         def get_image_uri(image_id: str) -> str:
+            check_name(image_id, "image")
             with lock:
                 first, cached = fetch(image_id), fetch(image_id)
             if first != cached:

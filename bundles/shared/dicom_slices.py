@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from shared.dicom_files import value
 from shared.errors import EXPORT_AGAIN, StudyError
 
 if TYPE_CHECKING:
@@ -20,6 +22,18 @@ NUMBERS = {
 LAYOUT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
+class Layout(NamedTuple):
+    """How a slice's pixels lie in its file."""
+
+    rows: int
+    columns: int
+    allocated: int  # bits
+    stored: int
+    high: int
+    signed: int
+    samples: int
+
+
 class Slice(NamedTuple):
     """One CT slice: its data set, and the numbers in it that place and scale it, in DICOM's LPS coordinates."""
 
@@ -29,45 +43,71 @@ class Slice(NamedTuple):
     spacing: np.ndarray  # [2] mm, between rows, then between columns
     slope: float  # HU per stored value
     intercept: float  # HU
+    layout: Layout
 
 
 def place_slice(header: pydicom.Dataset) -> Slice:
-    """A slice with its geometry and scale, read from its header.
+    """A slice with its geometry, scale and layout, read from its header.
 
     Raises:
         StudyError: they are missing or make no sense, or the slice is more or less than one grey image.
     """
     path = header.filename
     position, cosines, spacing, slope, intercept = (numbers(header, *item) for item in NUMBERS.items())
-    for name in LAYOUT:
-        numbers(header, name, 1)
     rows, columns = cosines.reshape(2, 3)
-    if not np.allclose([rows @ rows, columns @ columns, rows @ columns], [1, 1, 0], atol=2e-3):
+    if max(abs(rows @ rows - 1), abs(columns @ columns - 1), abs(rows @ columns)) > 2e-3:
         raise StudyError(f"{path}: ImageOrientationPatient holds no two directions at right angles. {ORIGINAL}")
-    if spacing.min() <= 0 or slope == 0:
+    if spacing.min() <= 0 or slope <= 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
-    if header.get("RescaleType") not in (None, "", "HU", "HU_MOD", "US"):
-        raise StudyError(f"{path}: its values are {header.RescaleType}, not HU. Give a CT in HU.")
-    if (header.get("NumberOfFrames") or 1) != 1 or header.SamplesPerPixel != 1:
+    if value(header, "RescaleType") not in (None, "HU", "HU_MOD", "US") or "ModalityLUTSequence" in header:
+        raise StudyError(f"{path}: its values are {value(header, 'RescaleType')}, not HU. Give a CT in HU.")
+    return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]), read_layout(header))
+
+
+def read_layout(header: pydicom.Dataset) -> Layout:
+    """How a slice's pixels lie in its file; raises StudyError unless they are one grey image of possible bits."""
+    path, found = header.filename, [value(header, name) for name in LAYOUT]
+    for name, number in zip(LAYOUT, found):
+        if not isinstance(number, int):
+            numbers(header, name, 1)  # says what is wrong
+            raise StudyError(f"{path}: {name} is {number}, not a whole number. {ORIGINAL}")
+    layout = Layout(*found)
+    grey = str(value(header, "PhotometricInterpretation") or "MONOCHROME").startswith("MONOCHROME")
+    if value(header, "NumberOfFrames") not in (None, 1) or layout.samples != 1 or not grey:
         raise StudyError(f"{path}: several frames or colours in one slice. {ORIGINAL}")
-    return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]))
+    if min(layout.rows, layout.columns) < 1:
+        raise StudyError(f"{path}: {layout.rows} Rows and {layout.columns} Columns, so no pixels. {ORIGINAL}")
+    possible = layout.allocated in (8, 16, 32) and layout.signed in (0, 1)
+    if not (possible and 0 < layout.stored <= layout.high + 1 <= layout.allocated):
+        bits = f"BitsAllocated {layout.allocated}, BitsStored {layout.stored}, HighBit {layout.high}"
+        raise StudyError(f"{path}: {bits}, which contradict each other. {ORIGINAL}")
+    return layout
 
 
 def numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
     """A numeric attribute as float64 ``[count]``; raises StudyError unless it is there, whole and finite."""
-    value = header.get(name)
-    if value is None or value == "":
+    try:
+        found = _decimals(header, name)
+        array = np.empty(0) if found is None or found == "" else np.array(found, float).reshape(-1)
+    except Exception:  # whatever the bytes of one attribute make pydicom raise
+        found, array = "nonsense", np.empty(0)
+    if found is None or found == "":
         why = ", so its values may not be HU" if name.startswith("Rescale") else ""
         raise StudyError(f"{header.filename}: {name} is missing{why}. {ORIGINAL}")
-    try:
-        array = np.array(value, float).reshape(-1)
-    except (TypeError, ValueError):
-        array = np.empty(0)
     if len(array) != count or not np.isfinite(array).all():
         noun = "number" if count == 1 else "numbers"
         raise StudyError(f"{header.filename}: {name} is not {count} finite {noun}. {ORIGINAL}")
     return array
+
+
+def _decimals(header: pydicom.Dataset, name: str) -> Any:
+    """An attribute's value; decimals straight from the file's bytes: pydicom takes long for them."""
+    item = header.get_item(name)
+    if name in NUMBERS and item is not None and isinstance(item.value, bytes):
+        text = item.value.strip(b" \0")
+        return [float(number) for number in text.split(b"\\")] if text else None
+    return header.get(name)
 
 
 def sort_slices(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
@@ -87,15 +127,44 @@ def sort_slices(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     return [slices[i] for i in np.argsort(depth)]
 
 
+def without_scouts(slices: Sequence[Slice]) -> list[Slice]:
+    """The slices without scouts that no ImageType tells: across the others and of another matrix or spacing."""
+    most = slices[_commonest([s.cosines.round(2).tobytes() for s in slices])]
+
+    def is_scout(one: Slice) -> bool:
+        alike = _matrix(one) == _matrix(most) and np.allclose(one.spacing, most.spacing, rtol=1e-4)
+        return abs(normal(one) @ normal(most)) < 0.1 and not alike
+
+    return [one for one in slices if np.array_equal(one.cosines, most.cosines) or not is_scout(one)]
+
+
+def _commonest(keys: Sequence[Hashable]) -> int:
+    """Index of the first of what is there most often."""
+    return keys.index(Counter(keys).most_common(1)[0][0])
+
+
+def _matrix(one: Slice) -> tuple[int, int]:
+    return one.layout.rows, one.layout.columns
+
+
 def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
-    """Raise StudyError unless all slices are turned, sized and spaced as the first."""
+    """Raise StudyError unless all slices are turned, sized and spaced as the others; names one that is not."""
     cosines, spacings = (np.array([getattr(s, name) for s in slices]) for name in ("cosines", "spacing"))
-    if np.abs(cosines - cosines[0]).max() > 1e-3:
-        raise StudyError(f"{folder}: slices of different orientations. Give one axial series.")
-    if len({(s.header.Rows, s.header.Columns) for s in slices}) > 1:
-        raise StudyError(f"{folder}: slices of different matrix sizes. Give one series as it was reconstructed.")
-    if not np.allclose(spacings, spacings[0], rtol=1e-4):
-        raise StudyError(f"{folder}: slices of different PixelSpacing. Give one series as it was reconstructed.")
+    most = _commonest([s.cosines.round(2).tobytes() for s in slices])
+    _blame(folder, slices, np.abs(cosines - cosines[most]).max(1) > 1e-3, "orientations", "Give one axial series")
+    matrices = [_matrix(s) for s in slices]
+    others = np.array([matrix != matrices[_commonest(matrices)] for matrix in matrices])
+    _blame(folder, slices, others, "matrix sizes", "Give one series as it was reconstructed")
+    most = _commonest([s.spacing.round(3).tobytes() for s in slices])
+    others = ~np.isclose(spacings, spacings[most], rtol=1e-4).all(1)
+    _blame(folder, slices, others, "PixelSpacing", "Give one series as it was reconstructed")
+
+
+def _blame(folder: Path, slices: Sequence[Slice], others: np.ndarray, what: str, fix: str) -> None:
+    """Raise StudyError where there are ``others``, bool ``[N]``, and name the first."""
+    if others.any():
+        name = Path(slices[int(others.argmax())].header.filename).name
+        raise StudyError(f"{folder}: slices of different {what}, {others.sum()} of {len(slices)} ({name}). {fix}.")
 
 
 def _check_gaps(folder: Path, depth: np.ndarray) -> None:
@@ -105,9 +174,17 @@ def _check_gaps(folder: Path, depth: np.ndarray) -> None:
     if len(gaps) and gaps.min() < 1e-3:
         raise StudyError(f"{folder}: two slices at one position. Remove the duplicates, or give one phase.")
     if len(gaps) and (gaps.max() - gaps.min() > 0.1 * gaps.min() or off > 0.3 * gaps.min()):
-        raise StudyError(
-            f"{folder}: slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {EXPORT_AGAIN}"
-        )
+        raise StudyError(f"{folder}: {_why_uneven(gaps)}")
+
+
+def _why_uneven(gaps: np.ndarray) -> str:
+    """Cause and fix for gaps ``[N]`` in mm: a distance that changes once or twice for good, or lost slices."""
+    changes = np.flatnonzero(np.abs(np.diff(gaps)) > 0.2 * gaps[1:])
+    lengths = np.diff([0, *(changes + 1), len(gaps)])
+    if 0 < len(changes) <= 2 and lengths.min() >= 3:
+        steps = " then ".join(f"{gaps[i]:.2f}" for i in (0, *(changes + 1)))
+        return f"the slices' distance changes, {steps} mm. Give a reconstruction of one distance."
+    return f"slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {EXPORT_AGAIN}"
 
 
 def normal(one: Slice) -> np.ndarray:

@@ -24,7 +24,7 @@ from monai.deploy.operators.dicom_utils import ModelInfo
 from operators import LiverOperator, TumourOperator
 from pydicom.sr.codedict import codes
 
-from liver_ct.chain.stages import Stage, pick_device
+from liver_ct.chain.stages import SMALLEST_ML, Stage, pick_device
 from liver_ct.errors import StudyError, describe
 from liver_ct.outputs.folders import PARTIAL, fresh_folder
 
@@ -47,7 +47,7 @@ class LiverApp(Application):
 
     def compose(self) -> None:
         output, device = self.output_folder, pick_device(None)
-        seg = Stage(ROOT / "bundles" / "liver_seg", device)
+        seg = Stage(ROOT / "bundles" / "liver_seg", device, smallest_ml=SMALLEST_ML)
         cls = Stage(ROOT / "bundles" / "liver_cls", device)
 
         loader = DICOMDataLoaderOperator(

@@ -17,6 +17,7 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 
+from liver_ct.chain.plausibility import notes_on
 from liver_ct.chain.stages import Stage, save_masks, study_errors
 from liver_ct.errors import StudyError
 from liver_ct.files import write_json
@@ -64,7 +65,7 @@ class LiverOperator(Operator):
 
 
 class TumourOperator(Operator):
-    """Stage 2: CT and Prob-Mask to the tumour probability of every slice and of the study.
+    """Stage 2: CT and Prob-Mask to the tumour probability of every slice, and the highest of them.
 
     Input ``masks``: as from LiverOperator. Output ``text``: the findings, for the SDK's SR writer. Writes result.json
     and slices.csv, as the chain does.
@@ -92,8 +93,9 @@ class TumourOperator(Operator):
         probability, threshold = float(tumour["study_probability"]), float(self.stage["threshold"])
         summary = summarise(rows, liver, affine, probability, threshold)
         write_rows(rows, self.output_folder / TABLE)
-        write_json(self.output_folder / RESULT, summary._asdict(), indent=2)
-        op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}), "text")
+        notes = [note.text for note in notes_on(masks.ct[0].numpy(), liver, affine)]
+        write_json(self.output_folder / RESULT, summary._asdict() | {"notes": notes}, indent=2)
+        op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}, notes), "text")
 
 
 def only_series(studies: list[StudySelectedSeries]) -> DICOMSeries:
@@ -134,7 +136,8 @@ def frames(mask: torch.Tensor, series: DICOMSeries) -> np.ndarray:
     return np.ascontiguousarray(mask[0].numpy().transpose(2, 1, 0)[index])
 
 
-def report(summary: Summary, z_mm: dict[int, float]) -> str:
-    """The findings in words."""
+def report(summary: Summary, z_mm: dict[int, float], notes: list[str]) -> str:
+    """The findings and notes in words."""
     places = ", ".join(f"{z_mm[i]:.1f}" for i in summary.flagged_slices) or "none"
-    return f"{headline(summary._asdict())}. Flagged slices, z in mm: {places}. For research, not for diagnosis."
+    said = f"{headline(summary._asdict())}. Flagged slices, z in mm: {places}."
+    return " ".join([said, *notes, "For research, not for diagnosis."])

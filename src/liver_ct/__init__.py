@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,12 @@ _HOMES = {  # imported when asked for: PyTorch alone takes seconds
     "write_picture": "outputs.picture",
     "write_report": "outputs.report",
 }
+
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # as in containers; MONAI asks for it when it is imported, and PyTorch
+    os.environ["LOGNAME"] = str(os.getuid())
 
 
 def __getattr__(name: str) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
@@ -47,12 +48,48 @@ def written_whole(target: Path, shared: bool = False) -> Iterator[Path]:
 
 def replace_folder(finished: Path, target: Path) -> None:
     """Move a finished folder to ``target``, in place of an earlier one: whole or not at all."""
-    old = finished.with_name(f"{finished.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(finished, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with TemporaryDirectory(prefix=".old-", dir=finished.parent, ignore_cleanup_errors=True) as old:
+        if target.exists():
+            os.replace(target, Path(old, "folder"))
+        os.replace(finished, target)
+
+
+def walk(root: Path, report: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders below ``root``, each once, with the names of what is in them, sorted; links are followed.
+
+    os.walk lists what is behind two loops of links without an end, and pipes and devices as files; this neither returns
+    to a folder, nor climbs to one above ``root``, nor names anything but files and links that lead nowhere.
+
+    Args:
+        root: folder to begin with.
+        report: is told of each folder that cannot be read.
+
+    Yields:
+        A folder, the names of the folders in it, of which the caller may remove some, and the names of the files.
+    """
+    seen, left = {str(folder) for folder in Path(os.path.realpath(root)).parents}, [root]
+    while left:
+        folder = left.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError as e:
+            report(e)
+            continue
+        folders = [entry.name for entry in entries if os.path.isdir(entry)]  # noqa: PTH112 (raises nothing)
+        yield folder, folders, [entry.name for entry in entries if is_file_or_lost(entry)]
+        left += [folder / name for name in reversed(folders)]
+
+
+def is_file_or_lost(path: Path) -> bool:
+    """Whether something is a file or cannot be known, as a link that leads nowhere: no folder, pipe, socket, device."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def write_text(target: Path, text: str) -> None:
@@ -74,7 +111,11 @@ def write_json(target: Path, content: Any, indent: int | None = 1) -> None:
 
 def sha256(file: Path) -> str:
     """Checksum of a file, hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def sha256_of_all(files: Iterable[Path]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from liver_ct.chain.stages import Stage
+from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
 from liver_ct.files import read_json
 from liver_ct.outputs.results import Item, slice_rows, summarise
@@ -63,7 +65,7 @@ class Chain:
         self.lock = threading.RLock()
         self.stages: dict[tuple, tuple[str, Stage]] = {}
 
-    def stage(self, bundle: Bundle, device: str, **knobs: str) -> Stage:
+    def stage(self, bundle: Bundle, device: str, **knobs: Any) -> Stage:
         """The bundle on a device, with the newest weights."""
         key = (bundle.root, device, *knobs.items())
         with self.lock:
@@ -75,7 +77,7 @@ class Chain:
 
     def segmenter(self, device: str) -> Stage:
         """Stage 1."""
-        return self.stage(self.seg, device)
+        return self.stage(self.seg, device, smallest_ml=SMALLEST_ML)
 
     def source(self, image: str) -> str:
         """A file, or the DICOM series that MONAI Label made it from, which the bundle checks slice by slice."""
@@ -115,8 +117,14 @@ class Chain:
             return findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
 
 
+def notes(masks: Item) -> list[str]:
+    """What is implausible about stage 1's ``image`` and ``pred``, in sentences."""
+    ct, liver = masks["image"], masks["pred"]
+    return [note.text for note in notes_on(ct[0].numpy(), liver[0].numpy(), ct.affine.numpy())]
+
+
 def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:
-    """The study's tumour probability, those of its slices from foot to head, and which are flagged.
+    """The highest tumour probability, those of all slices from foot to head, and which are flagged.
 
     Args:
         scores: the classifier's.

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import write_itk
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from lib.chain import Bundle, Chain
+from lib.chain import Bundle, Chain, notes
 from lib.uncertainty import mean_entropy
 from liver_ct.chain.stages import save_masks
 from liver_ct.errors import StudyError
@@ -97,6 +97,7 @@ class Segmentation(ChainTask):
             "label_names": {"mask": LIVER, "prob_mask": {}, "bands": BANDS}[result],
             "liver_volume_ml": volume_ml(masks["pred"].numpy(), masks["pred"].affine.numpy()),
             "uncertainty": round(mean_entropy(masks["prob"]), 6),
+            "notes": notes(masks),
             **self.findings(masks, device),
         }
         return write_result(masks, result, request, self.chain), params
@@ -110,7 +111,7 @@ class TwoStage(Segmentation):
     """Both stages: stage 1's file, with stage 2's findings among the params."""
 
     def findings(self, masks: Item, device: str) -> Item:
-        """Tumour probability of the study and of its slices."""
+        """Tumour probability of the slices, and the highest of them."""
         return self.chain.classify(masks, device)
 
 
@@ -126,7 +127,8 @@ class Classification(ChainTask):
         if label:
             found = self.chain.classify_in(image, label, device)
         else:
-            found = self.chain.classify(self.chain.segment(image, device), device)
+            masks = self.chain.segment(image, device)
+            found = {**self.chain.classify(masks, device), "notes": notes(masks)}
         score = {"idx": 0, "label": "tumour", "score": found["study_tumour_probability"]}
         return None, {"prediction": [score], "mask_source": "label" if label else "prob_mask", **found}
 

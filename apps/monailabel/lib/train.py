@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.utils.others.generic import name_to_device
 
 from lib.chain import Bundle
 from liver_ct.errors import StudyError
@@ -48,10 +51,10 @@ class SegmentationTraining(BundleTrainTask):
         """Train, and publish the weights when all went well.
 
         Raises:
-            StudyError: no label submitted yet.
+            StudyError: no label submitted yet, or an option that cannot be used.
             SystemExit: a label that cannot be used, by the bundle's own check; a line each.
         """
-        request = {**FINE_TUNING, "tracking": "None", **request, "multi_gpu": False}
+        request = {**FINE_TUNING, "tracking": "None", **options(request), "multi_gpu": False}
         self.request, self.run_dir = request, self.runs / time.strftime("%Y%m%d-%H%M%S")
         super().__call__(request, datastore)
         best = self.run_dir / "model.pt"
@@ -84,6 +87,22 @@ class SegmentationTraining(BundleTrainTask):
         overrides |= {"ckpt_dir": str(self.run_dir), "val_interval": 1}
         overrides |= {knob: self.request[knob] for knob in KNOBS if knob in self.request}
         return overrides
+
+
+def options(request: dict[str, Any]) -> dict[str, Any]:
+    """The options that clients may set; a MONAI config runs other values as code.
+
+    Raises:
+        StudyError: an option that is no number, or no device.
+    """
+    numbers = {name: request[name] for name in (*KNOBS, "max_epochs", "val_split") if name in request}
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise StudyError(f"{name}: {str(value)[:80]!a} is not a number. Give one.")
+    device = name_to_device(request.get("device"))
+    if not re.fullmatch(r"[a-z]+(:\d+)?", device):
+        raise StudyError(f"device: {device[:80]!a} is none. Give one that /info lists.")
+    return {**numbers, "model": request["model"], "device": device, "pretrained": bool(request.get("pretrained", True))}
 
 
 def publish(checkpoint: Path, target: Path) -> None:

@@ -11,14 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,10 +30,10 @@ import SimpleITK
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from programs import program
+from serving import ONE_THREAD, ROOT, copy_app, free_port, serve, wait_for
 
 from liver_ct import phantom
 
-ROOT = Path(__file__).resolve().parents[3]
 SEG, BANDS, BOTH, CLS = (
     "liver_ct_segmentation",
     "liver_ct_prob_mask",
@@ -46,7 +44,6 @@ CASES = ("volume-0", "volume-1", "volume-2")
 BROKEN = "damaged"
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what Slicer and OHIF add to every request
 ORTHANC_DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 STEP = 1 / 255 + 1e-6  # of a Prob-Mask in a file
 
 
@@ -86,56 +83,6 @@ def voxels(file: str | Path) -> np.ndarray:
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Overlap of two masks."""
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
-
-
-def wait_for(ask: Callable[[], Any], fine: Callable[[Any], bool], seconds: float = 300) -> Any:
-    """Ask until the answer is fine."""
-    end = time.monotonic() + seconds
-    while not fine(answer := ask()):
-        assert time.monotonic() < end, f"still {answer}"
-        time.sleep(0.5)
-    return answer
-
-
-def copy_app(folder: Path) -> Path:
-    """The app without what a server left in it."""
-    left = shutil.ignore_patterns("model", "logs", "bin", "tests", "__pycache__")
-    return Path(shutil.copytree(ROOT / "apps" / "monailabel", folder, ignore=left))
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def serve(app: Path, studies: str | Path, folder: Path, **environment: str) -> Iterator[MONAILabelClient]:
-    """A client of the real server, started as the README says, on a free port of loopback."""
-    port = str(free_port())
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", port]
-    with (folder / "server.log").open("w") as log:
-        settings = {**os.environ, **ONE_THREAD, **environment}
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=settings, start_new_session=True)
-        client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=tempfile.mkdtemp(dir=folder))
-        try:
-            wait_for(lambda: answers(client) or server.poll() is not None, bool, 120)
-            assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
-            yield client
-            assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)  # also a scoring that still runs
-            server.wait(30)
-
-
-def answers(client: MONAILabelClient) -> bool:
-    """Whether the server is there."""
-    try:
-        return bool(client.info())
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +187,7 @@ def check_findings(site: Site, case: str, params: dict) -> None:
     assert found == pytest.approx(chain_rows(site, case), abs=1e-5) and len(found) > 10
     assert params["study_tumour_probability"] == pytest.approx(result["study_tumour_probability"], abs=1e-5)
     assert params["flagged_slices"] == result["flagged_slices"] and params["flag_threshold"] == result["flag_threshold"]
+    assert params["notes"] == result["notes"]
 
 
 def test_both_stages_give_the_mask_and_the_chains_probabilities(site):

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from scripts.cls_errors import StudyError
+
+FREE_SPACE = "Free space or choose another output folder."
+FIXES = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: "Allow larger files (ulimit -f) or choose another output folder.",
+    errno.ENAMETOOLONG: "Shorten the study's name.",
+}
 
 
 @contextmanager
@@ -28,5 +37,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as e:
         if part.parent.is_dir():
             part.unlink(missing_ok=True)
-        cause = e.strerror or e
-        raise StudyError(f"{path}: cannot be written ({cause}). Choose another output folder or free space.") from e
+        fix = FIXES.get(e.errno or 0, "Choose another output folder.")
+        raise StudyError(f"{path}: cannot be written ({e.strerror or e}). {fix}") from e
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is a pipe, socket or device, which may never answer when it is opened."""
+    return path.exists() and not path.is_file() and not path.is_dir()

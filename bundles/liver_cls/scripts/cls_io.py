@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
+from scripts.cls_datalist import find_cts
 from scripts.cls_files import whole_file
 from scripts.cls_reading import case_name
 
@@ -56,7 +57,7 @@ def find_studies(dataset_dir: str, pattern: str, prob_dir: str | None) -> list[d
         pattern: which files (or DICOM folders) in it are CTs, as for glob.
         prob_dir: the first stage's output folder; None when no mask is used.
     """
-    entries = [{"image": str(p)} for p in sorted(Path(dataset_dir).glob(pattern))]
+    entries = find_cts(dataset_dir, pattern)
     if prob_dir:
         for entry in entries:
             case = case_name(entry["image"])

@@ -8,19 +8,26 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
-from isal import igzip
 from monai.config import KeysCollection
-from monai.data import ITKReader, MetaTensor
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from nibabel.volumeutils import apply_read_scaling
-from scripts.cls_checks import CHECKS, check_grid, check_volume
+from scripts.cls_checks import CHECKS, check_grid, check_place, check_volume
 from scripts.cls_dicom import read_series
-from scripts.cls_errors import EXPORT_AGAIN, StudyError
+from scripts.cls_dicom_files import is_dicom
+from scripts.cls_errors import EXPORT_AGAIN, StudyError, is_memory_error
+from scripts.cls_files import is_special
+from scripts.cls_geometry import check_geometry
+from scripts.cls_headers import Header
+from scripts.cls_headers_meta import read_meta
+from scripts.cls_headers_nifti import read_nifti
+from scripts.cls_headers_nrrd import read_nrrd
+from scripts.cls_voxels import read_voxels
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+HEADERS = {
+    ".nii.gz": read_nifti, ".nii": read_nifti, ".mha": read_meta, ".mhd": read_meta, ".nrrd": read_nrrd,
+    ".nhdr": read_nrrd,
+}  # fmt: skip
 
 
 class LoadStudyd(MapTransform):
@@ -68,6 +75,7 @@ class LoadStudyd(MapTransform):
             CHECKS[str(key)](path, image)
         if not self.any_ct:
             check_volume(path, image)
+            check_place(path, image)
 
 
 def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
@@ -76,7 +84,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     It is int16 where a NIfTI is stored so without scaling or a DICOM series holds such HU, else float32.
 
     Args:
-        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series.
+        path: a NIfTI, MHA or NRRD file, or the folder of a DICOM series, or a DICOM file.
         series: SeriesNumber or SeriesInstanceUID, for folders that hold several.
 
     Raises:
@@ -84,21 +92,22 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     """
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder. Check the path.")
+    if is_special(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check the path.")
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path}: the file is empty. {EXPORT_AGAIN}")
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
     try:
-        if path.is_dir():
+        if path.is_dir() or is_dicom(path):
             values, affine, meta["files"] = read_series(path, None if series is None else str(series))
-        elif path.name.endswith((".nii", ".nii.gz")):
-            values, affine = read_nifti(path)
+            check_geometry(path, tuple(values.shape), affine)
         else:
-            values, affine = read_itk(path)
-    except StudyError:
-        raise
+            header = read_header(path)
+            values, affine = read_voxels(path, header), header.affine
     except Exception as e:
+        if isinstance(e, (StudyError, PermissionError)) or is_memory_error(e):
+            raise
         raise StudyError(unreadable(path)) from e
-    _check_geometry(path, values, affine)
     if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float64)):
         raise StudyError(f"{path}: NaN or infinite voxels. {EXPORT_AGAIN}")
     return MetaTensor(values[None], affine=affine, meta=meta)
@@ -109,50 +118,19 @@ def unreadable(path: Path | str) -> str:
     return f"{path}: not a readable image (damaged, cut short or of another format). {EXPORT_AGAIN}"
 
 
-def _check_geometry(path: Path, values: torch.Tensor, affine: np.ndarray) -> None:
-    if not np.isfinite(affine).all():
-        raise StudyError(f"{path}: its affine holds NaN or infinity. Fix the header from the scanner's original.")
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise StudyError(f"{path}: its affine is singular. Fix the header from the scanner's original.")
-    if values.ndim > 3:
-        raise StudyError(f"{path}: {values.shape[3]} volumes in one file (4D). Give one phase as a 3D file.")
-    if values.ndim < 3:
-        raise StudyError(f"{path}: a 2D image, shape {tuple(values.shape)}. Give a whole CT volume.")
-
-
-def read_nifti(path: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """Voxels ``[X, Y, Z]`` int16 or float32 and RAS affine (mm), trailing axes of one voxel dropped.
-
-    LoadImage and nibabel inflate with zlib and turn integers into floats: four times as long, twice the memory.
-    """
-    image = nib.load(path)
-    stored = image.dataobj
-    values = np.empty(stored.shape, stored.dtype, order="F")
-    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        file.read(stored.offset)
-        left = memoryview(values.reshape(-1, order="F")).cast("B")
-        while count := file.readinto(left):
-            left = left[count:]
-        file.read(1)  # the checksum is compared at the end
-    if len(left):
-        raise EOFError(f"{path}: {len(left)} bytes are missing")
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.dtype != np.int16 or (stored.slope, stored.inter) != (1, 0):
-        values = np.asarray(apply_read_scaling(values, stored.slope, stored.inter), dtype=np.float32)
-    return torch.from_numpy(values), np.asarray(image.affine, dtype=np.float64)
-
-
-def read_itk(path: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """Voxels ``[X, Y, Z]`` float32 and RAS affine (mm) of a file that ITK reads."""
-    reader = ITKReader()
-    values, meta = reader.get_data(reader.read(str(path)))
-    return torch.from_numpy(np.array(values, dtype=np.float32)), np.asarray(meta["affine"], dtype=np.float64)
+def read_header(path: Path) -> Header:
+    """The header of an image file, checked; raises StudyError. Its ending says which format, in capitals or not."""
+    reader = next((HEADERS[ending] for ending in HEADERS if path.name.lower().endswith(ending)), None)
+    if reader is None:
+        raise StudyError(f"{path}: no format that is read here ({', '.join(HEADERS)}). Convert it to NIfTI.")
+    header = reader(path)
+    check_geometry(path, header.shape, header.affine)
+    return header
 
 
 def case_name(path: str | os.PathLike) -> str:
     """``/a/volume-1.nii.gz`` to ``volume-1``; a folder's name for a DICOM series."""
     name = Path(path).name
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
+    for ending in HEADERS:
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
     return name

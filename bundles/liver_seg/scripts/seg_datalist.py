@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from monai.data import DataLoader
 from scripts.seg_checks import CHECKS
-from scripts.seg_reading import unreadable
+from scripts.seg_errors import StudyError, printable
+from scripts.seg_files import is_special
+from scripts.seg_headers import Header
+from scripts.seg_reading import read_header, unreadable
 
 
 def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
@@ -33,6 +36,19 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
     return [{k: str(path.parent / v) if k in CHECKS else v for k, v in e.items()} for e in entries]
 
 
+def find_cts(dataset_dir: str, pattern: str) -> list[dict[str, str]]:
+    """An entry ``{"image": path}`` for each CT in a folder, sorted.
+
+    Hidden files, pipes, sockets and devices are passed over.
+
+    Args:
+        dataset_dir: the CTs' folder.
+        pattern: which files (or DICOM folders) in it are CTs, as for glob.
+    """
+    paths = [path for path in Path(dataset_dir).glob(pattern) if not path.name.startswith(".") and not is_special(path)]
+    return [{"image": path} for path in sorted(map(str, paths))]
+
+
 def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
     """Stop before any work when there is none, or when files cannot go together; MONAI would fail late or silently.
 
@@ -51,11 +67,33 @@ def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Seq
     if not studies:
         problems = [f"{source}: no study found. Check the path (--dataset_dir, --datalist_file)."]
     if problems:
-        raise SystemExit("\n".join(f"ERROR {problem}" for problem in problems))
+        raise SystemExit("\n".join(f"ERROR {printable(problem)}" for problem in problems))
+
+
+def require_batches(loader: DataLoader, source: str, epochs: int, knob: str = "batch_size") -> None:
+    """Stop a training that has nothing to learn from; MONAI would end it at once, as if all were well.
+
+    Args:
+        loader: of the training.
+        source: where its studies were looked for, for the message.
+        epochs: of the training.
+        knob: what sets the size of a batch.
+
+    Raises:
+        SystemExit: not one batch, or no epoch.
+    """
+    count = len(loader.dataset)
+    if epochs < 1:
+        raise SystemExit(f"ERROR --epochs {epochs}: nothing would be learned. Use 1 or more.")
+    if count == 0:
+        raise SystemExit(printable(f"ERROR {source}: no study to train on. List some under 'training'."))
+    if len(loader) == 0:
+        cause = f"{count} to train on make no batch of {loader.batch_size}"
+        raise SystemExit(printable(f"ERROR {source}: {cause}. List more under 'training', or lower --{knob}."))
 
 
 def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """What the headers of a study's files say against it, in one line, or None. Only NIfTI headers are compared.
+    """What the headers of a study's files say against it, in one line, or None. Those of DICOM are not compared.
 
     Args:
         study: an entry of a datalist.
@@ -64,12 +102,14 @@ def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     first = None
     for key in keys:
         path = study.get(key)
-        if not path or not Path(path).exists():
+        if not path or not Path(path).exists() or is_special(Path(path)):
             return f"{path or study.get('image')}: no such {key}. Check the datalist."
-        if ".nii" not in Path(path).suffixes:
+        if Path(path).is_dir():
             continue
         try:
-            image = nib.load(path)
+            image = read_header(Path(path))
+        except StudyError as e:
+            return str(e)
         except Exception:
             return unreadable(path)
         first = image if first is None else first
@@ -78,6 +118,6 @@ def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     return None
 
 
-def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+def same_grid(one: Header, other: Header) -> bool:
     """Whether two images share shape and affine (to 0.01 mm)."""
     return one.shape[:3] == other.shape[:3] and np.allclose(one.affine, other.affine, atol=0.01)

@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
-from scripts.seg_dicom_slices import Slice
+from scripts.seg_dicom_codestream import check_codestream
+from scripts.seg_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN
+from scripts.seg_dicom_padding import AIR, is_padding, is_padding_hu
+from scripts.seg_dicom_slices import ORIGINAL, Layout, Slice
 from scripts.seg_errors import StudyError
 
-if TYPE_CHECKING:
-    import pydicom
-
-SEND_AGAIN = "Send or copy this series again."
-PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")  # little endian; the last deflated
+UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # deflated; big endian
+PLAIN = UNCOMPRESSED[:3]
+UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
+SLACK = 16  # bytes after the pixels that some writers fill up with
 
 
 def read_voxels(slices: Sequence[Slice]) -> np.ndarray:
     """HU ``[Z, Y, X]`` of sorted slices, each by its own slope and intercept; int16, or float32 where int16 loses."""
-    volume = np.empty((len(slices), slices[0].header.Rows, slices[0].header.Columns), np.int16)
+    volume = np.empty((len(slices), slices[0].layout.rows, slices[0].layout.columns), np.int16)
     for i, one in enumerate(slices):
         hu = slice_hu(one)
         if hu.dtype != np.int16 and volume.dtype == np.int16:
@@ -29,12 +31,55 @@ def read_voxels(slices: Sequence[Slice]) -> np.ndarray:
     return volume
 
 
+def check_pixels(one: Slice) -> None:
+    """Raise StudyError unless a slice's file holds the pixels that its header declares."""
+    header, layout = one.header, one.layout
+    path, syntax = header.filename, header.file_meta.get("TransferSyntaxUID")
+    if "PixelData" not in header:
+        raise StudyError(f"{path}: slice cannot be read (it holds no pixels). {SEND_AGAIN}")
+    element = header.get_item("PixelData", keep_deferred=True)
+    packed = element.is_undefined_length if hasattr(element, "is_undefined_length") else element.length == UNDEFINED
+    if packed or syntax not in UNCOMPRESSED:
+        if packed and (syntax is None or syntax in UNCOMPRESSED):
+            raise StudyError(f"{path}: its pixels are compressed, it does not say how. {ORIGINAL}")
+        return
+    held = len(element.value) if element.value is not None else element.length
+    if element.value is None:  # deferred: not read yet
+        held = min(held, Path(path).stat().st_size - element.value_tell)
+    declared = layout.rows * layout.columns * layout.allocated // 8
+    if held < declared:
+        raise StudyError(f"{path}: slice cannot be read (its pixel data is cut short). {SEND_AGAIN}")
+    if held > declared + SLACK:
+        size = f"{layout.rows} x {layout.columns} pixels of {layout.allocated} bits"
+        raise StudyError(f"{path}: {held} bytes of pixel data, but {size}. {ORIGINAL}")
+
+
 def slice_hu(one: Slice) -> np.ndarray:
-    """HU ``[Y, X]`` of a slice, int16 or float32; raises StudyError for pixels that are cut short or undecodable."""
-    header, slope, intercept = one.header, one.slope, one.intercept
-    stored = stored_values(header)
-    if stored is None:
-        return decode_hu(header)
+    """HU ``[Y, X]`` of a slice, int16 or float32, with air for padding.
+
+    Raises:
+        StudyError: its pixels cannot be decoded, or are no HU.
+    """
+    raw = raw_values(one)
+    if raw is None:
+        hu = decode_hu(one)
+        outside = is_padding_hu(one, hu)
+    else:
+        stored = without_unused_bits(raw, one.layout)
+        outside = is_padding(one, raw, stored)
+        if outside is not None:  # so that it widens no range
+            stored = np.where(outside, stored.min(where=~outside, initial=stored.max()), stored)
+        hu = rescaled(stored, one)
+    if outside is not None:
+        hu[outside] = AIR
+    if hu.dtype != np.int16 and not -(2**15) <= hu.min() <= hu.max() < 2**15:
+        raise StudyError(f"{one.header.filename}: values of {hu.min():g} to {hu.max():g} HU, beyond a CT's. {ORIGINAL}")
+    return hu
+
+
+def rescaled(stored: np.ndarray, one: Slice) -> np.ndarray:
+    """HU ``[Y, X]`` of stored integers: int16 where all fit, else float32."""
+    slope, intercept = one.slope, one.intercept
     ends = [float(v) * slope + intercept for v in (stored.min(), stored.max())]
     fits_int16 = max(abs(v) for v in (slope, intercept, *ends)) < 2**15
     if not (slope.is_integer() and intercept.is_integer() and fits_int16):
@@ -46,34 +91,34 @@ def slice_hu(one: Slice) -> np.ndarray:
     return hu
 
 
-def stored_values(header: pydicom.Dataset) -> np.ndarray | None:
-    """Stored integers ``[Y, X]`` of a slice in plain 16 bit, or None for other ways to store; raises StudyError."""
-    syntax, bits = header.file_meta.get("TransferSyntaxUID"), header.BitsStored
-    plain = header.BitsAllocated == 16 and header.HighBit == bits - 1
-    if "PixelData" not in header or syntax is None:
-        raise StudyError(f"{header.filename}: slice cannot be read (it holds no pixels). {SEND_AGAIN}")
-    if not plain or syntax not in PLAIN:
+def raw_values(one: Slice) -> np.ndarray | None:
+    """Integers ``[Y, X]`` of a slice in plain 16 bit as they lie in the file, or None for other ways to store."""
+    layout = one.layout
+    plain = layout.allocated == 16 and layout.high == layout.stored - 1
+    if not plain or one.header.file_meta.TransferSyntaxUID not in PLAIN:
         return None
-    if len(header.PixelData) < 2 * header.Rows * header.Columns:
-        raise StudyError(f"{header.filename}: slice cannot be read (its pixel data is cut short). {SEND_AGAIN}")
-    signed = header.PixelRepresentation == 1
-    stored = np.frombuffer(header.PixelData, "<i2" if signed else "<u2", header.Rows * header.Columns)
-    unused = 16 - bits  # may hold an overlay, or lack the sign
-    if unused:
-        stored = np.right_shift(np.left_shift(stored, unused), unused)
-    return stored.reshape(header.Rows, header.Columns)
+    raw = np.frombuffer(one.header.PixelData, "<i2" if layout.signed else "<u2", layout.rows * layout.columns)
+    return raw.reshape(layout.rows, layout.columns)
 
 
-def decode_hu(header: pydicom.Dataset) -> np.ndarray:
+def without_unused_bits(raw: np.ndarray, layout: Layout) -> np.ndarray:
+    """Stored integers ``[Y, X]``: bits that are not used may hold an overlay, or lack the sign."""
+    unused = 16 - layout.stored
+    return np.right_shift(np.left_shift(raw, unused), unused) if unused else raw
+
+
+def decode_hu(one: Slice) -> np.ndarray:
     """HU ``[Y, X]`` of a slice that is compressed or stored unusually, by ITK, whose codecs come with it.
 
     Raises:
-        StudyError: there is no decoder, or the pixels are damaged.
+        StudyError: there is no decoder, or the pixels are damaged or of another size than declared.
     """
     import itk  # slow to import, and few series need it
 
+    header, shape = one.header, (one.layout.rows, one.layout.columns)
+    check_codestream(header)
     try:
-        hu = itk.array_from_image(itk.imread(str(header.filename), itk.F)).reshape(header.Rows, header.Columns)
+        hu = itk.array_from_image(itk.imread(str(header.filename), itk.F)).reshape(shape)
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
         raise StudyError(

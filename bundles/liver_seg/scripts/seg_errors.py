@@ -3,11 +3,26 @@
 
 from __future__ import annotations
 
+import re
+
+MEMORY = re.compile(r"(out of|not enough|allocate) memory|to allocate|bad_alloc|alloc_failed", re.IGNORECASE)
 EXPORT_AGAIN = "Export or copy it again."
 
 
 class StudyError(ValueError):
     """A study that cannot be processed; the message is ``<file>: <cause>. <fix>``, one line."""
+
+
+def printable(text: str) -> str:
+    """A text on one line of any terminal: whatever in it is no printable character is escaped, as Python writes it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, in NumPy's, PyTorch's, ITK's or the system's words."""
+    if isinstance(error, (MemoryError, StudyError)):
+        return isinstance(error, MemoryError)
+    return MEMORY.search(str(error)) is not None
 
 
 def describe(error: BaseException, path: str) -> str:
@@ -17,10 +32,19 @@ def describe(error: BaseException, path: str) -> str:
         error: what was caught.
         path: the study's file, named where the error is no StudyError.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, StudyError):
-            return str(cause)
-        cause = cause.__cause__
-    last_line = (str(error).splitlines() or [""])[-1]
-    return f"{path}: {type(error).__name__}: {last_line}. Report this with the file's header."
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    own = next((each for each in causes if isinstance(each, StudyError)), None)
+    system = next((each for each in causes if isinstance(each, OSError) and each.errno), None)
+    short = any(is_memory_error(each) for each in causes)
+    if own and not (short and "memory" not in str(own)):
+        line = str(own)
+    elif short:
+        line = f"{path}: not enough memory for this study. Close other programs, or use --device cpu instead of a GPU."
+    elif system:
+        line = f"{system.filename or path}: {system.strerror}. Check that it can be read, or written."
+    else:
+        text = " ".join(str(causes[-1]).split())[:200]
+        line = f"{path}: {type(causes[-1]).__name__}: {text}. Report this with the file's header."
+    return printable(line)

@@ -79,20 +79,27 @@ class TakeLiverd(MapTransform):
         keys: probabilities, which become the mask.
         threshold: of the probability.
         prob_key: where the probabilities stay, as they are; None drops them.
-        required: raise StudyError when nothing is above the threshold.
+        required: raise StudyError when no liver is found.
+        smallest_ml: what is smaller is no liver, unless the scan ends in it.
     """
 
     def __init__(
-        self, keys: KeysCollection, threshold: float = 0.5, prob_key: str | None = None, required: bool = True
+        self,
+        keys: KeysCollection,
+        threshold: float = 0.5,
+        prob_key: str | None = None,
+        required: bool = True,
+        smallest_ml: float = 0,
     ) -> None:
         super().__init__(keys)
         self.threshold, self.prob_key, self.required = threshold, prob_key, required
+        self.smallest_ml = smallest_ml
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The liver's mask, uint8 ``[1, X, Y, Z]``, in the place of its probabilities.
 
         Raises:
-            StudyError: nothing is above the threshold, and a liver is required.
+            StudyError: a liver is required, and nothing is above the threshold or too little for a liver.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -109,8 +116,18 @@ class TakeLiverd(MapTransform):
             parts, count = cc3d.connected_components(np.asfortranarray(above[box]), return_N=True)
             sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"][1:]
             mask[box] = parts == 1 + np.argmax(sizes) if count > 1 else parts > 0
-        elif self.required:
-            path = prob.meta["filename_or_obj"]
-            raise StudyError(f"{path}: no liver found. Give an abdominal CT that shows the liver.")
+        if self.required:
+            self._check(mask, prob)
         liver = torch.from_numpy(mask)[None].to(prob.device)
         return MetaTensor(liver, meta=prob.meta, applied_operations=prob.applied_operations)
+
+    def _check(self, mask: np.ndarray, prob: MetaTensor) -> None:
+        """Raise StudyError for a mask ``[X, Y, Z]`` that is empty, or too small though the scan goes on around it."""
+        affine, path = np.asarray(prob.affine, dtype=np.float64), prob.meta.get("filename_or_obj", "prob")
+        ml = np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000
+        if not ml:
+            raise StudyError(f"{path}: no liver found. Give an abdominal CT that shows the liver.")
+        upright = np.moveaxis(mask, np.argmax(nib.io_orientation(affine)[:, 0] == 2), -1)
+        if ml < self.smallest_ml and not (upright[..., 0].any() or upright[..., -1].any()):
+            cause = f"no liver found: {ml:.0f} ml that look like it are too little"
+            raise StudyError(f"{path}: {cause}. Give an abdominal CT in HU that lies as its header says.")

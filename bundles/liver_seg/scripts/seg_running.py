@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import Evaluator
 from scripts.seg_datalist import require_studies
-from scripts.seg_errors import describe
+from scripts.seg_errors import describe, printable
 
 
 def run_studies(
@@ -31,6 +32,8 @@ def run_studies(
     Raises:
         SystemExit: when a study failed (each has its line on stderr by then), or there is none.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows few characters is no error
     require_studies(studies, source)
     evaluator.logger.setLevel(logging.CRITICAL)  # ignite would add its own lines to ours
     evaluator.state.epoch_length = 1
@@ -44,7 +47,7 @@ def run_studies(
             evaluator.run()
             if raised:
                 raise raised[0]
-            print(f"{study['image']}: done", flush=True)
+            print(f"{printable(study['image'])}: done", flush=True)
         except Exception as e:
             failed += 1
             print(f"ERROR {describe(e, study['image'])}", file=sys.stderr, flush=True)

@@ -12,17 +12,26 @@ from numpy.typing import NDArray
 from liver_ct.chain.studies import name_cases
 from liver_ct.errors import StudyError
 
+MM = {"meter": 1000, "micron": 0.001}  # units of length that NIfTI knows, others being mm
+
 
 def read_image(image: nib.spatialimages.SpatialImage) -> tuple[NDArray[Any], NDArray[Any], str]:
-    """Voxels, affine and a name for an image of nibabel.
+    """Voxels, affine (mm) and a name for an image of nibabel.
 
     Raises:
-        StudyError: its voxels cannot be read from where it lies.
+        StudyError: its voxels cannot be read from where it lies, or it does not say how the patient lies.
     """
     path = image.get_filename()
     name = name_cases([Path(path)], Path(path).parent)[0].case if path else "ct"
+    affine, header = image.affine, image.header
+    if isinstance(header, nib.Nifti1Header):
+        if not header["sform_code"] and not header["qform_code"]:
+            cause = "sform_code and qform_code are 0: how the patient lies is not known"
+            raise StudyError(f"{path or name}: {cause}. Convert it again from the scanner's DICOM.")
+        unit = MM.get(header.get_xyzt_units()[0], 1)
+        affine = np.diag([unit, unit, unit, 1]) @ affine
     try:
-        return np.asanyarray(image.dataobj), image.affine, name
+        return np.asanyarray(image.dataobj), affine, name
     except Exception as e:
         raise StudyError(f"{path or name}: its voxels cannot be read ({e}). Export or copy it again.") from e
 

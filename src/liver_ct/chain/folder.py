@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,10 +18,10 @@ from liver_ct.chain.crew import Crew
 from liver_ct.chain.pipeline import LiverCT
 from liver_ct.chain.progress import Progress
 from liver_ct.chain.stages import mask_saver
-from liver_ct.chain.studies import Study, find_studies, finished_outputs
+from liver_ct.chain.studies import Study, find_studies, finished_outputs, place_of
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
-from liver_ct.outputs.folders import PARTIAL, check_target, fresh_folder, publish
+from liver_ct.outputs.folders import PARTIAL, check_target, publish, vanished, work_folder
 from liver_ct.outputs.names import ALWAYS, INDEX, Output
 from liver_ct.outputs.writing import import_writers, write_study
 
@@ -59,21 +60,29 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
         progress: is told of each study.
 
     Returns:
-        How many studies failed, in all processes; each has been told to ``progress``.
+        How many studies failed, in all processes, and how many folders and images could not be taken; each has been
+        told to ``progress``.
 
     Raises:
         StudyError: nothing can be begun; OSError likewise.
     """
-    output, crew = output.resolve(), Crew()
-    studies = find_studies(source)
+    output, crew, untaken = output.resolve(), Crew(), [0]
+
+    def not_taken(line: str) -> None:
+        if crew.rank == 0:
+            untaken[0] += 1
+            progress.failed(line)
+
+    studies = find_studies(source, not_taken)
     check_wishes(wishes)
     output.mkdir(parents=True, exist_ok=True)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
     chains = [load_chain(wishes) for _ in range(jobs)]
     mask_saver(chains[0].seg.root, output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
     threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True).start()
+    done: list[Path] = []
     each: Callable[[LiverCT, Study], str]
-    each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs)
+    each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs, done=done)
     listed = Output.REPORT in wishes.outputs or (output / INDEX).exists()
     if listed:
         each = noted(each, output)
@@ -82,10 +91,23 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
         failed = process_all(chains, crew.share(studies), progress, each)
     finally:
         progress.close()
-    failed = crew.finish(failed, partial(list_studies, output, progress) if listed else nothing_more)
-    with suppress(OSError):
-        (output / PARTIAL).rmdir()
-    return failed
+    for target in lost(done, output):
+        failed += 1
+        progress.failed(describe(vanished(target), target))
+    return crew.finish(failed + untaken[0], partial(list_studies, output, progress) if listed else nothing_more)
+
+
+def lost(done: Sequence[Path], output: Path) -> list[Path]:
+    """Of the results of this run, those that are no longer there; the folder of all of them where it is gone."""
+    if not all(whole(target) for target in done):
+        time.sleep(1)  # another run may just be putting its own there
+    missing = [target for target in done if not whole(target)]
+    return missing if output.is_dir() else [output]
+
+
+def whole(target: Path) -> bool:
+    """Whether a folder holds a result."""
+    return all((target / name).is_file() for name in ALWAYS)
 
 
 def check_wishes(wishes: Wishes) -> None:
@@ -112,29 +134,43 @@ def nothing_more() -> int:
     return 0
 
 
-def process(chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs: Collection[Output] = ()) -> str:
-    """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done."""
-    target, work = output / study.case, output / PARTIAL / study.case
-    there = set() if overwrite else finished_outputs(target, chain.record(study.path))
+def process(
+    chain: LiverCT, study: Study, output: Path, overwrite: bool, outputs: Collection[Output], done: list[Path]
+) -> str:
+    """Bring one study's results to ``output/<case>``, whole or not at all; returns a line that says what was done.
+
+    Their folder is added to ``done``.
+    """
+    left_out = Output.DICOM in outputs and not study.path.is_dir()
+    outputs = {*outputs} - {Output.DICOM} if left_out else outputs
+    remark = "    without DICOM, as it is no DICOM series" if left_out else ""
+    record = chain.record(study.path)
+    target = place_of(output / study.case, record)
+    there = set() if overwrite else finished_outputs(target, record)
     missing = {name for extra in outputs for name in extra.files}.union(ALWAYS) - there
     if not missing:
-        return f"{study.case}: finished before, left as it is"
+        done.append(target)
+        return f"{target.name}: finished before, left as it is{remark}"
     check_target(target)
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
-    try:
-        folder = fresh_folder(work)
-        if Output.DICOM in wanted:
-            from liver_ct.outputs.dicom import check_series  # highdicom takes half a second to import
+    with work_folder(output, study.case) as work:
+        kept = keep(there - {*ALWAYS}, target, work)
+        wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
+        found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
+        write_study(found, work, wanted)
+        target = publish(work, target, partial(place_of, record=record))
+    done.append(target)
+    return f"{target.name}: {found.line}    -> {target}{remark}"
 
-            check_series(study.path)
-        found = chain(study.path, study.case, regions=Output.REPORT in wanted)
-        write_study(found, folder, wanted)
-        for name in there - {*ALWAYS}:
+
+def keep(names: Collection[str], target: Path, work: Path) -> set[str]:
+    """Copy earlier outputs to the new folder; returns those still there, since other runs may replace them."""
+    kept = set()
+    for name in names:
+        with suppress(FileNotFoundError):
             shutil.copy2(target / name, work / name)
-        publish(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return f"{study.case}: {found.headline}    -> {target}"
+            kept.add(name)
+    return kept
 
 
 def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[LiverCT, Study], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from functools import partial
@@ -14,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
-from liver_ct.chain.stages import Stage, model_card, pick_device, save_masks, study_errors
+from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.stages import SMALLEST_ML, Stage, model_card, pick_device, save_masks, study_errors
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
-from liver_ct.errors import StudyError
+from liver_ct.errors import StudyError, printable
 from liver_ct.files import shipped
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
@@ -49,7 +51,7 @@ class LiverCT:
         >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
         True
         >>> sorted(study.result)[-3:]
-        ['mask_source', 'series', 'study_tumour_probability']
+        ['notes', 'series', 'study_tumour_probability']
         >>> chain.run(array + 1024, affine, case="MR")
         Traceback (most recent call last):
             ...
@@ -67,7 +69,7 @@ class LiverCT:
         place = pick_device(device)
         knobs = {} if mask_source is None else {"mask_source": MaskSource.named(mask_source).value}
         series = None if series is None else str(series)
-        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series)
+        self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
@@ -77,7 +79,11 @@ class LiverCT:
         }
 
     def __call__(
-        self, ct: str | os.PathLike[str] | nib.spatialimages.SpatialImage, case: str | None = None, regions: bool = True
+        self,
+        ct: str | os.PathLike[str] | nib.spatialimages.SpatialImage,
+        case: str | None = None,
+        regions: bool = True,
+        record: Item | None = None,
     ) -> StudyResult:
         """Take one study through both stages.
 
@@ -85,6 +91,7 @@ class LiverCT:
             ct: a NIfTI, MHA or NRRD file, a DICOM series folder, or an image of nibabel; in HU.
             case: name of the study; None takes that of the file or folder.
             regions: also look for what drove the tumour probabilities, which the report shows.
+            record: what `record` gave for this file or folder, if it was asked before.
 
         Returns:
             What was found.
@@ -101,7 +108,7 @@ class LiverCT:
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = case or name_cases([path], path.parent)[0].case
         with study_errors():
-            return self._find(path, case, self.record(path), regions)
+            return self._find(path, case, record or self.record(path), regions)
 
     def run(self, array: NDArray[Any], affine: NDArray[Any], case: str = "ct", regions: bool = True) -> StudyResult:
         """Take one study that is in memory through both stages; it is checked as a file would be.
@@ -126,8 +133,13 @@ class LiverCT:
                 return self._find(file, case, record, regions, source=case)
 
     def record(self, path: Path) -> Item:
-        """What a study's result depends on; a finished study with the same record need not be done again."""
-        return {"input": path.name, "input_fingerprint": fingerprint(path), **self.settings}
+        """What a study's result depends on, and where it came from.
+
+        A finished study need not be done again where content, settings and bundles are the same.
+        """
+        where = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+        known = {"input": printable(path.name), "input_path_sha256": where, "input_fingerprint": fingerprint(path)}
+        return {**known, **self.settings}
 
     @torch.inference_mode()
     def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:
@@ -148,6 +160,8 @@ class LiverCT:
             with timed(seconds, "regions"):
                 found = self._regions(tumour)
         affine, liver = ct.affine.numpy(), masks["pred"][0].numpy()
+        with timed(seconds, "notes"):
+            notes = notes_on(ct[0].numpy(), liver, affine)
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(
@@ -165,6 +179,7 @@ class LiverCT:
             source=source or str(path),
             files=tuple(ct.meta.get("files", ())),
             mask_writer=partial(save_masks, bundle=self.seg.root),
+            notes=notes,
         )
 
     def _regions(self, tumour: dict[str, Any]) -> Regions:

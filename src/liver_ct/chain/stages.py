@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from liver_ct.errors import StudyError, find_study_error
+from liver_ct.errors import StudyError, find_study_error, is_memory_error
 from liver_ct.files import sha256
 from liver_ct.outputs.names import LIVER_MASK, PROB_MASK
 from liver_ct.outputs.results import Item
 
 CONFIG = Path("configs", "inference.json")
+SMALLEST_ML = 100  # of liver, where the scan does not end in it; less is something else
 
 
 class Stage:
@@ -73,8 +74,14 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
     if str(root) not in sys.path:
         sys.path.insert(1, str(root))
     parser = ConfigParser()
-    parser.read_config(str(root / CONFIG))
-    parser.read_meta(str(root / "configs" / "metadata.json"))
+    try:
+        parser.read_config(str(root / CONFIG))
+        parser.read_meta(str(root / "configs" / "metadata.json"))
+    except (OSError, ValueError) as e:
+        cause = str(e).splitlines()[0]
+        raise StudyError(
+            f"{root / CONFIG.parent}: its configs cannot be read ({cause}). Fetch the bundle again."
+        ) from e
     parser.update({"bundle_root": str(root), **knobs})
     return parser
 
@@ -148,6 +155,8 @@ def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) 
     except FileNotFoundError as e:
         raise StudyError(f"{weights}: no such weights. Train the bundle or fetch its models folder.") from e
     except Exception as e:
+        if is_memory_error(e):
+            raise
         raise StudyError(f"{weights}: damaged, or not this bundle's weights. Fetch or train them again.") from e
     return network.eval()
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json
-from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, OUTPUTS, RESULT
+from liver_ct.files import is_file_or_lost, read_json, sha256, walk
+from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, INDEX, OUTPUTS, RESULT, safe_name
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+WHERE_FROM = ("input", "input_path_sha256")  # of a record: what the result does not depend on
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 
 
@@ -24,18 +29,31 @@ class Study(NamedTuple):
     path: Path
 
 
-def find_studies(path: Path) -> list[Study]:
+def check_input(path: Path) -> None:
+    """Raise StudyError unless there is a file or folder at ``path``; this takes no time."""
+    if not path.exists():
+        raise StudyError(f"{path}: no such file or folder. Check --input.")
+    if not path.is_dir() and not is_file_or_lost(path):
+        raise StudyError(f"{path}: a pipe, socket or device, not a file. Check --input.")
+
+
+def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> list[Study]:
     """The CTs under ``path`` (itself a file or a series folder, or a folder of such), sorted, with unique case names.
 
-    Hidden entries, LiTS label files and results of earlier runs are passed over.
+    Passed over are hidden entries, LiTS label files and results of earlier runs; also pipes, sockets, devices and
+    links that lead back.
+
+    Args:
+        path: where to look.
+        report: is told, in one line each, of folders that cannot be read and of what looks like an image and is not
+            taken.
 
     Raises:
         StudyError: there is no such path, or no study under it.
     """
-    if not path.exists():
-        raise StudyError(f"{path}: no such file or folder. Check --input.")
+    check_input(path)
     root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
-    found = sorted(_walk(root)) if path.is_dir() else [root]
+    found = sorted(_walk(root, report)) if path.is_dir() else [root]
     if not found:
         raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series). Check --input.")
     return name_cases(found, root if path.is_dir() else root.parent)
@@ -45,18 +63,33 @@ def name_cases(paths: Iterable[Path], root: Path) -> list[Study]:
     """Name each CT by its file or folder; by its path below ``root`` where two share a name (also but for case)."""
     spellings = {path: _spellings(path, root) for path in paths}
     uses = Counter(name.lower() for names in spellings.values() for name in set(names))
-    named = []
+    named: dict[str, Study] = {}
     for number, (path, names) in enumerate(spellings.items()):
-        unique = next((name for name in names if uses[name.lower()] == 1), f"{names[-1]}-{number}")
-        named.append(Study(unique, path))
-    return named
+        numbered = (f"{names[-1]}-{n}" for n in itertools.count(number))
+        unique = next((name for name in names if uses[name.lower()] == 1), None)
+        unique = unique or next(name for name in numbered if name.lower() not in {*named, *uses})
+        named[unique.lower()] = Study(unique, path)
+    return [*named.values()]
 
 
 def fingerprint(path: Path) -> str:
-    """Checksum of the names, sizes and modification times of a study's files: changes when the study does."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    entries = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
+    """Checksum of what is in a study's files, whatever their names: changes when the study does."""
+    return hashlib.sha256("".join(sorted(sha256(file) for file in _files_of(path))).encode()).hexdigest()
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """The files that a study is read from, or some more; raises OSError."""
+    if path.is_dir():
+        yield from (file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", INDEX)))
+        return
+    yield path
+    if path.suffix.lower() in (".mhd", ".nhdr") and path.stat().st_size < 2**20:
+        header = path.read_text(encoding="utf-8", errors="surrogateescape")
+        if "%" in header:  # a pattern of names
+            yield from _files_of(path.parent)
+        for word in map(str.strip, re.split(r"[:=\n]", header)):  # the voxels lie in files that it names
+            if 0 < len(word) < 256 and "\0" not in word and (path.parent / word).is_file():
+                yield path.parent / word
 
 
 def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
@@ -68,63 +101,73 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
     found = {name for name in OUTPUTS if (target / name).is_file()}
     if not {*DICOM_OUTPUTS} <= found:  # they refer to each other
         found -= {*DICOM_OUTPUTS}
-    same = all(result.get(key) == value for key, value in record.items())
+    same = all(result.get(key) == value for key, value in record.items() if key not in WHERE_FROM)
     return found if same and {*ALWAYS} <= found else set()
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def place_of(target: Path, record: Mapping[str, Any]) -> Path:
+    """The folder for a study's results: ``target``, or one beside it where that holds those of another CT of this name.
+
+    It is another one where neither content nor place is the same: a CT may be moved, or exported again.
+    """
+    try:
+        result = read_json(target / RESULT)
+        other = all(result.get(key) not in (None, record[key]) for key in ("input_fingerprint", "input_path_sha256"))
+    except (OSError, ValueError, AttributeError):
+        other = False
+    return target.with_name(f"{target.name}-{record['input_fingerprint'][:8]}") if other else target
+
+
+def _walk(root: Path, report: Callable[[str], None]) -> Iterator[Path]:
     """CT files and series folders below a folder, in no order."""
-    visited = set()
-    for name, folders, files in os.walk(root, followlinks=True):
-        folder, real = Path(name), os.path.realpath(name)
-        own_results = set(ALWAYS) <= set(files)
-        if real in visited or own_results:  # visited before: a link's loop
+
+    def refused(error: OSError) -> None:
+        report(f"{error.filename}: the folder cannot be read ({error.strerror}). Check its permissions.")
+
+    for folder, folders, files in walk(root, refused):
+        if set(ALWAYS) <= set(files):  # results of an earlier run
             folders.clear()
             continue
-        visited.add(real)
-        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-        yield from _studies_in(folder, sorted(files))
+        for name in [name for name in folders if name.startswith(".")]:
+            folders.remove(name)
+            if _holds_image(folder / name):
+                report(f"{folder / name}: images in a folder hidden by the dot that its name begins with. Rename it.")
+        yield from _studies_in(folder, files, report)
 
 
-def _studies_in(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+def _studies_in(folder: Path, names: Iterable[str], report: Callable[[str], None]) -> Iterator[Path]:
     """The CT files of one folder, and the folder itself if it holds a DICOM series."""
     others = []
     for name in names:
-        if name.startswith((".", LABEL_PREFIX)):
-            continue
-        if name.lower().endswith(SUFFIXES):
+        if not name.startswith((".", LABEL_PREFIX)) and name.lower().endswith(SUFFIXES):
             yield folder / name
-        else:
+        elif not name.startswith(LABEL_PREFIX):
             others.append(folder / name)
-    if any(_is_dicom(path) and _may_be_slice(path) for path in others):
+    slices = [path for path in others if not path.name.startswith(".") and is_dicom(path)]
+    if any(may_be_slice(path) for path in slices):
         yield folder
+    for path in sorted({*others} - {*slices}):
+        if why := _why_not_taken(path):
+            report(f"{path}: {why}")
 
 
-def _is_dicom(path: Path) -> bool:
-    """By the suffix or by the mark in the file: series often have no suffix, damaged slices no mark."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in (".dcm", ".ima"):
-        return True
+def _holds_image(folder: Path) -> bool:
+    """Whether an image lies in a folder itself; deeper, such as in .git, are none for people."""
+    with suppress(OSError):
+        return any(format_of(file) for file in folder.iterdir() if file.is_file())
+    return False
+
+
+def _why_not_taken(path: Path) -> str | None:
+    """Cause and fix where a file that is neither CT nor slice may be an image; the first of a pair speaks for it."""
+    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
+        return None
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _may_be_slice(path: Path) -> bool:
-    """Whether a DICOM file is a scanner's image or damaged; exports hold reports and scouts in folders of their own."""
-    import pydicom  # slow to import, and NIfTI does without
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageType"])
-        kind = header.SOPClassUID.name
-    except Exception:  # reading the study will say what is wrong with it
-        return True
-    other = kind.endswith("Storage") and not kind.endswith("Image Storage")
-    other = other or "Secondary Capture" in kind
-    return not other and "LOCALIZER" not in str(header.get("ImageType"))
+        return why_not_read(path)
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere
+            return None
+        return f"cannot be read ({e.strerror}), and may be an image. Check its permissions."
 
 
 def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
@@ -133,4 +176,5 @@ def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
     stem = parts[-1]
     for suffix in SUFFIXES:
         stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) and stem != suffix else stem
-    return stem, "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")
+    stem, long, full = stem, "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")
+    return safe_name(stem), safe_name(long), safe_name(full)

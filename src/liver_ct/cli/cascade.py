@@ -50,7 +50,7 @@ def cascade(
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them
-    for reader in ("pydicom", "highdicom", "monai"):
+    for reader in ("pydicom", "highdicom", "matplotlib", "monai"):
         logging.getLogger(reader).setLevel(logging.CRITICAL)
     import liver_ct.chain.memory  # noqa: F401  # before torch
     from liver_ct.chain.folder import Wishes, work_off

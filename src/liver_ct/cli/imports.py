@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from liver_ct.chain.studies import check_input
+
 # MONAI imports these where they are installed, for parts of it that the chain with the shipped bundles does not run
 UNUSED = ("clearml", "ignite", "jsonschema", "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "requests",
           "scipy.signal", "scipy.stats", "skimage", "sklearn", "tensorboard", "torch.utils.tensorboard")  # fmt: skip
@@ -64,7 +66,13 @@ def import_chain(values: Mapping[str, str]) -> None:
 
     Args:
         values: options of the command, as text.
+
+    Raises:
+        StudyError: there is no such input.
     """
+    source = values.get("input", values.get("ct"))
+    if source is not None:
+        check_input(Path(source))
     import liver_ct.chain.memory  # noqa: F401  # before torch
 
     read_ahead(values.get("input", ""))

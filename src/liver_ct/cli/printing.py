@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from liver_ct.chain.progress import Progress
 from liver_ct.cli.terminal import bars_are_off
-from liver_ct.errors import StudyError
+from liver_ct.errors import StudyError, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,7 +25,7 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except StudyError as e:
-        raise SystemExit(f"ERROR {e}") from None
+        raise SystemExit(f"ERROR {printable(str(e))}") from None
     except ModuleNotFoundError as e:
         if e.name not in TRAIN:
             raise
@@ -36,7 +36,7 @@ def print_error(line: str) -> None:
     """An error on stderr, above any progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(f"ERROR {line}", file=sys.stderr)
+    tqdm.write(f"ERROR {printable(line)}", file=sys.stderr)
 
 
 def print_json(content: Any) -> None:
@@ -60,7 +60,7 @@ class ProgressBar(Progress):
 
     def done(self, line: str) -> None:
         """Print the line above the bar."""
-        self.bar.write(line)
+        self.bar.write(printable(line))
 
     def failed(self, line: str) -> None:
         """Print the line on stderr, above the bar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from liver_ct.cli.interrupts import handle_interrupts
 from liver_ct.cli.knobs import check_knobs, config_of
 from liver_ct.cli.options import Option, UsageError, check_names, check_values, options_of, read_words, true_or_false
 from liver_ct.cli.terminal import STDERR, Terminal
-from liver_ct.errors import INTERRUPTED, StudyError
+from liver_ct.errors import INTERRUPTED, StudyError, describe, is_memory_error, printable
 
 Command = Callable[..., None]
 GOES_ON = "stopped; the same command goes on with what is left"
@@ -61,6 +62,7 @@ class Program(NamedTuple):
             called: what the user types to call it; default the name of the script.
         """
         terminal = Terminal()
+        take_any_text()
 
         def leave() -> None:
             os.write(STDERR, f"{self.stopped}\n".encode())
@@ -89,12 +91,13 @@ class Program(NamedTuple):
         except UsageError as e:
             return refuse(f"{e} See {called} --help.")
         except StudyError as e:
-            print(f"ERROR {e}", file=sys.stderr)
-            return 1
+            return fail(str(e))
         try:
             if self.begin:
                 self.begin(values)
             return status_of(command, values, called)
+        except StudyError as e:
+            return fail(str(e))
         finally:
             terminal.close()
 
@@ -119,10 +122,23 @@ class Program(NamedTuple):
         return command_help(called, command, options_of(command), COMMON_HELP)
 
 
+def take_any_text() -> None:
+    """Have a terminal that knows few characters get the others escaped; names hold any, and none is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def refuse(line: str) -> int:
     """Say why nothing is done; returns the exit status."""
-    print(f"ERROR {line}", file=sys.stderr)
+    fail(line)
     return REFUSED
+
+
+def fail(line: str) -> int:
+    """Say what went wrong; returns the exit status."""
+    print(f"ERROR {printable(line)}", file=sys.stderr)
+    return 1
 
 
 def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -161,7 +177,9 @@ def status_of(command: Command, values: Mapping[str, str], called: str) -> int:
             return e.code or 0
         print(e.code, file=sys.stderr)
         return 1
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as e:
+        if not isinstance(e, OSError) and not is_memory_error(e):
+            traceback.print_exc()
+            return 1
+        return fail(describe(e, Path(called)))
     return 0

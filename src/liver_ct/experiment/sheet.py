@@ -60,8 +60,10 @@ def picture_sheet(
             axes.set_axis_off()
         for axes, i in zip(grid.flat, chosen):
             draw_slice(axes, cases[case[i]], index[i])
-            axes.set_title(caption(p[i], q[i], a.labels[a.gop(one)][i] > 0, case[i], index[i]), fontsize=9)
-        figure.suptitle(f"{one} | {other}    cyan: Prob-Mask 0.5, orange: tumour", fontsize=11)
+            axes.set_title(
+                caption(p[i], q[i], a.labels[a.gop(one)][i] > 0, case[i], index[i]), fontsize=9, parse_math=False
+            )
+        figure.suptitle(f"{one} | {other}    cyan: Prob-Mask 0.5, orange: tumour", fontsize=11, parse_math=False)
         with written_whole(output) as part:
             figure.savefig(part, dpi=90, format="png")
         plt.close(figure)

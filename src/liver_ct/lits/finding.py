@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tarfile
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from liver_ct.files import written_whole
+from liver_ct.files import walk, written_whole
 from liver_ct.lits.cases import CASE, READ_ERRORS, BrokenPair, brief, natural_order, plain_name
 
 LITS_NAME = re.compile(rf"(volume|segmentation)-({CASE})\.nii(\.gz)?")
@@ -85,21 +84,29 @@ def archive_members(path: Path, problems: list[str]) -> list[Member]:
     return members
 
 
-def walk(source: Path, skip: Path) -> Iterator[Path]:
-    """Every file below `source` in a stable order, leaving out the folder `skip`."""
-    for folder, names, files in os.walk(source, followlinks=True):
-        names[:] = sorted(name for name in names if Path(folder, name).resolve() != skip)
-        yield from (Path(folder, name) for name in sorted(files))
+def files_below(source: Path, skip: Path, problems: list[str]) -> Iterator[Path]:
+    """Every file below `source` in a stable order, leaving out the folder `skip`; what cannot be read is a problem."""
+
+    def refused(error: OSError) -> None:
+        problems.append(f"{error.filename}: the folder cannot be read ({error.strerror}). Check its permissions.")
+
+    for folder, names, files in walk(source, refused):
+        names[:] = [name for name in names if Path(folder, name).resolve() != skip]
+        yield from (folder / name for name in files)
 
 
 def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[str, dict[str, Member]]:
     """Map case name -> role -> file. Files on disk win over archive members, so an unpacked archive is not read."""
     loose, packed = [], []
-    for path in walk(source, skip):
+    for path in files_below(source, skip, problems):
         if path.suffix.lower() in (".zip", ".tar"):
             packed += archive_members(path, problems)
         elif known := identify(path.as_posix()):
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except OSError as error:  # such as a link that leads nowhere
+                problems.append(f"{path}: cannot be read ({error.strerror}). Download it again.")
+                continue
             loose.append(Member(*known, path.absolute(), "", (stat.st_size, stat.st_mtime_ns)))
     cases: dict[str, dict[str, Member]] = {}
     for member in loose + packed:

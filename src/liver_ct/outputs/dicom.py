@@ -81,7 +81,7 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     check_series(Path(path))
     if len(files) != study.ct.shape[2] or io_orientation(affine)[2, 0] != 2:
         raise StudyError(f"{path}: not axial slices, which --dicom_output needs. Give an axial series.")
-    headers: list[pydicom.Dataset] = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    headers: list[pydicom.Dataset] = [read_header(file) for file in files]
     index = np.stack([np.zeros(len(files)), np.zeros(len(files)), np.arange(len(files)), np.ones(len(files))])
     places = (np.diag([-1.0, -1, 1, 1]) @ affine @ index)[:3].T
     shift = np.linalg.norm(places - [[float(v) for v in h.ImagePositionPatient] for h in headers], axis=1)
@@ -90,8 +90,23 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     for (file, header), name in product(zip(files, headers), REQUIRED):
         if not header.get(name):
             raise StudyError(f"{file}: {name} is missing, so no result can refer to it. Send it again.")
+    if len({header.SOPInstanceUID for header in headers}) < len(headers):
+        cause = "several slices have the same SOPInstanceUID, so no result can refer to one of them"
+        raise StudyError(f"{path}: {cause}. Give the scanner's original series, or leave out --dicom_output.")
     tidy(headers[0])
+    for header in headers:
+        if not header.get("SliceThickness"):
+            header.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 6)
     return headers
+
+
+def read_header(file: str | Path) -> pydicom.Dataset:
+    """A slice's header; what an anonymiser blanked of its UIDs is in the file meta."""
+    header: pydicom.Dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)  # some have no preamble
+    for name in ("SOPClassUID", "SOPInstanceUID"):
+        if not header.get(name):
+            setattr(header, name, header.file_meta.get(f"MediaStorage{name}", ""))
+    return header
 
 
 def tidy(header: pydicom.Dataset) -> None:
@@ -145,7 +160,7 @@ def make_segmentation(headers: Sequence[pydicom.Dataset], mask: NDArray[Any], re
 def make_report(
     headers: Sequence[pydicom.Dataset], liver: Segmentation, prob: Segmentation, rows: Sequence[SliceRow], result: Item
 ) -> sr.Comprehensive3DSR:
-    """The Structured Report: the liver's volume, and how certain a tumour is in the study and in each flagged slice.
+    """The Structured Report: the liver's volume, and how certain a tumour is in the highest and each flagged slice.
 
     Template TID 1500. "Certainty of Finding" (DCM 111012) is the probability in percent that the finding is there.
     """
@@ -153,10 +168,9 @@ def make_report(
     likeliest = max(
         (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
     )
+    highest = result["study_tumour_probability"]
     groups: list[Any] = [volume_group(liver, result)]
-    groups.append(
-        tumour_group("Tumour, study", headers[likeliest.slice], result["study_tumour_probability"], finding, result)
-    )
+    groups.append(tumour_group("Tumour, highest slice", headers[likeliest.slice], highest, finding, result))
     for row in (rows[i] for i in result["flagged_slices"]):
         name = f"Tumour, slice {row.slice}, z {row.z_mm:.1f} mm"
         groups.append(tumour_group(name, headers[row.slice], row.tumour_probability, finding, result))
@@ -166,8 +180,9 @@ def make_report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    remark = sr.TextContentItem(codes.DCM.Comment, f"{WARNING}.", sr.RelationshipTypeValues.CONTAINS)
-    content[0].ContentSequence.append(remark)
+    for remark in (f"{WARNING}.", *result["notes"]):
+        comment = sr.TextContentItem(codes.DCM.Comment, remark, sr.RelationshipTypeValues.CONTAINS)
+        content[0].ContentSequence.append(comment)
     return sr.Comprehensive3DSR(
         evidence=[*headers, liver, prob],
         content=content[0],

@@ -1,8 +1,12 @@
-"""A study's folder of results: made anew beside its place, and put there whole."""
+"""A study's folder of results: made anew beside its place, and put there whole, also where several runs share it."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from liver_ct.errors import StudyError
@@ -27,7 +31,101 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def publish(work: Path, target: Path) -> None:
-    """Move the finished folder ``work`` to ``target``, in place of earlier results: whole or not at all."""
-    check_target(target)
-    replace_folder(work, target)
+@contextmanager
+def work_folder(output: Path, case: str) -> Iterator[Path]:
+    """An empty folder for one study in ``output/.partial``, in which no other run works.
+
+    It is gone at the end: published, or removed with what is in it, also where an earlier run was killed.
+
+    Raises:
+        StudyError: ``output`` is no longer there; OSError: it cannot be written to.
+    """
+    names = (case if number == 1 else f"{case}.{number}" for number in count(1))
+    folder, lock = next(found for name in names if (found := _hold(output / PARTIAL / name)))
+    try:
+        for entry in folder.iterdir():  # of a killed run
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield folder
+    finally:
+        if _is_same(folder, lock):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        with suppress(OSError):  # others may be at work there
+            folder.parent.rmdir()
+
+
+def publish(work: Path, target: Path, place: Callable[[Path], Path] = lambda target: target) -> Path:
+    """Move the finished folder ``work`` to ``target``, in place of earlier results: whole or not at all.
+
+    Args:
+        work: of `work_folder`.
+        target: where to.
+        place: says whether it is another place after all, since another run may have taken ``target``.
+
+    Returns:
+        Where it went.
+
+    Raises:
+        StudyError: something else is in the way, or the folder of results vanished.
+    """
+    try:
+        lock = os.open(work.parent, os.O_RDONLY)
+    except FileNotFoundError:
+        raise vanished(target.parent) from None
+    try:
+        _take(lock, wait=True)
+        target = place(target)
+        check_target(target)
+        replace_folder(work, target)
+    except FileNotFoundError:
+        raise vanished(target.parent) from None
+    finally:
+        os.close(lock)
+    return target
+
+
+def vanished(folder: Path) -> StudyError:
+    """The error for results that somebody took away during the run."""
+    return StudyError(f"{folder}: vanished during the run, with what was in it. Run again, and leave it where it is.")
+
+
+def _hold(folder: Path) -> tuple[Path, int] | None:
+    """Make a folder where it is missing and lock it; None where another run has it. A killed run's lock is gone."""
+    while True:
+        try:
+            folder.parent.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise vanished(folder.parents[1]) from None
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another run has just tidied up
+            continue
+        if not _take(lock, wait=False):
+            os.close(lock)
+            return None
+        if _is_same(folder, lock):
+            return folder, lock
+        os.close(lock)  # another run published it in between
+
+
+def _take(lock: int, wait: bool) -> bool:
+    """Lock an open folder; False where another run has it. Where the system has no locks, nobody else is there."""
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError:  # such as a network folder without locks
+            return True
+    return True
+
+
+def _is_same(folder: Path, lock: int) -> bool:
+    """Whether an open folder still lies at this path."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(lock))
+    except OSError:
+        return False

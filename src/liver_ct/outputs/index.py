@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from liver_ct.files import read_json, written_whole
+from liver_ct.files import read_json, write_json, written_whole
+from liver_ct.outputs.findings import mm
 from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE
-from liver_ct.outputs.report import mm, render
+from liver_ct.outputs.report import render
 from liver_ct.outputs.results import Item
 
 FAILED = ".failed"  # a file for each study that failed and has not been finished since
@@ -34,7 +35,7 @@ def note_failure(output: Path, case: str, study: Path, line: str) -> None:
         line = line.replace(f"{folder}{os.sep}", "")
     with suppress(OSError):  # the line is on stderr, and a full disk is no further error
         (output / FAILED).mkdir(exist_ok=True)
-        (output / FAILED / case).write_text(f"{study}\n{line}", encoding="utf-8")
+        write_json(output / FAILED / case, [str(study), line])
 
 
 def clear_failure(output: Path, case: str) -> None:
@@ -48,7 +49,7 @@ def _failed(output: Path) -> Iterator[tuple[str, str]]:
     folder = output / FAILED
     for file in [*folder.iterdir()] if folder.is_dir() else ():
         with suppress(OSError, ValueError):
-            path, line = file.read_text(encoding="utf-8").split("\n", 1)
+            path, line = read_json(file)
             if Path(path).exists():
                 yield file.name, line
             else:
@@ -70,6 +71,7 @@ def _finished(output: Path) -> Iterator[Item]:
                 "probability": float(result["study_tumour_probability"]),
                 "flagged": len(result["flagged_slices"]),
                 "volume": float(result["liver_volume_ml"]),
+                "notes": result.get("notes", ()),  # which results of version 0.5 lack
                 "seconds": float(result["seconds"]["total"]),
                 "done": done.isoformat(" ", "minutes"),
                 "stamp": done.timestamp(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import Enum
 
 ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
@@ -11,6 +12,25 @@ INDEX = "index.html"  # of all studies, beside their folders
 DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
 DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
 OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
+LONGEST = 180  # bytes of a study's folder; temporary names beside it are longer, and 255 is the most that Linux takes
+
+
+def safe_name(name: str) -> str:
+    """A name for a study's folder that every file system, page and terminal takes, and nothing else has in OUTPUT.
+
+    A character that cannot be printed is written as its bytes, ``%0A``; a long name ends in its checksum.
+    """
+    name = "".join(each if each.isprintable() else _percent(each) for each in name)
+    if name.startswith(".") or name.lower() == INDEX:
+        name = f"_{name}"
+    if len(name.encode()) > LONGEST:
+        checksum = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{checksum}"
+    return name
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 class Output(str, Enum):

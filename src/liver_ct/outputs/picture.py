@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ STYLE = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlelocation": "left",
+    "text.parse_math": False,  # a study may be called a$b$
     "axes.titlesize": 10,
     "text.color": INK,
     "xtick.color": INK,
@@ -54,7 +56,7 @@ def write_picture(study: StudyResult, file: str | Path) -> None:
     upward = sorted(study.rows, key=lambda row: row.z_mm)  # as the slices of the reoriented arrays
     shown = most_suspicious(upward)
     with DRAWING, mpl.rc_context(STYLE):
-        figure, coronal, curve, axials = _layout(f"{study.case}    {study.headline}")
+        figure, coronal, curve, axials = _layout(f"{study.case}    {study.headline}", study.result["notes"])
         _draw_coronal(coronal, ct, prob, spacing, upward, shown)
         _draw_curve(curve, upward, shown, study.summary.flag_threshold)
         for axes, place, mark in zip(axials, shown, MARKS):
@@ -76,7 +78,7 @@ def most_suspicious(rows: Sequence[SliceRow], count: int = len(MARKS), apart_mm:
     return chosen[:count]
 
 
-def _layout(title: str) -> tuple[Figure, Axes, Axes, list[Axes]]:
+def _layout(title: str, notes: Sequence[str]) -> tuple[Figure, Axes, Axes, list[Axes]]:
     """Coronal view above the curve, and two by two axial slices beside them."""
     figure = Figure(figsize=(14, 8.4), dpi=100)  # without pyplot, which takes long to import
     left = figure.add_gridspec(2, 1, left=0.06, right=0.4, top=0.885, bottom=0.1, height_ratios=(1.25, 1), hspace=0.16)
@@ -85,6 +87,8 @@ def _layout(title: str) -> tuple[Figure, Axes, Axes, list[Axes]]:
     for axes in axials:
         axes.set_axis_off()
     figure.text(0.02, 0.95, title, fontsize=13, fontweight="bold")
+    said = textwrap.fill(" ".join(notes), 200, max_lines=2)
+    figure.text(0.02, 0.938, said, color=TUMOUR, va="top", fontsize=9)
     figure.text(0.985, 0.95, "Prob-Mask 0.5 (thin: 0.1 and 0.9)", color=LIVER, ha="right")
     figure.text(0.985, 0.015, f"HU {WINDOW[0]} to {WINDOW[1]}. For research only.", color=FAINT, ha="right", fontsize=9)
     return figure, figure.add_subplot(left[0]), figure.add_subplot(left[1]), axials

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from liver_ct.files import write_text
+from liver_ct.outputs.findings import findings, flagged_runs, mm
 from liver_ct.outputs.results import to_byte
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ PIXELS = 24e6  # of all slices together: some 6 to 8 MB
 BEYOND = 60  # slices shown where no liver is near
 QUALITY = 80  # of the JPEGs
 FINE_MM = 1.4  # pixel of the Prob-Mask, which the segmenter makes at 2 mm
-OPEN = (0.25, 0.75)  # of a slice's tumour probability
 
 
 class View(NamedTuple):
@@ -96,81 +95,6 @@ def _environment() -> Environment:
     )
     environment.filters["mm"] = mm
     return environment
-
-
-# what is said
-
-
-def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
-    """What a reader should know first, in sentences; ``rows`` from the feet to the head."""
-    considered = [row for row in rows if row.tumour_probability is not None]
-    said = [_about_tumour(result, considered), _about_volume(result)]
-    said += _about_doubt(considered)
-    said.append(_about_the_rest(rows, considered))
-    if rows[0].liver_area_mm2 or rows[-1].liver_area_mm2:
-        said.append("The scan ends within the liver: what lies beyond is in neither the volume nor the probabilities.")
-    if result["mask_source"] != "prob":
-        said.append(f"The classifier was given the mask as {result['mask_source']}, not the Prob-Mask.")
-    return said
-
-
-def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
-    top = max(considered, key=lambda row: row.tumour_probability or 0)
-    flagged, threshold = len(result["flagged_slices"]), result["flag_threshold"]
-    where = f"{top.tumour_probability:.2f} at slice {top.slice} (z\xa0{mm(top.z_mm)}\xa0mm)"  # no break
-    if not flagged:
-        return f"No slice is flagged; the highest tumour probability is {where}. This does not exclude a tumour."
-    slices = "slice reaches" if flagged == 1 else "slices reach"
-    return f"{flagged} of {len(considered)} {slices} a tumour probability of {threshold:g}; the highest is {where}."
-
-
-def _about_volume(result: Item) -> str:
-    volume, (low, high) = result["liver_volume_ml"], result["liver_volume_range_ml"]
-    share = (high - low) / volume if volume else 0
-    return (
-        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml "
-        f"lie above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
-    )
-
-
-def _about_doubt(considered: Sequence[SliceRow]) -> list[str]:
-    open_ = sum(OPEN[0] <= (row.tumour_probability or 0) < OPEN[1] for row in considered)
-    if not open_:
-        return []
-    lie = "slice lies" if open_ == 1 else "slices lie"
-    return [f"{open_} {lie} between {OPEN[0]} and {OPEN[1]}: the classifier is undecided there."]
-
-
-def _about_the_rest(rows: Sequence[SliceRow], considered: Sequence[SliceRow]) -> str:
-    left = len(rows) - len(considered)
-    text = f"Looked at: z {mm(considered[0].z_mm)} to {mm(considered[-1].z_mm)} mm"
-    text += f"; the other {left} {plural(left, 'slice')} of {len(rows)} hold no liver nearby" if left else ""
-    return text + ". Nothing outside the liver was judged, and kinds of lesion are not told apart."
-
-
-def flagged_runs(rows: Sequence[SliceRow], threshold: float) -> list[Item]:
-    """Neighbouring flagged slices, from the most to the least suspicious run; ``rows`` from the feet to the head."""
-
-    def flagged(row: SliceRow) -> bool:
-        return row.tumour_probability is not None and row.tumour_probability >= threshold
-
-    runs = [list(group) for key, group in groupby(rows, flagged) if key]
-    tops = [max(run, key=lambda row: row.tumour_probability or 0) for run in runs]
-    found = [{"first": run[0], "last": run[-1], "count": len(run), "top": top} for run, top in zip(runs, tops)]
-    return sorted(found, key=lambda run: -run["top"].tumour_probability)
-
-
-def plural(count: int, noun: str) -> str:
-    """The noun for so many."""
-    return noun if count == 1 else f"{noun}s"
-
-
-def mm(value: float) -> str:
-    """A place in mm, with a minus that does not break."""
-    return f"{value:.0f}".replace("-", "\N{MINUS SIGN}")
-
-
-# what is shown
 
 
 def body_box(ct: NDArray[Any], step: int = 4) -> tuple[slice, slice]:

@@ -43,7 +43,7 @@ class Summary(NamedTuple):
     """The figures of a study.
 
     Attributes:
-        study_tumour_probability: that of its most suspicious slice, 0..1.
+        study_tumour_probability: that of its highest slice, 0..1; no score of the study.
         flag_threshold: tumour probability from which a slice is flagged.
         flagged_slices: index of each flagged slice.
         liver_volume_ml: volume of the liver mask.
@@ -53,6 +53,18 @@ class Summary(NamedTuple):
     flag_threshold: float
     flagged_slices: tuple[int, ...]
     liver_volume_ml: float
+
+
+class Note(NamedTuple):
+    """What speaks against a result.
+
+    Attributes:
+        code: which of the checks, for programs.
+        text: what is unusual, in a sentence.
+    """
+
+    code: str
+    text: str
 
 
 class Regions(NamedTuple):
@@ -86,6 +98,7 @@ class StudyResult:
         source: path of the CT; the name of the study where the CT was no file.
         files: of a DICOM series, its slices' files in the order of Z.
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
+        notes: what is implausible about the result.
     """
 
     case: str
@@ -102,6 +115,7 @@ class StudyResult:
     source: str
     files: tuple[str, ...]
     mask_writer: Callable[[Item, Path], None]
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
@@ -110,18 +124,24 @@ class StudyResult:
             object.__setattr__(self, name, array)
 
     def __repr__(self) -> str:
-        return f"<StudyResult {self.case}: {self.headline}>"
+        return f"<StudyResult {self.case}: {self.line}>"
 
     @property
     def result(self) -> Item:
         """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
         figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
-        return copy.deepcopy({"case": self.case, **self.record, **figures})
+        notes = {"notes": [note.text for note in self.notes], "note_codes": [note.code for note in self.notes]}
+        return copy.deepcopy({"case": self.case, **self.record, **figures, **notes})
 
     @property
     def headline(self) -> str:
-        """The result in one line."""
+        """The figures in one line."""
         return headline(self.summary._asdict())
+
+    @property
+    def line(self) -> str:
+        """The figures and the notes in one line."""
+        return f"{self.headline}    NOTE: {' '.join(note.text for note in self.notes)}" if self.notes else self.headline
 
     @property
     def total_seconds(self) -> Item:
@@ -181,7 +201,7 @@ def write_rows(rows: Sequence[SliceRow], file: Path) -> None:
 def summarise(
     rows: Sequence[SliceRow], mask: NDArray[Any], affine: NDArray[Any], probability: float, threshold: float
 ) -> Summary:
-    """The study's figures, from its rows, its liver mask ``[X, Y, Z]`` and the study's tumour probability."""
+    """The study's figures, from its rows, its liver mask ``[X, Y, Z]`` and the highest slice's tumour probability."""
     flagged = [row.slice for row in rows if row.tumour_probability is not None and row.tumour_probability >= threshold]
     return Summary(round(probability, 6), threshold, tuple(flagged), volume_ml(mask, affine))
 
@@ -197,10 +217,10 @@ def voxel_mm3(affine: NDArray[Any]) -> float:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """A result in one line."""
+    """A result's figures in one line."""
     probability, flagged = result["study_tumour_probability"], len(result["flagged_slices"])
     volume = result["liver_volume_ml"]
-    return f"tumour probability {probability:.2f}    {flagged} slices flagged    liver {volume:.0f} ml"
+    return f"highest slice {probability:.2f}    {flagged} slices flagged    liver {volume:.0f} ml"
 
 
 def to_byte(share: NDArray[Any]) -> NDArray[Any]:

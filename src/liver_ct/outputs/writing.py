@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from liver_ct.files import write_json
-from liver_ct.outputs.folders import PARTIAL, check_target, fresh_folder, publish
+from liver_ct.outputs.folders import check_target, publish, work_folder
 from liver_ct.outputs.names import PICTURE, REPORT, RESULT, TABLE, Output
 from liver_ct.outputs.results import StudyResult, timed, write_rows
 
@@ -20,15 +19,11 @@ from liver_ct.outputs.results import StudyResult, timed, write_rows
 def save_study(study: StudyResult, target: Path, outputs: Collection[Output | str] = ()) -> None:
     """Write a study's files to the folder ``target``, all or none; see StudyResult.save."""
     target = target.resolve()
-    work = target.parent / PARTIAL / target.name
     check_target(target)
-    try:
-        write_study(study, fresh_folder(work), outputs)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with work_folder(target.parent, target.name) as work:
+        write_study(study, work, outputs)
         publish(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # others may be at work there
-            work.parent.rmdir()
 
 
 def import_writers(outputs: Collection[Output | str]) -> None:

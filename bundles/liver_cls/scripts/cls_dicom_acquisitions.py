@@ -1,0 +1,51 @@
+# A copy of dicom_acquisitions.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
+"""Acquisitions within a series: they may follow each other, and must not lie between each other's slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scripts.cls_dicom_files import value
+from scripts.cls_dicom_slices import Slice, normal
+from scripts.cls_errors import StudyError
+
+MARKS = (  # each the same throughout an acquisition and its reconstruction
+    "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase",
+    "KVP", "ConvolutionKernel", "ContrastBolusAgent", "ReconstructionDiameter", "ImageType", "SeriesNumber",
+    "SeriesDescription", "SeriesTime", "IrradiationEventUID", "FrameOfReferenceUID", "StudyInstanceUID", "PatientID",
+)  # fmt: skip
+TIMES = ("AcquisitionTime", "AcquisitionDateTime")  # may also be that of each slice
+MAX_TIMES = 4  # so many are those of acquisitions
+TOLD = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")  # says nothing of the patient
+
+
+def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
+    """Raise StudyError where slices of several acquisitions lie between each other; names two of them."""
+    along = normal(slices[0])
+    ordered = sorted(slices, key=lambda one: float(one.position @ along))
+    for name in filter(partial(_differ, slices), (*MARKS, *TIMES)):
+        marks = [(str(found), one) for one in ordered if (found := value(one.header, name)) is not None]
+        runs = [pair for before, pair in zip([("", None), *marks], marks) if before[0] != pair[0]]
+        kinds = len({mark for mark, _ in runs})
+        if len(runs) > kinds > 1 and not (name in TIMES and kinds > MAX_TIMES):
+            raise StudyError(f"{folder}: {_named(name, runs)}. Give each acquisition as a series of its own.")
+
+
+def _differ(slices: Sequence[Slice], name: str) -> bool:
+    """Whether an attribute is not the same in all slices; as bytes, since understanding them takes time."""
+    from pydicom.tag import Tag
+
+    tag = Tag(name)
+    items = [one.header.get_item(tag) for one in slices]
+    return any((item and item.value) != (items[0] and items[0].value) for item in items)
+
+
+def _named(name: str, runs: Sequence[tuple[str, Any]]) -> str:
+    """The cause, with the first slices of the first two acquisitions."""
+    (one, first), (other, second) = runs[:2]
+    values = f" {one} and {other}" if name in TOLD else ""
+    files = " and ".join(Path(s.header.filename).name for s in (first, second))
+    return f"acquisitions that differ in {name}{values} lie between each other's slices ({files})"

@@ -1,0 +1,129 @@
+# A copy of headers_nrrd.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
+"""NRRD headers (.nrrd, .nhdr).
+
+ITK's parser ends the process on some damaged headers, and follows a header to any file of the system.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from scripts.cls_errors import StudyError
+from scripts.cls_headers import (
+    AS_NIFTI,
+    FIX_HEADER,
+    Header,
+    data_beside,
+    integers,
+    lps_to_ras,
+    not_this,
+    numbers,
+    read_start,
+    sizes,
+    unit_mm,
+)
+
+LONGEST = 2**20  # bytes of a header; exports with the tags of every slice have some 100,000
+TYPES = {
+    "i1": "signed char, int8, int8_t",
+    "u1": "uchar, unsigned char, uint8, uint8_t",
+    "i2": "short, short int, signed short, signed short int, int16, int16_t",
+    "u2": "ushort, unsigned short, unsigned short int, uint16, uint16_t",
+    "i4": "int, signed int, int32, int32_t",
+    "u4": "uint, unsigned int, uint32, uint32_t",
+    "i8": "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t",
+    "u8": "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t",
+    "f4": "float",
+    "f8": "double",
+}
+CODES = {name: code for code, names in TYPES.items() for name in names.split(", ")}
+TO_LPS = {  # signs of a space's axes in LPS
+    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
+}  # fmt: skip
+PACKED = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+SPELLINGS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min",
+             "oldmax": "old max"}  # fmt: skip
+
+
+def read_nrrd(path: Path) -> Header:
+    """The header of an NRRD.
+
+    Raises:
+        StudyError: fields that are missing, contradict each other or cannot be used.
+    """
+    fields, end = _fields(path)
+    shape = sizes(path, "sizes", fields.get("sizes", ""))
+    if (dimension := fields.get("dimension", "missing")) != "3":
+        raise StudyError(f"{path}: dimension is {dimension[:60]!r}, but it has 3 sizes. {FIX_HEADER}")
+    if {"old min", "old max"} & {*fields}:
+        raise StudyError(f"{path}: old min or old max say that its values were mapped. Give the CT in HU.")
+    dtype, affine = _dtype(path, fields), _affine(path, fields)
+    encoding = fields.get("encoding", "missing").lower()
+    if encoding not in PACKED:
+        raise StudyError(f"{path}: encoding {encoding[:60]!r} is not read here. {AS_NIFTI}")
+    return _place(path, fields, end, Header(shape, dtype, affine, path, packed=PACKED[encoding]))
+
+
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """The header's fields, and the bytes up to the empty line that ends it (or the file)."""
+    text = read_start(path, LONGEST)
+    if not re.match(rb"NRRD000[1-5]\r?\n", text):
+        raise not_this(path, "NRRD")
+    end = re.search(rb"\r?\n\r?\n", text)
+    if end is None and len(text) == LONGEST:
+        raise not_this(path, "NRRD")
+    fields: dict[str, str] = {}
+    for line in text[: end.start() if end else None].decode("latin-1").splitlines()[1:]:
+        match = re.match(r"([^:#]+): (.*)", line)
+        if match is None:  # a comment, or a pair of a program's own with :=
+            continue
+        name = SPELLINGS.get(match[1].strip().lower(), match[1].strip().lower())
+        if name in fields:
+            raise StudyError(f"{path}: {name[:60]!r} stands twice in its header. {FIX_HEADER}")
+        fields[name] = match[2].strip()
+    return fields, end.end() if end else len(text)
+
+
+def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
+    name = fields.get("type", "missing").lower()
+    if name not in CODES:
+        raise StudyError(f"{path}: type {name[:60]!r} holds no HU. Save it as short.")
+    dtype = np.dtype(CODES[name])
+    order = fields.get("endian", "missing" if dtype.itemsize > 1 else "little").lower()
+    if order not in ("little", "big"):
+        raise StudyError(f"{path}: endian is {order[:60]!r}, not little or big. {FIX_HEADER}")
+    return dtype.newbyteorder(">" if order == "big" else "<")
+
+
+def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
+    space = fields.get("space", "").lower()
+    if space not in TO_LPS or "space directions" not in fields:
+        missing = "space directions" if space in TO_LPS else f"a space of the patient (it is {space[:60]!r})"
+        raise StudyError(f"{path}: {missing} is needed: how the patient lies is not known. Export it with it.")
+    directions = numbers(path, "space directions", fields["space directions"], 9)
+    origin = numbers(path, "space origin", fields.get("space origin", "0 0 0"), 3)
+    columns = [[step * sign for step, sign in zip(directions[i : i + 3], TO_LPS[space])] for i in (0, 3, 6)]
+    affine = lps_to_ras(columns, [place * sign for place, sign in zip(origin, TO_LPS[space])])
+    units = {unit_mm(path, "space units", unit) for unit in fields.get("space units", "mm").split()}
+    if len(units) != 1:
+        raise StudyError(f"{path}: space units differ between its axes. {FIX_HEADER}")
+    affine[:3] *= units.pop()
+    return affine
+
+
+def _place(path: Path, fields: dict[str, str], end: int, header: Header) -> Header:
+    """With the file and the place in it of the voxels."""
+    name = fields.get("data file")
+    if name is not None and (name.split()[:1] == ["LIST"] or re.search(r"%\d*d", name)):
+        raise StudyError(f"{path}: its voxels lie in several files. {AS_NIFTI}")
+    data, start = (path, end) if name is None else (data_beside(path, name), 0)
+    (lines,) = integers(path, "line skip", fields.get("line skip", "0"), 1)
+    (skip,) = integers(path, "byte skip", fields.get("byte skip", "0"), 1)
+    if lines or skip < -1 or (skip and header.packed):
+        raise StudyError(f"{path}: line skip {lines} and byte skip {skip} are not read here. {AS_NIFTI}")
+    if skip == -1:  # the voxels are the end of the file
+        start, skip = max(data.stat().st_size - header.bytes, start), 0
+    return Header(header.shape, header.dtype, header.affine, data, start + skip, packed=header.packed)

@@ -1,0 +1,119 @@
+# A copy of headers.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
+"""What the header of an image file must say, whatever its format, and the fields that all formats share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scripts.seg_errors import EXPORT_AGAIN, StudyError
+
+FIX_HEADER = "Fix the header, or export it again from the original."
+AS_NIFTI = "Convert it to NIfTI."
+MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001}  # by unit
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where the voxels of an image lie and how they are stored.
+
+    Attributes:
+        shape: of the array, its first axis running fastest.
+        dtype: of a stored voxel, with its byte order.
+        affine: 4 x 4, voxel to world mm (RAS).
+        data: the file that holds the voxels.
+        start: bytes of that file before the stream of voxels.
+        skip: bytes of the (inflated) stream before the first voxel.
+        packed: how the stream is compressed: "", "gzip", "zlib" or "bzip2".
+        slope, inter: a value is ``slope * stored + inter``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    affine: np.ndarray
+    data: Path
+    start: int = 0
+    skip: int = 0
+    packed: str = ""
+    slope: float = 1.0
+    inter: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Of all stored voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def numbers(path: Path, name: str, text: str, count: int) -> list[float]:
+    """The ``count`` finite numbers of a field, else StudyError."""
+    words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) != count or not np.isfinite(values).all():
+        raise StudyError(f"{path}: {name} is not {count} finite numbers ({text[:60]!r}). {FIX_HEADER}")
+    return values
+
+
+def integers(path: Path, name: str, text: str, count: int) -> list[int]:
+    """The ``count`` whole numbers of a field, else StudyError."""
+    values = numbers(path, name, text, count)
+    if any(value != int(value) or abs(value) > 2**53 for value in values):
+        raise StudyError(f"{path}: {name} is not {count} whole numbers ({text[:60]!r}). {FIX_HEADER}")
+    return [int(value) for value in values]
+
+
+def sizes(path: Path, name: str, text: str) -> tuple[int, ...]:
+    """Three numbers of voxels, each at least 1, else StudyError."""
+    count = len(text.split())
+    if count > 3:
+        raise StudyError(f"{path}: {name} has {count} axes (time, colours or vectors). Give one CT volume.")
+    if count < 3:
+        raise StudyError(f"{path}: a 2D image, {name} {text[:60]!r}. Give a whole CT volume.")
+    shape = tuple(integers(path, name, text, 3))
+    if min(shape) < 1:
+        raise StudyError(f"{path}: {name} is {text[:60]!r}. {FIX_HEADER}")
+    return shape
+
+
+def unit_mm(path: Path, name: str, unit: str) -> float:
+    """Millimetres per unit of length, else StudyError."""
+    unit = unit.strip("\"' ").lower().replace("\u00b5", "u").replace("\u03bc", "u")
+    if unit not in MM:
+        raise StudyError(f"{path}: {name} is {unit[:60]!r}, not one of {', '.join(MM)}. {FIX_HEADER}")
+    return MM[unit]
+
+
+def data_beside(path: Path, name: str) -> Path:
+    """The file with the voxels that a header names: in the header's folder or below, else StudyError."""
+    if not name or len(name) > 255 or not name.isprintable():
+        raise StudyError(f"{path}: it names no usable data file ({name[:60]!r}). {FIX_HEADER}")
+    data = path.parent / name
+    folders = {path.parent.resolve(), path.resolve().parent}  # they differ where the header is a link
+    if not any(data.resolve().is_relative_to(folder) for folder in folders):
+        raise StudyError(f"{path}: its data file lies outside the header's folder. Put the two together.")
+    if not data.is_file():
+        raise StudyError(f"{path}: its data file {name} is missing. Copy it beside the header.")
+    return data
+
+
+def lps_to_ras(columns: list[list[float]], origin: list[float]) -> np.ndarray:
+    """Affine (RAS) from the voxel axes' steps and the first voxel's place, all in LPS."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = np.transpose(columns), origin
+    return np.diag([-1.0, -1, 1, 1]) @ affine
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def not_this(path: Path, format_name: str) -> StudyError:
+    """The error for a file whose content is not what its name says."""
+    cause = f"not a readable image (no {format_name} header: damaged, cut short or of another format)"
+    return StudyError(f"{path}: {cause}. {EXPORT_AGAIN}")

@@ -1,0 +1,404 @@
+"""What belongs together in DICOM, and that every slice is like its neighbours: read rightly, or refused by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from programs import program
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from test_reading import bundle_module, edit, rescale
+
+from liver_ct import phantom
+
+SIZE, SPACING = (64, 56, 32), (6.0, 6.0, 6.0)
+UIDS = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+LAST = 8  # slices of a series' end
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return bundle_module("seg", "reading")
+
+
+@pytest.fixture(scope="module")
+def ct() -> tuple[np.ndarray, np.ndarray]:
+    array, _, affine = phantom.make_phantom(SIZE, SPACING)
+    return array, affine
+
+
+@pytest.fixture(scope="module")
+def written(ct, tmp_path_factory) -> Path:
+    """A good series, as it is written."""
+    folder = tmp_path_factory.mktemp("written")
+    phantom.write_dicom_series(folder, *ct)
+    return folder
+
+
+@pytest.fixture
+def series(written, tmp_path) -> list[Path]:
+    """The slices of a good series of one's own."""
+    shutil.copytree(written, tmp_path / "series")
+    return sorted((tmp_path / "series").iterdir())
+
+
+def refusal(reading, path: Path) -> str:
+    """The line that a folder or file is refused by."""
+    with pytest.raises(reading.StudyError) as error:
+        reading.read_image(path)
+    line = str(error.value)
+    assert line.startswith(str(path.parent if path.is_file() else path)) and line.endswith(".") and "\n" not in line
+    return line
+
+
+def check_same(reading, folder: Path, written: Path) -> None:
+    """A folder reads as the good series does."""
+    found, expected = reading.read_image(folder), reading.read_image(written)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    np.testing.assert_allclose(found.affine, expected.affine)
+
+
+def save_bare(path: Path, target: Path) -> None:
+    """Write a slice without preamble and file meta, in implicit VR."""
+    header = pydicom.dcmread(path)
+    header.file_meta, header.preamble = FileMetaDataset(), None
+    path.unlink()
+    pydicom.dcmwrite(target, header, implicit_vr=True, little_endian=True)
+
+
+def enhance(slices: list[Path], order: list[int], target: Path) -> None:
+    """Write slices as frames of an Enhanced CT, each with its own position."""
+    sources = [pydicom.dcmread(path) for path in slices]
+    one, enhanced = sources[0], Dataset()
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "BitsAllocated", "BitsStored",
+                 "HighBit", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation"):  # fmt: skip
+        setattr(enhanced, name, getattr(one, name))
+    enhanced.SOPClassUID, enhanced.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2.1", generate_uid()
+    enhanced.NumberOfFrames, frames = len(order), []
+    for i in order:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = sources[i].ImagePositionPatient
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    enhanced.PerFrameFunctionalGroupsSequence = frames
+    enhanced.PixelData = b"".join(sources[i].PixelData for i in order)
+    enhanced.file_meta = FileMetaDataset()
+    enhanced.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    enhanced.save_as(target, enforce_file_format=True)
+
+
+class TestOneWayIn:
+    @pytest.mark.parametrize("name", ["enhanced.dcm", "enhanced", "enhanced.mha", "enhanced.nrrd"])
+    def test_an_enhanced_ct_is_refused_as_a_file_too(self, reading, series, tmp_path, name):
+        enhance(series, list(np.random.default_rng(0).permutation(len(series))), tmp_path / name)
+        assert "an Enhanced CT Image, which is not read here. Convert it" in refusal(reading, tmp_path / name)
+
+    def test_one_beside_single_slices_is_not_passed_over(self, reading, series):
+        enhance(series, [*range(len(series))], series[0].with_name("all"))
+        edit(series[0].with_name("all"), SeriesInstanceUID=generate_uid())
+        assert "2 CT series" in refusal(reading, series[0].parent)
+
+    def test_a_single_slice_is_checked_as_those_of_a_folder(self, reading, series):
+        load = reading.LoadStudyd("image", any_ct=True)
+        assert load({"image": str(series[9])})["image"].shape == (1, *SIZE[:2], 1)
+        with pytest.raises(reading.StudyError, match="a 2D image"):
+            reading.LoadStudyd("image")({"image": str(series[9])})
+        edit(series[9], RescaleSlope=-1)
+        assert "RescaleSlope is -1" in refusal(reading, series[9])
+
+    def test_files_without_preamble_or_transfer_syntax_are_read(self, reading, series, written):
+        for number, path in enumerate(series):
+            if number % 3 == 0:
+                save_bare(path, path.with_name(f"I{number}"))
+            elif number % 3 == 1:
+                save_bare(path, path)
+            else:
+                raw = path.read_bytes()
+                path.write_bytes(raw[:132] + raw[144 + int.from_bytes(raw[140:144], "little") :])  # no file meta
+        check_same(reading, series[0].parent, written)
+
+
+class TestWhatBelongsTogether:
+    def halves(self, series, **marks) -> Path:
+        """Every other slice of another acquisition, with attributes of its own, in another breath."""
+        for path in series[1::2]:
+            edit(path, **marks)
+            header = pydicom.dcmread(path)
+            header.PixelData = np.roll(header.pixel_array, 4, axis=0).tobytes()
+            header.save_as(path)
+        return series[0].parent
+
+    @pytest.mark.parametrize("marks", [
+        {"AcquisitionNumber": 2}, {"AcquisitionTime": "120040"}, {"ConvolutionKernel": "B70f"}, {"KVP": 80}
+    ], ids=str)  # fmt: skip
+    def test_acquisitions_between_each_other_s_slices_are_named(self, reading, series, marks):
+        for path in series:
+            edit(path, AcquisitionTime="120000")
+        line = refusal(reading, self.halves(series, **marks))
+        assert next(iter(marks)) in line and "slice_0001.dcm and slice_0002.dcm" in line
+
+    def test_they_are_seen_where_headers_say_nothing(self, reading, series):
+        assert "every other slice is of another acquisition" in refusal(reading, self.halves(series))
+
+    def test_acquisitions_that_follow_each_other_are_read(self, reading, series, written):
+        for number, path in enumerate(series):
+            edit(path, AcquisitionNumber=1 + number // 10, AcquisitionTime=f"1200{number:02d}.5", KVP=120)
+        check_same(reading, series[0].parent, written)
+
+    @pytest.mark.parametrize("place", ["beside", "below", "above"])
+    def test_a_series_that_goes_on_in_another_folder_is_refused(self, reading, series, place):
+        folder = series[0].parent
+        other = {"beside": folder.with_name("more"), "below": folder / "more", "above": folder.parent}[place]
+        other.mkdir(exist_ok=True)
+        for path in series[-LAST:]:
+            path.rename(other / path.name)
+        assert f"goes on in {other}" in refusal(reading, folder)
+        if place == "beside":
+            assert f"goes on in {folder}" in refusal(reading, other)
+
+    def test_another_acquisition_of_the_series_beside_it_is_none_of_its_parts(self, reading, series, written):
+        other = series[0].parent.with_name("late")
+        shutil.copytree(series[0].parent, other)
+        for path in other.iterdir():
+            x, y, z = pydicom.dcmread(path).ImagePositionPatient
+            edit(path, AcquisitionNumber=2, ImagePositionPatient=[x, y, float(z) + 3])
+        check_same(reading, series[0].parent, written)
+
+    def test_a_copy_beside_it_is_none_of_its_parts(self, reading, series, written):
+        shutil.copytree(series[0].parent, series[0].parent.with_name("copy"))
+        check_same(reading, series[0].parent, written)
+
+    @pytest.mark.parametrize("deleted", [False, True])
+    def test_blank_uids_fall_back_to_other_marks(self, reading, series, written, deleted):
+        for path in series:
+            header = pydicom.dcmread(path)
+            for name in UIDS:
+                if deleted and name != "SOPClassUID":
+                    delattr(header, name)
+                else:
+                    setattr(header, name, "")
+            header.save_as(path)
+        check_same(reading, series[0].parent, written)
+        for path in series[::2]:
+            edit(path, SeriesDescription="another", SeriesNumber=7)
+        assert "2 CT series in this folder: 7, 16 slices" in refusal(reading, series[0].parent)
+
+    def test_a_uid_for_each_slice_is_one_short_line(self, reading, series):
+        for path in series:
+            edit(path, SeriesInstanceUID=generate_uid())
+        line = refusal(reading, series[0].parent)
+        assert "32 CT slices, each with a SeriesInstanceUID of its own" in line and len(line) < 300 + len(
+            str(series[0])
+        )
+
+    def test_a_scout_without_image_type_is_passed_over(self, reading, series, written):
+        for path in series:
+            edit(path, ImageType="")
+        scout = pydicom.dcmread(series[0])
+        scout.ImageOrientationPatient, scout.Rows = [0, 1, 0, 0, 0, -1], scout.Rows - 20
+        scout.PixelData, scout.SOPInstanceUID = scout.PixelData[: 2 * scout.Rows * scout.Columns], generate_uid()
+        scout.save_as(series[0].with_name("scout.dcm"))
+        check_same(reading, series[0].parent, written)
+
+    @pytest.mark.parametrize("values", [
+        {"Modality": "OT"}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    ], ids=str)  # fmt: skip
+    def test_slices_at_the_end_that_are_called_something_else_are_not_passed_over(self, reading, series, values):
+        for path in series[-LAST:]:
+            edit(path, **values)
+        assert f"{series[-LAST]}: by modality, SOP class or image type no CT slice" in refusal(
+            reading, series[0].parent
+        )
+
+    def test_a_distance_that_changes_is_the_cause(self, reading, series):
+        for path in series[1:16:2]:
+            path.unlink()
+        assert "distance changes, 12.00 then 6.00 mm" in refusal(reading, series[0].parent)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeroed(path: Path) -> None:
+    """As an interrupted copy leaves it that took the space before."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def foreign(path: Path) -> None:
+    path.write_text("<html>403 Forbidden</html>" * 20)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def unfetched(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/none")
+
+
+def unfinished(path: Path) -> None:
+    path.rename(f"{path}.part")
+    foreign(path.with_name(f"{path.name}.part"))
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+NAMES = ("slice_{:04d}.dcm", "I{}", "{:04d}", "CT.1.2.840.{}.77", "0000{:04X}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spoil", [emptied, zeroed, foreign, cut, unfetched, unfinished, piped])
+def test_slices_of_an_interrupted_copy_refuse_the_series(reading, series, name, spoil):
+    """At its end, where no gap tells."""
+    renamed = [path.rename(path.with_name(name.format(number + 10))) for number, path in enumerate(series)]
+    for path in renamed[-LAST:]:
+        spoil(path)
+    line = refusal(reading, series[0].parent)
+    assert line.startswith(f"{renamed[-LAST]}")
+
+
+def test_other_files_beside_the_slices_do_not_matter(reading, series, written):
+    for name in ("README.txt", "LICENSE", "notes 2024.txt", "VERSION", "index.html", ".DS_Store", "._slice_0040.dcm"):
+        (series[0].parent / name).write_bytes(b"")
+    (series[0].parent / "CHANGES").symlink_to("../.git/annex/objects/none")
+    (series[0].parent / "slice_0099").mkdir()
+    check_same(reading, series[0].parent, written)
+
+
+class TestNeighbours:
+    @pytest.mark.parametrize("values", [
+        {"RescaleSlope": 2}, {"RescaleSlope": 0.5}, {"RescaleIntercept": 0}, {"RescaleIntercept": -1124},
+        {"BitsStored": 10, "HighBit": 9}, {"PixelRepresentation": 1, "BitsStored": 11, "HighBit": 10},
+    ], ids=str)  # fmt: skip
+    @pytest.mark.parametrize("which", [slice(15, 16), slice(31, 32), slice(0, 1), slice(24, 32)], ids=str)
+    def test_scaling_or_bits_of_some_slices_that_do_not_fit_are_refused(self, reading, series, values, which):
+        for path in series[which]:
+            edit(path, **values)
+        assert "scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
+
+    def test_so_are_those_of_all(self, reading, series):
+        for number, path in enumerate(series):
+            edit(path, RescaleSlope=1 + number % 3)
+        assert "scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
+
+    def test_scaling_that_fits_is_read(self, reading, series, written):
+        expected = reading.read_image(written).numpy()
+        for number, path in enumerate(series):
+            rescale(path, [1, 0.5, 2][number % 3], -1024 - number)
+        assert np.abs(reading.read_image(series[0].parent).numpy() - expected).max() <= 1
+
+    def test_values_unlike_those_around_are_refused(self, reading, series):
+        header = pydicom.dcmread(series[12])
+        header.PixelData = (header.pixel_array // 2).astype("<u2").tobytes()
+        header.save_as(series[12])
+        assert f"{series[12]}: its values do not fit" in refusal(reading, series[0].parent)
+
+    @pytest.mark.parametrize("axcodes", ["LPS", "RAI", "LIP", "PSR"])
+    def test_good_series_pass(self, reading, ct, tmp_path, axcodes):
+        phantom.write_dicom_series(tmp_path / "series", *ct, axcodes=axcodes)
+        assert reading.read_image(tmp_path / "series").dtype.is_floating_point is False
+
+
+def pad(path: Path, raw: int, **values) -> np.ndarray:
+    """Write ``raw`` outside of a circle; returns where."""
+    header = pydicom.dcmread(path)
+    y, x = np.mgrid[-1 : 1 : header.Rows * 1j, -1 : 1 : header.Columns * 1j]
+    outside, stored = x * x + y * y > 1, header.pixel_array.astype(np.int32)
+    if header.PixelRepresentation != values.get("PixelRepresentation", 0):
+        stored -= 1024
+    stored[outside] = raw
+    header.PixelData = (stored & 0xFFFF).astype("<u2").tobytes()
+    for name, (vr, value) in values.pop("ambiguous", {}).items():
+        header.add_new(name, vr, value)
+    header.update(values)
+    header.save_as(path)
+    return outside
+
+
+SIGNED = {"PixelRepresentation": 1, "RescaleIntercept": 0}
+PADDING, LIMIT = 0x00280120, 0x00280121
+PADDINGS = {
+    "unsigned": (63536, {PADDING: ("US", 63536)}, {}), "other sign": (63536, {PADDING: ("SS", -2000)}, {}),
+    "signed": (-2000, {PADDING: ("SS", -2000)}, SIGNED),
+    "signed as unsigned": (-2000, {PADDING: ("US", 63536)}, SIGNED),
+    "range": (63600, {PADDING: ("US", 63536), LIMIT: ("US", 63736)}, {}),
+    "range, turned": (63600, {PADDING: ("SS", -1800), LIMIT: ("SS", -2000)}, {}),
+    "lowest": (-32768, {PADDING: ("SS", -32768)}, SIGNED), "highest": (32767, {PADDING: ("SS", 32767)}, SIGNED),
+    "water": (0, {PADDING: ("SS", 0)}, SIGNED), "none there": (0, {PADDING: ("US", 63536)}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw, ambiguous, values", PADDINGS.values(), ids=PADDINGS)
+def test_padding_is_air_whatever_its_sign(reading, series, written, raw, ambiguous, values):
+    expected = reading.read_image(written).numpy().copy()
+    for path in series:
+        edit(path, BitsStored=16, HighBit=15)
+        outside = pad(path, raw, ambiguous=ambiguous, **values)
+    expected[0, outside.T] = -1024
+    np.testing.assert_array_equal(reading.read_image(series[0].parent).numpy(), expected)
+
+
+def declare(**values):
+    def fault(path: Path) -> None:
+        edit(path, **values)
+
+    return fault
+
+
+def a_word(path: Path, keyword: str, text: bytes) -> None:
+    """Put bytes that are no number into an attribute."""
+    header = pydicom.dcmread(path)
+    del header[keyword]
+    tag, raw = pydicom.tag.Tag(keyword), path.read_bytes()
+    at = raw.index(tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little")) + 8
+    length = int.from_bytes(raw[at - 2 : at], "little")
+    path.write_bytes(raw[:at] + text.ljust(length)[:length] + raw[at + length :])
+
+
+DECLARED = {
+    "fewer rows": (declare(Rows=50), "pixels of 16 bits"), "fewer columns": (declare(Columns=63), "pixels of 16 bits"),
+    "more rows": (declare(Rows=60), "cut short"), "huge": (declare(Rows=65535, Columns=65535), "cut short"),
+    "no rows": (declare(Rows=0), "so no pixels"), "8 bits": (declare(BitsAllocated=8), "contradict each other"),
+    "8 bits, all": (declare(BitsAllocated=8, BitsStored=8, HighBit=7), "pixels of 8 bits"),
+    "32 bits": (declare(BitsAllocated=32), "cut short"), "high bit": (declare(HighBit=3), "contradict each other"),
+    "sign": (declare(PixelRepresentation=7), "contradict each other"),
+    "slope": (declare(RescaleSlope=-1), "impossible"),
+    "steep": (declare(RescaleSlope=40), "beyond a CT's"), "deep": (declare(RescaleIntercept=-90000), "beyond a CT's"),
+    "colours": (declare(PhotometricInterpretation="PALETTE COLOR"), "colours"),
+    "a word": (lambda path: a_word(path, "PixelSpacing", b"six"), "PixelSpacing is not 2 finite"),
+    "comma": (lambda path: a_word(path, "RescaleIntercept", b"-1,0"), "RescaleIntercept is not 1 finite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault, cause", DECLARED.values(), ids=DECLARED)
+def test_headers_that_contradict_the_pixels_are_refused(reading, series, fault, cause):
+    for path in series:
+        fault(path)
+    assert cause in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"]])
+def test_compressed_pixels_of_another_size_are_refused(reading, series, command):
+    for path in series:
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+        edit(path, Rows=SIZE[1] - 4)
+    assert "compressed pixels of (56, 64), but Rows and Columns are (52, 64)" in refusal(reading, series[0].parent)
+
+
+def test_a_series_is_the_same_as_the_nifti(reading, ct, written):
+    read = reading.read_image(written)
+    found = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))
+    np.testing.assert_array_equal(found.get_fdata(), nib.as_closest_canonical(nib.Nifti1Image(*ct)).get_fdata())
