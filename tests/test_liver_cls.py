@@ -761,6 +761,8 @@ def test_training_and_inference_prepare_a_study_alike():
         "roi",
         "margin",
         "normalise",
+        "fixed_level",
+        "unit_hu",
         "hu_window",
         "threshold",
         "smooth_mm",

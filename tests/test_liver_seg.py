@@ -598,7 +598,7 @@ def test_zoo_properties_hold_in_a_process_of_their_own(kind, tmp_path):
 def test_training_and_inference_prepare_a_ct_alike():
     """The shared knobs and the network of both configs must not drift apart."""
     inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    for key in ("offsets", "pixdim", "hu_window", "temperature", "threshold", "network_def", "network", "bf16"):
+    for key in ("offsets", "pixdim", "grid", "hu_window", "temperature", "threshold", "network_def", "network", "bf16"):
         assert inference[key] == training[key], key
 
 

@@ -147,6 +147,16 @@ def test_only_the_seeds_that_both_arms_have_are_compared():
     assert (contrast["seeds"], contrast["difference"], contrast["interval"]) == (1, 0, [0, 0])
 
 
+def test_the_slices_that_one_arm_alone_has_right_are_listed(tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(made_up()))
+    lists = tmp_path / "lists.csv"
+    study.compare("prob-concat-gop3", "binary-concat-gop3", results=str(tmp_path), lists=str(lists))
+    counts = json.loads(capsys.readouterr().out)["slices"]
+    right = [line.rpartition(",")[2] for line in lists.read_text().splitlines()[1:]]
+    assert 0 < right.count("one") == counts["one_right"]["all"]
+    assert right.count("other") == counts["other_right"]["all"]
+
+
 def test_calibration_of_a_fold_never_sees_its_labels(analysis):
     label, raw = analysis.labels[3], analysis.raw("prob-concat-gop3")[0]
     before = analysing.cross_fitted(label, raw, analysis.fold, analysing.calibrate)

@@ -67,12 +67,12 @@ class TumourDensityd(Transform):
     outlines are known there, or that there is nothing to outline.
 
     Args:
-        spacing: mm per pixel of the liver.
+        spacing: mm per pixel of the liver; None where it differs from study to study, so that no area is known.
     """
 
     PRESENT = 1e-6  # somewhere, of unknown area
 
-    def __init__(self, spacing: float) -> None:
+    def __init__(self, spacing: float | None) -> None:
         self.spacing = spacing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -80,7 +80,7 @@ class TumourDensityd(Transform):
         liver = data["liver"].float()
         if "tumour_present" not in data and not data.get("tumour_label", True):
             return {**data, "density": liver * self.PRESENT * listed(data, "tumour_in")}
-        pixels = float(data.get("tumour_area_mm2") or 0) / self.spacing**2
+        pixels = float(data.get("tumour_area_mm2") or 0) / self.spacing**2 if self.spacing else 0.0
         share = max(pixels / max(float(liver.sum()), 1.0), self.PRESENT) if data.get("tumour_present") else 0.0
         return {**data, "density": liver * min(share, 1.0)}
 
@@ -95,18 +95,20 @@ class DrawGroupsd(Randomizable, Transform):
     Args:
         num: groups per study and epoch; no more than it has slices of known label.
         gop: slices per group.
-        pos_fraction: share of groups with tumour, where the study has both kinds.
+        pos_fraction: share of groups with tumour, where the study has both kinds; None takes them as they come.
         reverse_prob: probability to turn a group upside down.
     """
 
-    def __init__(self, num: int, gop: int, pos_fraction: float = 0.5, reverse_prob: float = 0.5) -> None:
+    def __init__(self, num: int, gop: int, pos_fraction: float | None = 0.5, reverse_prob: float = 0.5) -> None:
         self.num, self.gop, self.pos_fraction, self.reverse_prob = num, gop, pos_fraction, reverse_prob
 
     def randomize(self, data: Any) -> None:
         """Choose the central slices and which groups to reverse, for ``label`` [Z]."""
         with_tumour, without = (np.flatnonzero(data.numpy() == value) for value in (1, 0))
-        num = min(self.num, len(with_tumour) + len(without))
-        wanted = int(num * self.pos_fraction + self.R.random())
+        known = len(with_tumour) + len(without)
+        num = min(self.num, known)
+        share = len(with_tumour) / max(known, 1) if self.pos_fraction is None else self.pos_fraction
+        wanted = int(num * share + self.R.random())
         if len(with_tumour) == 0:
             wanted = 0
         elif len(without) == 0:

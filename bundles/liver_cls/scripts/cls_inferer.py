@@ -14,6 +14,8 @@ from scripts.cls_precision import CpuBf16Inferer
 class SliceGroupInferer(CpuBf16Inferer):
     """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of a lesion map.
 
+    Or the network's only one: the form of its answer decides.
+
     Where the mask is a channel, a pixel of the map counts as far as the mask takes it for liver.
 
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
@@ -26,7 +28,7 @@ class SliceGroupInferer(CpuBf16Inferer):
     """
 
     def __init__(self, gop: int, batch_size: int = 32, bf16: bool | None = None) -> None:
-        super().__init__(bf16)
+        super().__init__(bf16, padding="replicate", one_logit=True)  # 0 is the liver's level, not air
         self.gop, self.batch_size = gop, batch_size
 
     def __call__(
@@ -34,7 +36,8 @@ class SliceGroupInferer(CpuBf16Inferer):
     ) -> torch.Tensor:
         """Studies ``[B, C, X, Y, Z]`` to one logit per slice ``[B, Z]``, float32.
 
-        Groups ``[B, C * gop, X, Y]``, as in training, become lesion maps ``[B, 1, X, Y]`` of logits.
+        Groups ``[B, C * gop, X, Y]``, as in training, become what the network gives: lesion maps ``[B, 1, X, Y]`` of
+        logits, or one logit each, ``[B, 1]``.
         """
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
@@ -53,8 +56,10 @@ class SliceGroupInferer(CpuBf16Inferer):
     def judge(
         self, groups: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Groups ``[N, C * gop, X, Y]`` to lesion maps ``[N, 1, X, Y]``, whose largest logit is the group's."""
+        """Groups ``[N, C * gop, X, Y]`` to lesion maps ``[N, 1, X, Y]``, whose largest logit is the group's, or to
+        logits ``[N, 1]``."""
         lesions = self._forward(groups, network, *args, **kwargs)
-        if groups.shape[1] == 2 * self.gop:  # CT and mask: what lies outside the liver is no tumour of the liver
+        with_mask = groups.shape[1] == 2 * self.gop
+        if with_mask and lesions.ndim == 4:  # what lies outside the liver is no tumour of the liver
             lesions = lesions + groups[:, self.gop + self.gop // 2, None].clamp(1e-3, 1).log()
         return lesions

@@ -1,4 +1,4 @@
-"""The loss of a lesion map that has to be right for the slice as a whole, too."""
+"""The loss of a lesion map that has to be right for the slice as a whole, too, or of the slice's logit alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class LesionAndSliceLoss(_Loss):
     BCE of the largest logit against "there is tumour in this group". Where the target gives a density instead of an
     outline, the pixels are free, but their sum is held to the area (as sizes in reports do in arXiv:2510.14803).
 
+    A network that gives one logit per group is held to that BCE alone.
+
     Args:
         lesion: loss of logits and target ``[B, 1, X, Y]``.
         slice_weight: weight of the slice's BCE.
@@ -31,10 +33,13 @@ class LesionAndSliceLoss(_Loss):
         self.lesion, self.slice_weight, self.area_weight = lesion, slice_weight, area_weight
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, 1, X, Y]`` and target ``[B, 2, X, Y]``, tumour (cut at 0.5) and density, to a scalar."""
+        """Logits ``[B, 1, X, Y]`` or ``[B, 1]``, and target ``[B, 2, X, Y]``, tumour (cut at 0.5) and density, to a
+        scalar."""
+        slices = F.binary_cross_entropy_with_logits(input.flatten(1).amax(1), tumour_in_group(target).to(input))
+        if input.ndim == 2:
+            return slices
         tumour, density = (target[:, :1] > 0.5).to(input), target[:, 1:]
         free = density > 0
-        slices = F.binary_cross_entropy_with_logits(input.flatten(1).amax(1), tumour_in_group(target).to(input))
         outlined = self.lesion(input.masked_fill(free, SURELY_NOT), tumour)
         return outlined + self.slice_weight * slices + self.area_weight * self._area(input, density, free)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from scripts.cls_networks import answer_of
 
 
 def cpu_has_bf16() -> bool:
@@ -36,17 +37,23 @@ def bf16_agrees(network: Callable[..., torch.Tensor], channels: int) -> bool:
 
 
 class CpuBf16Inferer(Inferer):
-    """Base of the inferers: calls a 2D network in bfloat16 on a CPU that can, and as the engine says elsewhere.
+    """Base of the inferers: calls any 2D network, in bfloat16 on a CPU that can, and as the engine says elsewhere.
 
     MONAI's engines autocast on CUDA only.
 
     Args:
         bf16: autocast on the CPU; None asks the CPU, and `try_bf16` then tries it on a pattern once.
+        divisor: X and Y are padded to a multiple of this for the call, and of more where the network needs it.
+        padding: what with, as for torch's pad.
+        one_logit: whether a network may give one logit for all of its input.
     """
 
-    def __init__(self, bf16: bool | None = None) -> None:
+    def __init__(
+        self, bf16: bool | None = None, divisor: int = 1, padding: str = "constant", one_logit: bool = False
+    ) -> None:
         self.bf16 = cpu_has_bf16() if bf16 is None else bf16
         self.untried = self.bf16 and bf16 is None
+        self.divisor, self.padding, self.one_logit = divisor, padding, one_logit
 
     def try_bf16(self, network: Callable[..., torch.Tensor], channels: int, device: torch.device) -> None:
         """Before a network's first study on a CPU: go back to float32, with a warning, where bfloat16 goes wrong.
@@ -58,16 +65,27 @@ class CpuBf16Inferer(Inferer):
         """
         if not self.untried or device.type != "cpu":
             return
-        self.untried, self.bf16 = False, bf16_agrees(network, channels)
+        self.untried, self.bf16 = False, bf16_agrees(lambda x: self._answer(x, network), channels)
         if not self.bf16:
             warnings.warn("bfloat16 gives another answer on this CPU: float32 is used, which takes longer")
 
     def _forward(
         self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """The network's answer to ``[N, C, X, Y]``, float32."""
+        """Float32 logits for ``[N, C, X, Y]``: ``[N, 1, X, Y]`` or, with ``one_logit``, ``[N, 1]``.
+
+        Raises:
+            StudyError: the network does not fit.
+        """
+        return self._answer(x, lambda padded: self._compute(padded, network, *args, **kwargs)).float()
+
+    def _answer(self, x: torch.Tensor, network: Callable[[torch.Tensor], Any]) -> torch.Tensor:
+        answer, self.divisor = answer_of(network, x, self.divisor, self.padding, self.one_logit)
+        return answer
+
+    def _compute(self, x: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         x = x.contiguous(memory_format=torch.channels_last)
         if x.device.type != "cpu":  # the engine's amp flag decides
-            return network(x, *args, **kwargs).float()
+            return network(x, *args, **kwargs)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            return network(x, *args, **kwargs).float()
+            return network(x, *args, **kwargs)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.visualize import GradCAM
+from scripts.cls_errors import StudyError
 from scripts.cls_groups import slice_groups
 from scripts.cls_inferer import SliceGroupInferer
 from scripts.cls_slices import SmoothAlongZd
@@ -22,7 +23,8 @@ class TumourRegionsd(Transform):
     MONAI's GradCAM of every slice's logit, counted as far as the mask takes a pixel for liver and smoothed along z, as
     the score is, and brought to the slice's tumour probability at its highest.
 
-    The logit is the largest of a lesion map, so that at the last layer before it GradCAM is that map above its bias.
+    Where the logit is the largest of a lesion map, GradCAM at the last layer before it is that map above its bias; of a
+    network that gives the logit alone it is as coarse as its last feature maps.
 
     ``image`` [C, X, Y, Z], ``pred`` [Z] (probabilities), ``slice_z`` [Z] in mm and ``affine`` come from preprocessing
     and score.
@@ -30,7 +32,7 @@ class TumourRegionsd(Transform):
     Args:
         network: with the weights that gave ``pred``; it is copied, as MONAI's hooks cannot be taken off again.
         inferer: the one that gave ``pred``.
-        target_layer: module of ``network`` whose features are weighed, at the resolution of ``image``.
+        target_layer: module of ``network`` whose features are weighed; None takes the last one that gives maps.
         smooth_mm: as for the score.
         lowest: slices of a lower tumour probability get no regions, which takes a forward pass each.
         batch_size: groups per pass.
@@ -40,13 +42,14 @@ class TumourRegionsd(Transform):
         self,
         network: torch.nn.Module,
         inferer: SliceGroupInferer,
-        target_layer: str,
+        target_layer: str | None,
         smooth_mm: float,
         lowest: float = 0.1,
         batch_size: int = 16,
     ) -> None:
         self.network, self.inferer, self.target_layer = network, inferer, target_layer
         self.smooth, self.lowest, self.batch_size = SmoothAlongZd("regions", smooth_mm), lowest, batch_size
+        self.cam: GradCAM | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with ``regions``."""
@@ -67,18 +70,58 @@ class TumourRegionsd(Transform):
         for part in chosen.to(slices.device).split(self.batch_size):
             with torch.inference_mode(False), torch.enable_grad():
                 groups = slice_groups(slices, part, self.inferer.gop).clone()
-                cam = self.cam.compute_map(groups, class_idx=0).detach().float()[:, 0]
+                cam = self.make_cam(groups).compute_map(groups, class_idx=0).detach().float()
+            cam = self._to_input(cam, groups.shape[2:])[:, 0]
             maps.append(cam * slices[part, 1] if slices.shape[1] == 2 else cam)
         return torch.cat(maps).cpu()
 
-    @cached_property
-    def cam(self) -> GradCAM:
-        """Of a copy of the network in which gradients go no further back than the target layer."""
-        with torch.inference_mode(False):
-            network = copy.deepcopy(self.network).requires_grad_(False)
-        layer = network.get_submodule(self.target_layer)
-        layer.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
-        return GradCAM(SliceLogit(network, self.inferer), target_layers=f"network.{self.target_layer}")
+    def make_cam(self, groups: torch.Tensor) -> GradCAM:
+        """Of a copy of the network in which gradients go no further back than the target layer; made once."""
+        if self.cam is None:
+            with torch.inference_mode(False):
+                network = copy.deepcopy(self.network).requires_grad_(False)
+            name = self.target_layer or last_maps(network, self.inferer, groups[:1])
+            layer = network.get_submodule(name)
+            layer.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
+            self.cam = GradCAM(SliceLogit(network, self.inferer), target_layers=f"network.{name}")
+        return self.cam
+
+    def _to_input(self, cam: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        """``[N, 1, x, y]``, over the input as it was padded for the network, to ``[N, 1, X, Y]`` over the input."""
+        padded = [n + -n % self.inferer.divisor for n in size]
+        if list(cam.shape[2:]) != padded:
+            cam = F.interpolate(cam, size=padded, mode="bilinear")
+        return cam[..., : size[0], : size[1]]
+
+
+def last_maps(network: torch.nn.Module, inferer: SliceGroupInferer, groups: torch.Tensor) -> str:
+    """Name of the module that is the last to give several maps ``[N, C, x, y]``: what the answer is made of.
+
+    Args:
+        network: it is called once.
+        inferer: which calls it.
+        groups: ``[N, C * gop, X, Y]``.
+
+    Raises:
+        StudyError: the network has no such module.
+    """
+    found: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[1:]) > 1:
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    with torch.no_grad():
+        inferer.judge(groups, network)
+    for hook in hooks:
+        hook.remove()
+    if not found:
+        raise StudyError("network_def: this network has no feature maps to show regions from. Leave out the report.")
+    return found[-1]
 
 
 class SliceLogit(torch.nn.Module):
@@ -89,5 +132,5 @@ class SliceLogit(torch.nn.Module):
         self.network, self.inferer = network, inferer
 
     def forward(self, groups: torch.Tensor) -> torch.Tensor:
-        """Largest logit of each group's lesion map."""
+        """Largest logit of each group's lesion map, or its only one."""
         return self.inferer.judge(groups, self.network).flatten(1).amax(1, keepdim=True)

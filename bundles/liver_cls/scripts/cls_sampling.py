@@ -21,28 +21,35 @@ class SamplePlaned(MapTransform):
     Args:
         keys: volumes on one grid, RAS.
         roi: pixels.
-        spacing: mm per pixel.
+        spacing: mm per pixel; None samples the whole slice, however large it is.
         fill: value beyond the volume, one per key.
     """
 
-    def __init__(self, keys: KeysCollection, roi: Sequence[int], spacing: float, fill: Sequence[float]) -> None:
+    def __init__(self, keys: KeysCollection, roi: Sequence[int], spacing: float | None, fill: Sequence[float]) -> None:
         super().__init__(keys)
         self.roi, self.spacing, self.fill = tuple(roi), spacing, tuple(fill)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with its volumes sampled and ``affine`` of the result; see FindLiverd for what it must hold."""
         d = dict(data)
-        axes = zip(d["image"].shape[1:3], d["pixdim"], self.roi, d["middle"])
-        weights = [sampling_weights(old, mm, new, self.spacing, middle) for old, mm, new, middle in axes]
+        sizes, grid = d["image"].shape[1:3], self._grid(d)
+        weights = [sampling_weights(old, mm, *axis) for old, mm, axis in zip(sizes, d["pixdim"], grid)]
         for key, fill in self.key_iterator(d, self.fill):
             d[key] = sample_plane(d[key], *weights, fill)
-        return d | {"affine": self._affine(d)}
+        return d | {"affine": self._affine(d, grid)}
 
-    def _affine(self, d: Mapping[Hashable, Any]) -> torch.Tensor:
-        """From the result's voxels to the world (mm); pixel ``(roi - 1) / 2`` lies at the liver's middle."""
+    def _grid(self, d: Mapping[Hashable, Any]) -> list[tuple[int, float, float]]:
+        """Pixels, mm per pixel, and what lies in the middle (mm from the first voxel), of X and Y."""
+        if self.spacing is not None:
+            return [(new, self.spacing, middle) for new, middle in zip(self.roi, d["middle"])]
+        axes = zip(self.roi, d["image"].shape[1:3], d["pixdim"])
+        return [(new, old * mm / new, (old - 1) / 2 * mm) for new, old, mm in axes]
+
+    def _affine(self, d: Mapping[Hashable, Any], grid: Sequence[tuple[int, float, float]]) -> torch.Tensor:
+        """From the result's voxels to the world (mm); pixel ``(roi - 1) / 2`` lies in the middle."""
         to_volume = torch.eye(4, dtype=torch.float64)
-        for i, (mm, new, middle) in enumerate(zip(d["pixdim"], self.roi, d["middle"])):
-            to_volume[i, i], to_volume[i, 3] = self.spacing / mm, (middle - (new - 1) / 2 * self.spacing) / mm
+        for i, (mm, (new, spacing, middle)) in enumerate(zip(d["pixdim"], grid)):
+            to_volume[i, i], to_volume[i, 3] = spacing / mm, (middle - (new - 1) / 2 * spacing) / mm
         to_volume[2, 3] = d["extent"][0]
         return d["affine"].to(to_volume) @ to_volume
 

@@ -87,11 +87,18 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         keys: items to resample.
         pixdim: target spacing in mm along the axes closest to left-right, back-front and foot-head, in whatever order
             the array has them; the spacing reached divides the field of view evenly.
+        grid: voxels along the same axes instead, such as 256, 256, None; None leaves an axis as it is.
     """
 
-    def __init__(self, keys: KeysCollection, pixdim: Sequence[float], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        pixdim: Sequence[float],
+        grid: Sequence[int | None] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.pixdim = tuple(float(p) for p in pixdim)
+        self.pixdim, self.grid = tuple(float(p) for p in pixdim), grid
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         """Images ``[C, X, Y, Z]`` on the working grid, float32."""
@@ -114,13 +121,19 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         old_size, old_affine, order = image.shape[1:], image.affine.clone(), memory_order(image)
         spacing = affine_to_spacing(old_affine).tolist()
         directions = nib.io_orientation(np.asarray(old_affine, dtype=np.float64))[:, 0].astype(int)
-        size = [max(1, round(n * s / self.pixdim[axis])) for n, s, axis in zip(old_size, spacing, directions)]
+        size = [self._new_size(*axis) for axis in zip(old_size, spacing, directions)]
         out = MetaTensor(
             resize_volume(image.as_tensor(), size), meta=image.meta, applied_operations=image.applied_operations
         )
         out.affine = old_affine @ _grid_change(old_size, size).to(old_affine)
         self.push_transform(out, orig_size=tuple(old_size), extra_info={"affine": old_affine, "order": order})
         return out
+
+    def _new_size(self, old: int, spacing: float, axis: int) -> int:
+        """Voxels along an axis that has ``old`` of ``spacing`` mm."""
+        if self.grid is not None:
+            return self.grid[axis] or old
+        return max(1, round(old * spacing / self.pixdim[axis]))
 
 
 def _grid_change(old_size: Sequence[int], new_size: Sequence[int]) -> torch.Tensor:

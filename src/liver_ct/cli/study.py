@@ -7,6 +7,7 @@ from pathlib import Path
 
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
 from liver_ct.cli.program import Program
+from liver_ct.errors import StudyError
 from liver_ct.files import CHECKOUT, shipped
 
 DOCS = CHECKOUT / "docs"
@@ -80,27 +81,60 @@ def compare(
     sheet: str | None = None,
     config: str = str(CONFIG),
     count: int = 12,
+    lists: str | None = None,
+    threshold: float = 0.5,
 ) -> None:
-    """Print how two arms differ: AUC with a paired interval, and the slices on which either alone is right.
+    """Print how two arms differ: AUC with a paired interval, and on how many slices either alone is right.
+
+    Of two evaluations: AUC, accuracy, TPR and FPR of both, and the same counts.
 
     Args:
-        one: name of an arm.
-        other: name of another.
+        one: name of an arm; or the output_dir of stage 2's evaluate.json, or its slices.csv.
+        other: another.
         results: folder of results.json.
         sheet: also draw the slices on which they disagree most, with tumour and Prob-Mask, to this PNG. It shows
             patients, and needs the data of ``config``.
         config: the experiment, for ``sheet``.
         count: how many slices to draw.
+        lists: also write the slices on which one alone is right, with both probabilities, to this CSV.
+        threshold: of two evaluations: from this probability on a slice counts as one with tumour.
     """
     with errors_in_one_line():
-        from liver_ct.experiment import comparing
+        from liver_ct.experiment import comparing, evaluations
         from liver_ct.experiment.config import Experiment
 
+        if evaluations.is_evaluation(one) and evaluations.is_evaluation(other):
+            if sheet:
+                raise StudyError("--sheet: is drawn of two arms, not of evaluations. Give --lists instead.")
+            difference, slices = evaluations.compare_evaluations(Path(one), Path(other), threshold)
+            print_json(difference)
+            if lists:
+                evaluations.write_lists(slices, Path(lists))
+            return
         analysis, difference = comparing.compare(Path(results), one, other)
         print_json(difference)
+        if lists:
+            evaluations.write_lists(comparing.list_slices(analysis, one, other), Path(lists))
         if sheet:
             comparing.draw_sheet(analysis, Experiment(config, SEG, CLS), one, other, Path(sheet), count)
 
 
-PROGRAM = Program("study", __doc__, {"run": run, "report": report, "compare": compare})
+def bundle(bundle: str, output: str, overlay: str = "original.json") -> None:
+    """Copy a bundle with an overlay of its configs laid over them for good, for whatever takes a bundle's folder.
+
+    So ``--seg_bundle`` and ``--cls_bundle`` of ``run``, of the chain and of the cross-validation take the original
+    system's recipe. The copy has no weights.
+
+    Args:
+        bundle: folder of a bundle, such as bundles/liver_cls.
+        output: folder of the copy.
+        overlay: a file of the bundle's configs.
+    """
+    with errors_in_one_line():
+        from liver_ct.training.overlays import with_overlay
+
+        with_overlay(Path(bundle), overlay, Path(output))
+
+
+PROGRAM = Program("study", __doc__, {"run": run, "report": report, "compare": compare, "bundle": bundle})
 main = PROGRAM.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from liver_ct.errors import StudyError
 from liver_ct.experiment.analysis import Analysis
 from liver_ct.experiment.collecting import read_results
 from liver_ct.experiment.config import Experiment
+from liver_ct.experiment.evaluations import only_one_right
 from liver_ct.experiment.sheet import picture_sheet
 
 
@@ -29,6 +31,26 @@ def compare(results: Path, one: str, other: str) -> tuple[Analysis, dict[str, An
             raise StudyError(f"{name}: no such arm. Choose of {', '.join(content['scores'])}.")
     analysis = Analysis(content)
     return analysis, analysis.contrast(one, other)
+
+
+def list_slices(analysis: Analysis, one: str, other: str) -> list[Sequence[Any]]:
+    """The slices on which one of two arms alone is right, first seed, as ``evaluations.only_one_right`` gives them.
+
+    Args:
+        analysis: the experiment's figures.
+        one: name of an arm.
+        other: name of another.
+
+    Raises:
+        StudyError: the arms differ in gop, and so in their labels.
+    """
+    if analysis.gop(one) != analysis.gop(other):
+        raise StudyError(f"{other}: another gop than {one}, and so other labels. Choose two arms of one gop.")
+    slices = analysis.results["slices"]
+    keys = [(str(case), int(z)) for case, z in zip(slices["case"], slices["slice"])]
+    seeds = analysis.seeds(one, other)[:1]
+    first, second = (analysis.probabilities(arm, seeds)[0] for arm in (one, other))
+    return only_one_right(keys, analysis.labels[analysis.gop(one)], first, second, threshold=0.5)
 
 
 def draw_sheet(analysis: Analysis, experiment: Experiment, one: str, other: str, sheet: Path, count: int) -> None:

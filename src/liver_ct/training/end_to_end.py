@@ -51,6 +51,11 @@ class TwoStages(nn.Module):
         seg.requires_grad_(not frozen)
         self.seg, self.cls = seg, load_weights(cls, Path(cls_ckpt), device)
 
+    def forward(self, groups: torch.Tensor) -> torch.Tensor:
+        """Stage 2's answer to groups ``[N, C * gop, X, Y]``."""
+        answer: torch.Tensor = self.cls(groups)
+        return answer
+
     def train(self, mode: bool = True) -> TwoStages:
         """As of any module, except that batch norm stays as in evaluation."""
         super().train(mode)
