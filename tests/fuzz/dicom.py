@@ -18,25 +18,12 @@ from fuzz.samples import Files, to_bytes
 
 SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.3", "")
 TEXTS = (
-    "",
-    "0",
-    "-1",
-    "MR",
-    "CT",
-    "LOCALIZER",
-    "HU",
-    "OD",
-    "MONOCHROME1",
-    "RGB",
-    "1.2.3",
-    "x" * 300,
-    "\x1b[31m",
-    "\\\\",
-)
+    "", "0", "-1", "MR", "CT", "LOCALIZER", "HU", "OD", "MONOCHROME1", "RGB", "1.2.3", "x" * 300, "\x1b[31m", "\\",
+)  # fmt: skip
 USEFUL = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "AcquisitionNumber",
-    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "Rows",
-    "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
+    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
     "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType", "PatientPosition",
 )  # fmt: skip
 FilesChanged = tuple[Files, str, int, str]

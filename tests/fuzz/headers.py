@@ -20,9 +20,10 @@ NUMBERS: tuple[Callable[[float], float], ...] = (
 )  # fmt: skip
 WORDS = (
     "short", "ushort", "int", "float", "double", "uchar", "block", "little", "big", "raw", "gzip", "bzip2", "hex",
-    "text", "LOCAL", "LIST", "ct.raw", "../ct.raw", "/etc/hostname", "MET_SHORT", "MET_USHORT", "MET_FLOAT", "MET_UCHAR",
-    "MET_LONG_LONG", "True", "False", "none", "RAS", "LPS", "RAI", "left-posterior-superior", "right-anterior-superior",
-    "scanner-xyz", "list domain domain", "NaN", "-1", "0", "x" * 5000, "9" * 400, "\x1b[31m", "",
+    "text", "LOCAL", "LIST", "ct.raw", "../ct.raw", "/etc/hostname", "MET_SHORT", "MET_USHORT", "MET_FLOAT",
+    "MET_UCHAR", "MET_LONG_LONG", "True", "False", "none", "RAS", "LPS", "RAI", "left-posterior-superior",
+    "right-anterior-superior", "scanner-xyz", "list domain domain", "NaN", "-1", "0", "x" * 5000, "9" * 400,
+    "\x1b[31m", "",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def many(
     seed: int = 0,
     first: int = 0,
     workers: int | None = None,
+    chained: int = 40,
     bundle: str = str(BUNDLE),
     docs: str | None = str(DOCS),
 ) -> None:
@@ -44,10 +45,12 @@ def many(
         seed: of all of them; the same seed makes the same mutants.
         first: number of the first.
         workers: processes; None takes one per CPU core.
+        chained: how many of them are also taken through the whole chain, as a command.
         bundle: the segmentation bundle whose reading is tried.
         docs: where the table is put between its marks; None leaves it.
     """
     from fuzz import reporting
+    from fuzz.chain import run_chain
     from fuzz.workers import run_all
 
     warnings.simplefilter("ignore")
@@ -56,16 +59,16 @@ def many(
         job = prepare(samples, seed, Path(folder), bundle)
         unchanged = sorted(run_all(job, range(-len(samples), 0), 1), key=lambda outcome: -outcome.number)
         outcomes = sorted(run_all(job, range(first, first + count), workers or os.cpu_count() or 1))
-    seconds = time.monotonic() - start
-    text = reporting.tables(unchanged, outcomes, seed, seconds)
+        seconds = time.monotonic() - start
+        text, wrong = run_chain(samples, seed, range(first, first + chained), Path(folder, "chain"))
+    text = f"{reporting.tables(unchanged, outcomes, seed, seconds)}\n\n{text}"
+    wrong += [reporting.line(outcome, seed) for outcome in [*unchanged, *outcomes] if outcome.kind in DEFECTS]
     print(text)
-    defects = [outcome for outcome in outcomes if outcome.kind in DEFECTS]
-    for outcome in defects:
-        print(reporting.line(outcome, seed), file=sys.stderr)
+    print("\n".join(wrong), file=sys.stderr)
     if docs is not None:
         reporting.put(Path(docs), text)
-    if defects or any(outcome.kind in DEFECTS for outcome in unchanged):
-        raise SystemExit(f"{len(defects)} of {count} mutants were not handled as promised")
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {count} mutants were not handled as promised")
 
 
 def one(number: int, seed: int = 0, keep: str | None = None, bundle: str = str(BUNDLE)) -> None:
