@@ -23,8 +23,9 @@ TEXTS = (
 USEFUL = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "AcquisitionNumber",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-    "SpacingBetweenSlices", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
-    "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType", "PatientPosition",
+    "SpacingBetweenSlices", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept",
+    "RescaleType", "PatientPosition",
 )  # fmt: skip
 FilesChanged = tuple[Files, str, int, str]
 
