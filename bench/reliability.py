@@ -77,15 +77,13 @@ def bad_kill(one: dict[str, Any]) -> bool:
 
 
 def three_studies(folder: Path) -> Path:
-    """A NIfTI, a compressed NIfTI and a DICOM series, made once."""
-    from liver_ct.phantom import make_phantom, write_case, write_dicom_series
+    """Three DICOM series, of which all outputs can be written, made once."""
+    from liver_ct.phantom import make_phantom, write_dicom_series
 
-    if not folder.exists():
-        knobs: dict[str, Any] = {"size": (96, 96, 50), "spacing": (4, 4, 5)}
-        write_case(folder / "a", 1, suffix=".nii", **knobs)
-        write_case(folder / "b", 2, **knobs)
-        ct, _, affine = make_phantom(seed=3, **knobs)
-        write_dicom_series(folder / "c", ct, affine)
+    for seed, name in enumerate("abc"):
+        if not (folder / name).exists():
+            ct, _, affine = make_phantom((96, 96, 50), (4, 4, 5), seed=seed)
+            write_dicom_series(folder / name, ct, affine)
     return folder
 
 

@@ -25,6 +25,7 @@ from liver_ct.chain.stages import read_bundle
 from liver_ct.errors import causes_of, find_study_error
 
 MEMORY_GB, SECONDS = 2.0, 20.0
+FRESH_MB = 1000
 FORK = multiprocessing.get_context("fork")
 
 
@@ -106,9 +107,13 @@ class Worker:
         """The outcome, if it is known by now."""
         if self.connection.poll():
             try:
-                return self.connection.recv()
+                found: Outcome = self.connection.recv()
             except EOFError:
                 return self.lost(CRASH)
+            if found.peak_mb > FRESH_MB:  # memory that it keeps would count for the next one
+                self.stop()
+                self.start()
+            return found
         if time.monotonic() - self.since > SECONDS:
             return self.lost(HANG)
         return None
