@@ -25,20 +25,25 @@ def run_chain(samples: Mapping[str, Sample], seed: int, numbers: range, folder: 
     Returns:
         A table of what became of them, and what was not as promised.
     """
-    good = next(iter(samples.values()))
-    write_sample(good, folder / "in" / "good")
+    good = samples["NIfTI .nii"]
+    write_sample(good._replace(files={"good.nii": good.files[good.entry]}), folder / "in" / "good")
     for number in numbers:
-        write_sample(mutate(samples, seed, number).sample, folder / "in" / f"m{number}")
+        write_sample(mutate(samples, seed, number).sample, folder / "in" / name_of(number))
     words = [sys.executable, str(ROOT / "scripts" / "cascade.py"), "--input", str(folder / "in")]
     words += ["--output", str(folder / "out"), "--picture", "false", "--report", "false", "--device", "cpu"]
-    limit = SECONDS_EACH * (len(numbers) + 3)
+    limit = SECONDS_EACH * (len(numbers) + 6)  # and for starting up
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=limit, env={**os.environ})
-    outcomes = {number: outcome(folder, f"m{number}", done.stderr) for number in numbers}
+    outcomes = {number: outcome(folder, name_of(number), done.stderr) for number in numbers}
     wrong = [f"{text} in the chain: mutant {number}" for number, text in outcomes.items() if text in (UNSAID, BOTH)]
     wrong += faults(done, whole(folder / "out", "good"))
     counts = Counter(outcomes.values())
     rows = [[text, str(counts[text])] for text in (DONE, REFUSED, UNSAID, BOTH)]
     return table([f"{len(numbers)} through the whole chain", "studies"], rows), wrong
+
+
+def name_of(number: int) -> str:
+    """The folder of a mutant; no name begins another."""
+    return f"m{number:06d}"
 
 
 def outcome(folder: Path, name: str, errors: str) -> str:

@@ -35,11 +35,11 @@ ALONE = {
     "NIfTI": {"scl_slope": VALUES, "scl_inter": VALUES, "dim": GRID},
     "NRRD": {
         "space directions": PLACE, "space origin": PLACE, "space": PLACE, "type": VALUES, "endian": VALUES,
-        "sizes": GRID,
+        "sizes": GRID, "space origin (name)": PLACE,
     },
     "MHA": {
         "ElementSpacing": PLACE, "Offset": PLACE, "TransformMatrix": PLACE, "ElementType": VALUES,
-        "BinaryDataByteOrderMSB": VALUES, "DimSize": GRID,
+        "BinaryDataByteOrderMSB": VALUES, "DimSize": GRID, "Offset (name)": PLACE,
     },
     SERIES: {
         "PixelSpacing (in all)": PLACE, "ImagePositionPatient (in all)": PLACE,

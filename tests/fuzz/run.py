@@ -60,8 +60,10 @@ def many(
         unchanged = sorted(run_all(job, range(-len(samples), 0), 1), key=lambda outcome: -outcome.number)
         outcomes = sorted(run_all(job, range(first, first + count), workers or os.cpu_count() or 1))
         seconds = time.monotonic() - start
-        text, wrong = run_chain(samples, seed, range(first, first + chained), Path(folder, "chain"))
-    text = f"{reporting.tables(unchanged, outcomes, seed, seconds)}\n\n{text}"
+        text, wrong = reporting.tables(unchanged, outcomes, seed, seconds), []
+        if chained:
+            more, wrong = run_chain(samples, seed, range(first, first + chained), Path(folder, "chain"))
+            text = f"{text}\n\n{more}"
     wrong += [reporting.line(outcome, seed) for outcome in [*unchanged, *outcomes] if outcome.kind in DEFECTS]
     print(text)
     print("\n".join(wrong), file=sys.stderr)
