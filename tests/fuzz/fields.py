@@ -34,7 +34,7 @@ def spans(name: str, data: bytes) -> tuple[Span, ...]:
         found = dicom_spans(data)
     else:
         found = [Span(0, len(data), PIXELS)]
-    return tuple(sorted(found))
+    return tuple(sorted(span for span in found if span.end > span.start))
 
 
 def nifti_spans(data: bytes) -> list[Span]:

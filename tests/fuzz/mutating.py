@@ -9,11 +9,21 @@ import numpy as np
 from numpy.random import Generator
 
 from fuzz import dicom, headers
-from fuzz.fields import spans, touched
-from fuzz.samples import ENHANCED, SERIES, Sample
+from fuzz.fields import PIXELS, spans, touched
+from fuzz.samples import ENHANCED, GROUPS, SERIES, Sample
 
 ODD_BYTES = (0x00, 0x01, 0x20, 0x2D, 0x30, 0x39, 0x7F, 0x80, 0xFF)
-GROUPS = ("NIfTI", "NRRD", "MHA", SERIES, ENHANCED)
+VALUES = {
+    "ten times": lambda v: v * 10,
+    "a tenth": lambda v: v / 10,
+    "negated": lambda v: v.max() - v + v.min(),
+    "1024 more": lambda v: v + 1024,
+    "1000 less": lambda v: v - 1000,
+    "as z-scores times 100": lambda v: (v - v.mean()) / v.std() * 100,
+    "from 0 to 255": lambda v: (v - v.min()) / (v.max() - v.min()) * 255,
+    "all the same": lambda v: v * 0 + 40,
+    "bytes swapped": lambda v: v,
+}
 
 
 class Mutant(NamedTuple):
@@ -48,9 +58,11 @@ def mutate(samples: Mapping[str, Sample], seed: int, number: int) -> Mutant:
 def ways(sample: Sample) -> list[Callable[[Generator, Sample], Mutant]]:
     """How a sample is mutated; those that know its format more often than those that do not."""
     general = [flip_bytes, flip_bytes, cut_or_fill]
-    if sample.name == SERIES:
+    if any(span.field == PIXELS for name, data in sample.files.items() for span in spans(name, data)):
+        general.append(other_values)
+    if sample.group == SERIES:
         return [*general, field_of_slice, field_of_slice, field_of_all, field_of_all, files_of_series, files_of_series]
-    if sample.name == ENHANCED:
+    if sample.group == ENHANCED:
         return [*general, field_of_slice, field_of_slice, frames]
     return [*general, header_field, header_field, header_field]
 
@@ -96,6 +108,19 @@ def cut_or_fill(rng: Generator, sample: Sample) -> Mutant:
     return with_file(sample, name, new, fields, pixels, f"{name}: {way} {at} to {end}")
 
 
+def other_values(rng: Generator, sample: Sample) -> Mutant:
+    """All voxels scaled, shifted, inverted or in the other order of bytes, which the header does not know."""
+    kind = ">i2" if "big-endian" in sample.name else "<u2" if sample.group in (SERIES, ENHANCED) else "<i2"
+    what, change = pick(rng, [*VALUES.items()])
+    files = dict(sample.files)
+    for name, data in sample.files.items():
+        for start, end, _ in (span for span in spans(name, data) if span.field == PIXELS):
+            voxels = np.frombuffer(data[start:end], kind).astype(np.float64)
+            new = np.clip(change(voxels), *(np.iinfo(kind).min, np.iinfo(kind).max)).astype(kind)
+            files[name] = data[:start] + (new.byteswap() if what == "bytes swapped" else new).tobytes() + data[end:]
+    return Mutant(sample._replace(files=files), frozenset({"all voxels"}), 0, f"all voxels {what}")
+
+
 def header_field(rng: Generator, sample: Sample) -> Mutant:
     """A field of a NIfTI, NRRD or MHA header set to another value."""
     name = next(iter(sample.files))
@@ -135,14 +160,14 @@ def files_of_series(rng: Generator, sample: Sample) -> Mutant:
 
 def frames(rng: Generator, sample: Sample) -> Mutant:
     """Frames of an Enhanced CT shuffled, lost or put elsewhere."""
-    name = sample.entry
+    name = next(iter(sample.files))
     new, field, what = pick(rng, dicom.FRAME_CHANGES)(rng, sample.files[name])
     return with_file(sample, name, new, {field}, 0, f"{name}: {what}")
 
 
 def position(rng: Generator, name: str, data: bytes) -> int:
     """A byte to change: of a field drawn by lot, so that long ones do not take all, or anywhere."""
-    found = [span for span in spans(name, data) if span.end > span.start]
+    found = spans(name, data)
     if rng.random() < 0.2 or not found:
         return int(rng.integers(len(data)))
     span = pick(rng, found)

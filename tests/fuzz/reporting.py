@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz.judging import AS_SAID, OUTCOMES, REFUSED
-from fuzz.mutating import GROUPS
-from fuzz.samples import ENHANCED, SERIES
+from fuzz.samples import GROUPS
 from fuzz.workers import Outcome
 
 START, END = "<!-- fuzz -->", "<!-- end of fuzz -->"
@@ -56,7 +55,7 @@ def by_field(outcomes: Sequence[Outcome]) -> str:
 
 def group_of(outcome: Outcome) -> str:
     """The format of an outcome's sample."""
-    return outcome.sample if outcome.sample in (SERIES, ENHANCED) else outcome.sample.split()[0]
+    return next(group for group in GROUPS if outcome.sample.startswith(group))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

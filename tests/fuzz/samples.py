@@ -20,7 +20,8 @@ from liver_ct.phantom import make_phantom, write_dicom_series
 from liver_ct.phantom.writing import nifti
 
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
-SERIES, ENHANCED = "DICOM series", "DICOM Enhanced"
+GROUPS = ("NIfTI", "NRRD", "MHA", "DICOM series", "DICOM Enhanced")
+SERIES, ENHANCED = GROUPS[3:]
 SHARED = (
     "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
     "Columns", "SeriesNumber", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
@@ -52,7 +53,7 @@ class Sample(NamedTuple):
     @property
     def group(self) -> str:
         """NIfTI, NRRD, MHA, or one of the two kinds of DICOM."""
-        return self.name if self.name.startswith("DICOM") else self.name.split()[0]
+        return next(group for group in GROUPS if self.name.startswith(group))
 
 
 def gz(data: bytes) -> bytes:
@@ -71,7 +72,9 @@ def make_samples() -> dict[str, Sample]:
         number_uids(one, number)
     files = {path.name: to_bytes(one) for path, one in zip(paths, slices)}
     made.append(Sample(SERIES, files))
-    made.append(Sample(ENHANCED, {"ct.dcm": to_bytes(enhanced(slices))}, "ct.dcm"))
+    frames = to_bytes(enhanced(slices))
+    made.append(Sample(ENHANCED, {"ct.dcm": frames}, "ct.dcm"))
+    made.append(Sample(f"{ENHANCED}, its folder", {"ct.dcm": frames}))
     return {sample.name: sample for sample in made}
 
 

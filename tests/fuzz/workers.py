@@ -22,7 +22,7 @@ from fuzz.judging import BAD_LINE, CRASH, HANG, MEMORY, Answer, judge, judge_lin
 from fuzz.mutating import Mutant, mutate
 from fuzz.samples import Sample, write_sample
 from liver_ct.chain.stages import read_bundle
-from liver_ct.errors import causes_of, find_study_error
+from liver_ct.errors import causes_of, describe, find_study_error
 
 MEMORY_GB, SECONDS = 2.0, 20.0
 FRESH_MB = 1000
@@ -190,11 +190,10 @@ def judge_error(error: Exception, path: str) -> tuple[str, str]:
     """The outcome of a study that raised an error."""
     if any(isinstance(cause, MemoryError) or "can't allocate" in str(cause) for cause in causes_of(error)):
         return MEMORY, "the limit was met"
-    found = find_study_error(error)
-    if found is None:
+    if find_study_error(error) is None:
         last = [*causes_of(error)][-1]
         return BAD_LINE, f"{type(last).__name__}: {str(last)[:80]}"
-    return judge_line(str(found), path)
+    return judge_line(describe(error, Path(path)), path)
 
 
 def describe_outcome(mutant: Mutant, number: int, kind: str, detail: str, seconds: float, peak: float) -> Outcome:
