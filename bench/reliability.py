@@ -56,19 +56,21 @@ def kills(work: str = "runs/reliability", count: int = 40, seed: int = 0, docs: 
         found.append(one_kill(source, folder / f"out-{number}", rng.uniform(0, seconds), expected))
         print(found[-1], flush=True)
         shutil.rmtree(folder / f"out-{number}")
-    there = [sum(one["there"] == n for one in found) for n in range(len(expected) + 1)]
+    tell(docs, "kills", kill_table(found, len(expected)), [one for one in found if bad_kill(one)])
+
+
+def kill_table(found: list[dict[str, Any]], studies: int) -> str:
+    """What the kills left, and what the next runs made of it."""
+    there = [sum(one["there"] == n for one in found) for n in range(studies + 1)]
     rows = [
-        ["kills, evenly spread over a run", str(count)],
-        *[[f"with {n} of {len(expected)} results there by then", str(times)] for n, times in enumerate(there)],
+        ["kills, evenly spread over a run", str(len(found))],
+        *[[f"with {n} of {studies} results there by then", str(times)] for n, times in enumerate(there)],
         ["results there that were not whole", str(sum(one["broken"] for one in found))],
         ["next runs that did not end well", str(sum(not one["ended"] for one in found))],
-        [
-            "next runs whose results differ from those of a run that was not killed",
-            str(sum(one["other"] for one in found)),
-        ],
+        ["next runs whose results differ from an undisturbed run's", str(sum(one["other"] for one in found))],
         ["next runs that left anything else behind", str(sum(one["left"] for one in found))],
     ]
-    tell(docs, "kills", table(["", "times"], rows), [one for one in found if bad_kill(one)])
+    return table(["", "times"], rows)
 
 
 def bad_kill(one: dict[str, Any]) -> bool:
