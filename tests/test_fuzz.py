@@ -48,6 +48,8 @@ def test_a_mutant_can_be_made_again(tmp_path):
     [
         ("NIfTI .nii", "srow_x", lambda a: moved(a, 8), CHANGED),  # the qform says otherwise
         ("NIfTI .nii", "srow_x", lambda a: moved(a, 0.5), SAME),
+        ("NIfTI .nii", "srow_y", lambda a: tilted(a, 1), AS_SAID),
+        ("NIfTI .nii", "srow_y", lambda a: tilted(a, 8), CHANGED),
         ("NRRD raw", "space origin", lambda a: moved(a, 8), AS_SAID),
         ("NRRD raw", "space origin", lambda a: moved(a, 1e6), CHANGED),  # no body lies there
         ("MHA raw", "Offset", lambda a: scaled(a, 1.1), CHANGED),  # the origin says nothing of values
@@ -92,6 +94,13 @@ def moved(answer: Answer, mm: float) -> Answer:
     """The same voxels elsewhere."""
     affine = answer.affine.copy()
     affine[0, 3] += mm
+    return Answer(answer.voxels, affine)
+
+
+def tilted(answer: Answer, mm: float) -> Answer:
+    """Slices that lean by so many mm from one to the next."""
+    affine = answer.affine.copy()
+    affine[1, 2] += mm
     return Answer(answer.voxels, affine)
 
 

@@ -28,28 +28,33 @@ DEFECTS = (CHANGED, BAD_LINE, MEMORY, HANG, CRASH)
 
 PLACE_MM = 1.0  # a corner of the volume may lie this far off, an eighth of a voxel of the phantom
 VALUE_HU = 0.5
-VALUES, PLACE, GRID = "values", "place", "grid"
-# Fields whose value stands nowhere else in the file: another plausible value there is another CT, and no reader can
-# tell. All others are held to by something else: a size by the bytes, a slice by its neighbours, sform by qform.
+VALUES, GRID, ORIGIN, SIZES, TILT = "values", "grid", "origin", "voxel sizes", "tilt"
+PLACE = (ORIGIN, SIZES, TILT)
+# Fields whose value stands nowhere else in the file, and in what another one makes another CT: no reader can tell. All
+# others are held to by something: a size by the bytes, a slice by its neighbours, the sform by the qform, which cannot
+# hold the tilt of a gantry.
 ALONE = {
-    "NIfTI": {"scl_slope": VALUES, "scl_inter": VALUES, "dim": GRID},
+    "NIfTI": {
+        "scl_slope": (VALUES,), "scl_inter": (VALUES,), "dim": (GRID,), "srow_x": (TILT,), "srow_y": (TILT,),
+        "srow_z": (TILT,),
+    },
     "NRRD": {
-        "space directions": PLACE, "space origin": PLACE, "space": PLACE, "type": VALUES, "endian": VALUES,
-        "sizes": GRID, "space origin (name)": PLACE,
+        "space directions": PLACE, "space origin": PLACE, "space origin (name)": PLACE, "space": PLACE,
+        "type": (VALUES,), "endian": (VALUES,), "sizes": (GRID,),
     },
     "MHA": {
-        "ElementSpacing": PLACE, "Offset": PLACE, "TransformMatrix": PLACE, "ElementType": VALUES,
-        "BinaryDataByteOrderMSB": VALUES, "DimSize": GRID, "Offset (name)": PLACE,
+        "ElementSpacing": PLACE, "Offset": PLACE, "Offset (name)": PLACE, "TransformMatrix": PLACE,
+        "ElementType": (VALUES,), "BinaryDataByteOrderMSB": (VALUES,), "DimSize": (GRID,),
     },
     SERIES: {
         "PixelSpacing (in all)": PLACE, "ImagePositionPatient (in all)": PLACE,
-        "ImageOrientationPatient (in all)": PLACE,
-        "RescaleSlope (in all)": VALUES, "RescaleIntercept (in all)": VALUES, "PixelRepresentation (in all)": VALUES,
-        "BitsStored (in all)": VALUES, "HighBit (in all)": VALUES, "slices lost at an end": GRID,
+        "ImageOrientationPatient (in all)": PLACE, "RescaleSlope (in all)": (VALUES,),
+        "RescaleIntercept (in all)": (VALUES,), "PixelRepresentation (in all)": (VALUES,),
+        "BitsStored (in all)": (VALUES,), "HighBit (in all)": (VALUES,), "slices lost at an end": (GRID,),
     },
     ENHANCED: {
-        "PixelSpacing": PLACE, "ImageOrientationPatient": PLACE, "RescaleSlope": VALUES, "RescaleIntercept": VALUES,
-        "PixelRepresentation": VALUES, "BitsStored": VALUES, "HighBit": VALUES,
+        "PixelSpacing": PLACE, "ImageOrientationPatient": PLACE, "RescaleSlope": (VALUES,),
+        "RescaleIntercept": (VALUES,), "PixelRepresentation": (VALUES,), "BitsStored": (VALUES,), "HighBit": (VALUES,),
     },
 }  # fmt: skip
 
@@ -68,7 +73,7 @@ def judge(mutant: Mutant, answer: Answer, truth: Answer) -> tuple[str, str]:
         changed = set()  # stored in another order of axes
     if not changed:
         return SAME, ""
-    said = {ALONE[mutant.sample.group].get(field) for field in mutant.fields}
+    said = {respect for field in mutant.fields for respect in ALONE[mutant.sample.group].get(field, ())}
     implausible = why_implausible(answer, truth)
     if changed <= said and not implausible:
         return AS_SAID, " and ".join(sorted(changed))
@@ -79,15 +84,26 @@ def differences(answer: Answer, truth: Answer, pixels: int) -> set[str]:
     """In which respects an answer differs; in as many voxels as pixel bytes were changed, it may."""
     if answer.voxels.shape != truth.voxels.shape:
         return {GRID}
-    found = set()
-    corners = np.array([[*corner, 1] for corner in product(*[(0, n - 1) for n in truth.voxels.shape])]).T
-    if not np.abs((answer.affine - truth.affine) @ corners).max() <= PLACE_MM:
-        found.add(PLACE)
+    found = displacements(answer.affine, truth.affine, truth.voxels.shape)
     if differing(answer.voxels, truth.voxels) > pixels and not (
         found and any(differing(v, truth.voxels) <= pixels for v in flips(answer.voxels))
     ):
         found.add(VALUES)
     return found
+
+
+def displacements(affine: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> set[str]:
+    """In which respects a grid lies elsewhere."""
+    corners = np.array([[*corner, 1] for corner in product(*[(0, n - 1) for n in shape])]).T
+    if np.abs((affine - truth) @ corners).max() <= PLACE_MM:
+        return set()
+    (columns, sizes), (others, expected) = ((a[:3, :3], np.linalg.norm(a[:3, :3], axis=0)) for a in (affine, truth))
+    found = {
+        ORIGIN: not np.abs(affine[:3, 3] - truth[:3, 3]).max() <= PLACE_MM,
+        SIZES: not np.allclose(sizes, expected, rtol=0.01),
+        TILT: not np.allclose(columns / sizes, others / expected, atol=1e-3),
+    }
+    return {name for name, true in found.items() if true} or {SIZES}
 
 
 def differing(voxels: np.ndarray, others: np.ndarray) -> int:
@@ -117,7 +133,7 @@ def why_implausible(answer: Answer, truth: Answer) -> str:
     causes = {
         "field of view": not (fields_of_view[1] <= 1000 and fields_of_view[2] <= 3000 and fields_of_view[1] >= 50),
         "axes": not np.abs(cosines).max() < 0.6,
-        "far away": not np.abs(answer.affine[:3, 3]).max() < 5000,
+        "far away": not np.abs(answer.affine[:3, 3]).max() < 10_000,
         "HU": not (-1300 < air < -700 and -100 < soft < 300),
     }
     return ", ".join(name for name, true in causes.items() if true)
