@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fuzz.mutating import mutate
 from fuzz.reporting import table
-from fuzz.samples import Sample, write_sample
+from fuzz.samples import SERIES_UID, Sample, write_sample
 from liver_ct.outputs.names import ALWAYS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,8 @@ def run_chain(samples: Mapping[str, Sample], seed: int, numbers: range, folder: 
     good = samples["NIfTI .nii"]
     write_sample(good._replace(files={"good.nii": good.files[good.entry]}), folder / "in" / "good")
     for number in numbers:
-        write_sample(mutate(samples, seed, number).sample, folder / "in" / name_of(number))
+        sample = own_series(mutate(samples, seed, number).sample, number)
+        write_sample(sample, folder / "in" / name_of(number))
     words = [sys.executable, str(ROOT / "scripts" / "cascade.py"), "--input", str(folder / "in")]
     words += ["--output", str(folder / "out"), "--picture", "false", "--report", "false", "--device", "cpu"]
     limit = SECONDS_EACH * (len(numbers) + 6)  # and for starting up
@@ -44,6 +45,12 @@ def run_chain(samples: Mapping[str, Sample], seed: int, numbers: range, folder: 
 def name_of(number: int) -> str:
     """The folder of a mutant; no name begins another."""
     return f"m{number:06d}"
+
+
+def own_series(sample: Sample, number: int) -> Sample:
+    """The sample with a SeriesInstanceUID of its own: mutants side by side are not parts of one series."""
+    uid = f"{SERIES_UID[:-6]}{number:06d}".encode()
+    return sample._replace(files={name: data.replace(SERIES_UID.encode(), uid) for name, data in sample.files.items()})
 
 
 def outcome(folder: Path, name: str, errors: str) -> str:

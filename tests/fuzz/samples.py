@@ -22,6 +22,7 @@ from liver_ct.phantom.writing import nifti
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 GROUPS = ("NIfTI", "NRRD", "MHA", "DICOM series", "DICOM Enhanced")
 SERIES, ENHANCED = GROUPS[3:]
+SERIES_UID = "1.2.3.2.000000"
 SHARED = (
     "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
     "Columns", "SeriesNumber", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
@@ -156,7 +157,7 @@ def mha_samples(ct: np.ndarray, affine: np.ndarray) -> list[Sample]:
 
 def number_uids(one: Dataset, number: int) -> None:
     """UIDs that are the same in every run."""
-    one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = "1.2.3.1", "1.2.3.2", "1.2.3.3"
+    one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = "1.2.3.1", SERIES_UID, "1.2.3.3"
     one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.4.{number + 1}"
 
 

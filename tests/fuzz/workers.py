@@ -85,7 +85,7 @@ class Worker:
     """A forked process that takes one mutant after another, and is replaced where it is lost."""
 
     def __init__(self, job: Job, number: int) -> None:
-        self.job, self.folder = job, job.folder / f"worker-{number}"
+        self.job, self.folder = job, job.folder / f"worker-{number}" / "study"  # alone: series may go on beside
         self.mutant, self.since = 0, 0.0
         self.start()
 
