@@ -390,6 +390,12 @@ def test_headers_that_contradict_the_pixels_are_refused(reading, series, fault, 
     assert cause in refusal(reading, series[0].parent)
 
 
+@pytest.mark.parametrize("name", ["SeriesInstanceUID", "ConvolutionKernel", "RescaleType"])
+def test_a_damaged_text_makes_no_long_line(reading, series, name):
+    edit(series[3], **{"SeriesInstanceUID": generate_uid(), name: "x" * 2000})
+    assert len(refusal(reading, series[0].parent)) < 500 + len(str(series[0].parent))
+
+
 @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"]])
 def test_compressed_pixels_of_another_size_are_refused(reading, series, command):
     for path in series:
