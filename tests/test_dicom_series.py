@@ -409,6 +409,13 @@ def test_bytes_put_in_before_the_end_are_noticed(reading, series):
     assert "no element follow its pixels" in refusal(reading, series[0].parent)
 
 
+def test_a_slice_whose_length_swallows_what_follows_is_not_passed_over(reading, series):
+    data = series[0].read_bytes()
+    at = data.index(b"\x08\x00\x16\x00UI") + 6
+    series[0].write_bytes(data[:at] + b"\xff\x7f" + data[at + 2 :])
+    assert "cut short" in refusal(reading, series[0].parent)
+
+
 def test_a_length_beyond_the_file_is_no_want_of_memory(reading, series, monkeypatch):
     def read(*_, **__):
         raise MemoryError
