@@ -5,6 +5,7 @@
 # make lock            newer versions of what requirements.lock names (needs uv); UPGRADE=--upgrade takes the newest
 # make wheel           dist/liver_ct-*.whl, with both bundles inside
 # make bench           how long the chain takes and how much memory; writes the tables of docs/performance.md
+# make fuzz            mutated files: refused, or read as they were; writes the table of docs/reliability.md (N=10000 SEED=0)
 # make monailabel      the MONAI Label server on this machine; STUDIES=folder of CTs, or address of a DICOMweb server
 # make test-monailabel the MONAI Label app against its real server
 # make test-deploy     the MONAI Deploy app of examples/deploy (an environment of 3.5 GB)
@@ -20,9 +21,11 @@ CT ?=
 STUDIES ?=
 PORT ?= 8000
 UPGRADE ?=
+N ?= 10000
+SEED ?= 0
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: demo test lint format lock wheel bench monailabel test-monailabel test-deploy clean
+.PHONY: demo test lint format lock wheel bench fuzz monailabel test-monailabel test-deploy clean
 
 demo: .venv/.run
 	$(BIN)/python scripts/demo.py $(if $(CT),--ct "$(CT)")
@@ -50,6 +53,9 @@ wheel: .venv/.run
 
 bench: .venv/.run
 	$(BIN)/python bench/chain.py run
+
+fuzz: .venv/.test
+	$(BIN)/python tests/fuzz/run.py many --count $(N) --seed $(SEED)
 
 monailabel: .venv-monailabel/.run
 	@test -n "$(STUDIES)" || { echo "ERROR STUDIES=folder of CTs, or =address of a DICOMweb server, is needed"; exit 1; }

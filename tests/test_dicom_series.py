@@ -390,6 +390,40 @@ def test_headers_that_contradict_the_pixels_are_refused(reading, series, fault, 
     assert cause in refusal(reading, series[0].parent)
 
 
+@pytest.mark.parametrize("name", ["SeriesInstanceUID", "ConvolutionKernel", "RescaleType"])
+def test_a_damaged_text_makes_no_long_line(reading, series, name):
+    edit(series[3], **{"SeriesInstanceUID": generate_uid(), name: "x" * 2000})
+    assert len(refusal(reading, series[0].parent)) < 500 + len(str(series[0].parent))
+
+
+@pytest.mark.parametrize("first", [9, 12])
+def test_a_rescaling_a_little_off_from_a_slice_on_is_refused(reading, series, first):
+    for path in series[first:]:
+        edit(path, RescaleIntercept=-1055)
+    assert "is scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
+
+
+def test_bytes_put_in_before_the_end_are_noticed(reading, series):
+    data = series[4].read_bytes()
+    series[4].write_bytes(data[:-400] + data[-408:])
+    assert "no element follow its pixels" in refusal(reading, series[0].parent)
+
+
+def test_a_slice_whose_length_swallows_what_follows_is_not_passed_over(reading, series):
+    data = series[0].read_bytes()
+    at = data.index(b"\x08\x00\x16\x00UI") + 6
+    series[0].write_bytes(data[:at] + b"\xff\x7f" + data[at + 2 :])
+    assert "cut short" in refusal(reading, series[0].parent)
+
+
+def test_a_length_beyond_the_file_is_no_want_of_memory(reading, series, monkeypatch):
+    def read(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(pydicom, "dcmread", read)
+    assert "a length in it is damaged" in refusal(reading, series[0].parent)
+
+
 @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"]])
 def test_compressed_pixels_of_another_size_are_refused(reading, series, command):
     for path in series:

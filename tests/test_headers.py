@@ -245,6 +245,7 @@ NIFTI = {
     "no orientation": ({"sform_code": 0, "qform_code": 0}, "how the patient lies is not known"),
     "a code of none": ({"sform_code": 77}, "is none"),
     "left and right exchanged": ({"srow_x": [8, 0, 0, 0]}, "differently"),
+    "two origins": ({"qoffset_x": 150}, "40 mm apart"),
     "other voxels": ({"pixdim": [1, 8, 8, 5, 1, 1, 1, 1]}, "by pixdim"),
     "no rotation": ({"quatern_b": 3}, "no rotation"),
     "size negative": ({"dim": [3, 48, -40, 20, 1, 1, 1, 1]}, "no sizes of an image"),
@@ -271,6 +272,7 @@ NIFTI = {
     "Analyze": ({"magic": b""}, "pair"),
     "size of the header": ({"sizeof_hdr": 350}, "no NIfTI header"),
     "origin": ({"srow_z": [0, 0, 10, 1e30]}, "m from the scanner's centre"),
+    "origin in the next room": ({"srow_z": [0, 0, 10, 2e4], "qform_code": 0}, "m from the scanner's centre"),
     "sheared": ({"srow_x": [-8, 1, 0, 0], "qform_code": 0}, "not perpendicular"),
     "NaN": ({"srow_z": [0, 0, np.nan, 0]}, "NaN or infinity"),
 }  # fmt: skip

@@ -122,7 +122,7 @@ def _not_read(header: pydicom.Dataset) -> str:
     """The line for a CT that is none of single slices."""
     from pydicom.uid import UID
 
-    name = UID(sop_class(header)).name.removesuffix(" Storage")
+    name = UID(sop_class(header)).name.removesuffix(" Storage")[:60]
     fix = "Convert it to single slices, as emf2sf of dcm4che does" if "Enhanced" in name else "Give CT Images"
     article = "an" if name[:1] in "AEIOU" else "a"
     return f"{header.filename}: {article} {name}, which is not read here. {fix}."

@@ -15,6 +15,7 @@ from shared.errors import StudyError
 UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # deflated; big endian
 PLAIN = UNCOMPRESSED[:3]
 UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
+PIXEL_GROUP = 0x7FE0  # elements come in the order of their groups
 SLACK = 16  # bytes after the pixels that some writers fill up with
 
 
@@ -51,6 +52,17 @@ def check_pixels(one: Slice) -> None:
     if held > declared + SLACK:
         size = f"{layout.rows} x {layout.columns} pixels of {layout.allocated} bits"
         raise StudyError(f"{path}: {held} bytes of pixel data, but {size}. {ORIGINAL}")
+    if syntax in (IMPLICIT, EXPLICIT) and hasattr(element, "value_tell"):
+        _check_end(Path(path), element.value_tell + element.length)
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Raise StudyError where what follows the pixels is no element that may: bytes were put in before."""
+    with path.open("rb") as file:
+        file.seek(end)
+        tag = file.read(4)
+    if tag.strip(b"\0") and int.from_bytes(tag[:2], "little") < PIXEL_GROUP:  # some files are filled up with zeros
+        raise StudyError(f"{path}: slice cannot be read (bytes that are no element follow its pixels). {SEND_AGAIN}")
 
 
 def slice_hu(one: Slice) -> np.ndarray:

@@ -18,6 +18,7 @@ JUMP = 2.0  # from both neighbours, against the distance of those
 STEP, STEP_HU = 5.0, 40.0  # against the steps around it
 BETTER = 0.7  # of the difference is left where a slice is scaled as its neighbour is
 OTHER_STEP = 2.0  # as STEP, where headers differ
+OTHER_AIR = 4.0  # step of the air's HU, against those around it, where headers differ
 INTERLEAVED, INTERLEAVED_HERE = 1.15, 1.3  # difference of neighbours, against that of the next but one
 WINDOW = (-200, 300)  # HU, soft tissue
 AROUND = 5  # slices
@@ -54,10 +55,14 @@ def _check_layouts(slices: Sequence[Slice], sample: np.ndarray, apart: np.ndarra
     """Raise StudyError where scaling or bit layout change from one slice to the next and the values do not go on."""
     layouts = [_layout(s) for s in slices]
     same = np.array([a == b for a, b in pairwise(layouts)], bool)
+    if same.all():
+        return
+    air = np.abs(np.diff(np.quantile(sample, 0.05, axis=(1, 2))))
     for i in np.flatnonzero(~same):
         alike = _around(apart, i)[_around(same, i)]
         jumps = len(alike) and apart[i] > OTHER_STEP * np.median(alike)
-        if apart[i] > LITTLE and (jumps or _scaled_alike(slices, sample, i) < BETTER * apart[i]):
+        shifted = air[i] > OTHER_AIR * max(LITTLE, np.median(_around(air, i)))
+        if apart[i] > LITTLE and (jumps or shifted or _scaled_alike(slices, sample, i) < BETTER * apart[i]):
             counts = Counter(layouts)
             odd = min(slices[i : i + 2], key=lambda s: counts[_layout(s)])
             cause = "is scaled or stored unlike the slices beside it, and its values do not fit theirs"

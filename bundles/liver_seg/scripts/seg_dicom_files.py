@@ -63,8 +63,10 @@ def read_dicom(path: Path) -> pydicom.Dataset:
             if not has_dicom_mark(path):
                 raise
             header = pydicom.dcmread(path, defer_size=DEFER, force=True)
-        if not any(name in header for name in ("SOPClassUID", "PixelData", "DirectoryRecordSequence")):
+        if not any(name in header for name in ("SeriesInstanceUID", "PixelData", "DirectoryRecordSequence")):
             raise ValueError("it is cut short")
+    except MemoryError:  # only the header is read here, and that is small
+        raise StudyError(f"{path}: slice cannot be read (a length in it is damaged). {SEND_AGAIN}") from None
     except Exception as e:
         cause = str(e).splitlines()[0][:80] if type(e) is ValueError else "not a complete DICOM file"
         cause = e.strerror or cause if isinstance(e, OSError) and e.errno else cause

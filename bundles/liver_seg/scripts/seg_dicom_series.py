@@ -84,8 +84,9 @@ def outline(series: Sequence[pydicom.Dataset], with_uid: bool) -> str:
     kernel = value(first, "ConvolutionKernel") or "unknown"
     if not isinstance(kernel, str):
         kernel = "/".join(kernel)
-    number, uid = value(first, "SeriesNumber"), value(first, "SeriesInstanceUID") or "without a UID"
-    return f"{f'{number} ({uid})' if with_uid else number}, {len(series)} slices {apart}, kernel {kernel}"
+    number, uid = str(value(first, "SeriesNumber"))[:60], value(first, "SeriesInstanceUID") or "without a UID"
+    name = f"{number} ({str(uid)[:64]})" if with_uid else number
+    return f"{name}, {len(series)} slices {apart}, kernel {kernel[:60]}"
 
 
 def check_left_out(chosen: Sequence[pydicom.Dataset], left_out: Sequence[pydicom.Dataset]) -> None:

@@ -62,7 +62,7 @@ def place_slice(header: pydicom.Dataset) -> Slice:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
     if value(header, "RescaleType") not in (None, "HU", "HU_MOD", "US") or "ModalityLUTSequence" in header:
-        raise StudyError(f"{path}: its values are {value(header, 'RescaleType')}, not HU. Give a CT in HU.")
+        raise StudyError(f"{path}: its values are {str(value(header, 'RescaleType'))[:60]}, not HU. Give a CT in HU.")
     return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]), read_layout(header))
 
 

@@ -13,7 +13,7 @@ from scripts.seg_errors import StudyError
 VOXEL_MM = (0.05, 30.0)  # edges of a voxel
 IN_PLANE_MM = (50.0, 1000.0)  # scanners reconstruct up to 850
 LONGEST_MM = 3000.0  # along the body
-FARTHEST_MM = 1e5
+FARTHEST_MM = 1e4  # from the scanner's centre; tables move by 2 m
 PERPENDICULAR = 0.02  # cosine between two axes, at most
 MOST_VOXELS = 2**30  # 1024 x 1024 x 1024
 MOST_BYTES = 2**32

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 from scripts.seg_errors import StudyError
+from scripts.seg_geometry import FARTHEST_MM
 from scripts.seg_headers import FIX_HEADER, MM, Header, not_this, read_start
 
 GZIP = b"\x1f\x8b"
@@ -102,6 +103,8 @@ def _affine(path: Path, fields: nib.Nifti1Header) -> np.ndarray:
     if unit not in UNITS:
         raise StudyError(f"{path}: xyzt_units {unit} is no unit of length. {FIX_HEADER}")
     affine[:3] *= MM[UNITS[unit]]
+    if qform is not None and codes["sform"] == codes["qform"]:
+        _check_origins(path, affine, qform[:3, 3] * MM[UNITS[unit]])
     return affine
 
 
@@ -126,3 +129,10 @@ def _check_agreement(path: Path, sform: np.ndarray, qform: np.ndarray | None, pi
         raise StudyError(f"{path}: voxels of {by_sform} mm by the sform, {by_pixdim} by pixdim. {FIX_HEADER}")
     if qform is not None and ((sform[:3, :3] * qform[:3, :3]).sum(0) < 0.866 * spacing * pixdim).any():
         raise StudyError(f"{path}: qform and sform turn the patient differently. {FIX_HEADER}")
+
+
+def _check_origins(path: Path, sform: np.ndarray, origin: np.ndarray) -> None:
+    """Raise StudyError where the sform (mm) and the qform's origin, which speak of one space, disagree."""
+    apart = np.abs(sform[:3, 3] - origin).max()
+    if np.linalg.norm(sform[:3, :3], axis=0).min() / 8 < apart < FARTHEST_MM:  # farther is refused for any affine
+        raise StudyError(f"{path}: qform and sform put it {apart:.4g} mm apart. {FIX_HEADER}")
