@@ -606,7 +606,7 @@ def test_bf16_agrees_with_float32():
 
 @pytest.mark.parametrize("combine", ["multiply", "concat"])
 def test_a_slice_is_judged_from_its_neighbours_in_the_same_order_as_in_training(combine):
-    config = parser(**QUICK, combine=combine, bf16=False)
+    config = parser(**QUICK, combine=combine, bf16=False, mirrored=False)
     network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
     channels = 2 if combine == "concat" else 1
     volume = torch.rand(1, channels, 32, 32, 9)
@@ -619,6 +619,20 @@ def test_a_slice_is_judged_from_its_neighbours_in_the_same_order_as_in_training(
     assert alone.shape == (1, 1, 32, 32)
     torch.testing.assert_close(whole[0, 4], alone.amax(), atol=1e-4, rtol=1e-4)
     assert moved[4:7].all() and not moved[:4].any() and not moved[7:].any()
+
+
+def test_a_study_and_its_mirror_image_are_judged_alike():
+    volume, answers = torch.rand(1, 2, 32, 32, 5), {}
+    for mirrored in (False, True):
+        config = parser(**QUICK, combine="concat", bf16=False, mirrored=mirrored)
+        torch.manual_seed(0)
+        network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
+        with torch.inference_mode():
+            answers[mirrored] = [inferer(image, network) for image in (volume, volume.flip(3))]
+    plain, both = answers[False], answers[True]
+    assert (plain[0] - plain[1]).abs().max() > 1e-4
+    torch.testing.assert_close(both[0], both[1])
+    torch.testing.assert_close(both[0], (plain[0] + plain[1]) / 2)
 
 
 # ------------------------------------------------------------------------------------------ bad input

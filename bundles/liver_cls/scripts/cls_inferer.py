@@ -25,11 +25,12 @@ class SliceGroupInferer(CpuBf16Inferer):
         gop: number of adjacent slices, odd; the network's input channels are ``C * gop``, channel by channel.
         batch_size: groups per network call.
         bf16: autocast on the CPU; None asks the CPU, and tries it on a pattern before a network's first study.
+        mirrored: average a study's logits with those of its mirror image, front to back, which training saw as often.
     """
 
-    def __init__(self, gop: int, batch_size: int = 32, bf16: bool | None = None) -> None:
+    def __init__(self, gop: int, batch_size: int = 32, bf16: bool | None = None, mirrored: bool = False) -> None:
         super().__init__(bf16, padding="replicate", one_logit=True)  # 0 is the liver's level, not air
-        self.gop, self.batch_size = gop, batch_size
+        self.gop, self.batch_size, self.mirrored = gop, batch_size, mirrored
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -49,7 +50,14 @@ class SliceGroupInferer(CpuBf16Inferer):
         self, study: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         slices = study.permute(3, 0, 1, 2).contiguous()
-        centres = torch.arange(len(slices), device=study.device).split(self.batch_size)
+        logits = self._slices(slices, network, *args, **kwargs)
+        return (logits + self._slices(slices.flip(-1), network, *args, **kwargs)) / 2 if self.mirrored else logits
+
+    def _slices(
+        self, slices: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Logits ``[Z]`` of slices ``[Z, C, X, Y]``."""
+        centres = torch.arange(len(slices), device=slices.device).split(self.batch_size)
         lesions = [self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
         return torch.cat(lesions).flatten(1).amax(1)
 

@@ -18,7 +18,7 @@ BUNDLE = shipped("bundles") / "liver_cls"
 def run(
     masks: str,
     output: str,
-    epochs: int = 24,
+    epochs: int = 120,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
     inner_groups: int = 0,

@@ -19,7 +19,7 @@ def make(
     datalist: str,
     output: str,
     folds: int = 4,
-    epochs: int = 16,
+    epochs: int = 40,
     only: Sequence[str] | str | None = None,
     bundle: str = str(BUNDLE),
     held_out: Sequence[str] = (),

@@ -26,7 +26,7 @@ Slices = dict[tuple[str, str], tuple[float, float, str, str]]
 def run(
     masks: Path,
     output: Path,
-    epochs: int = 24,
+    epochs: int = 120,
     only: Sequence[str] | str | None = None,
     inner_groups: int = 0,
     *,

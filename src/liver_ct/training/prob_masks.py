@@ -32,7 +32,7 @@ def make(
     datalist: Path,
     output: Path,
     folds: int = 4,
-    epochs: int = 16,
+    epochs: int = 40,
     only: Sequence[str] | str | None = None,
     *,
     bundle: Path,
