@@ -368,7 +368,7 @@ class TestBundles:
         return root, request.param.removeprefix("liver_")
 
     def knobs(self, bundle, monkeypatch, *words: str) -> None:
-        """The check that `initialize` does, on these words of a command line."""
+        """The check that `run` begins with, on these words of a command line."""
         root, prefix = bundle
         monkeypatch.chdir(root)
         monkeypatch.setattr(sys, "argv", [f"{Path(torch.__file__).parents[1]}/monai/bundle/__main__.py", "run", *words])
