@@ -310,7 +310,7 @@ REFUSALS = {
     "a range for a version": (meta(numpy_version=">=2.2.6"), "numpy '>=2.2.6' is not one version"),
     "another version than installed": (pin("isal", "1.0.0"), "isal 1.0.0 is pinned but"),
     "a package that is not there": (pin("no-such-package-xyz", "1.0"), "no-such-package-xyz 1.0 is not installed"),
-    "a script's import without pin": (pin("isal", None), "scripts/cls_headers_nifti.py: imports isal, of no pinned package"),
+    "a script's import without pin": (pin("isal", None), "scripts/cls_headers_nifti.py: imports isal, of no pinned"),
     "a config's import without pin": (pin("pytorch-ignite", None), "configs/train.json: imports ignite, of no pinned"),
     "no output_dir": (
         edit("configs/inference.json", lambda c: c.pop("output_dir")),
