@@ -103,7 +103,7 @@ class TestFolder:
             ("export.dat", b"ObjectType = Image\nNDims = 3\n", "MetaImage"),
             ("1", b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "NIfTI"),
             ("2", b"\0\0\x01\x5c" + bytes(340) + b"n+1\0", "NIfTI"),
-            ("3.gz", gzip.compress(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0"), "NIfTI"),
+            ("3.gz", gzip.compress(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", mtime=0), "NIfTI"),
             ("4", b"\x1c\x02\0\0n+2\0" + bytes(600), "NIfTI"),
             ("5", b"\x5c\x01\0\0" + bytes(600), "Analyze"),
             (".ct.nii", b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "hidden"),
