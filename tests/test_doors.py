@@ -179,6 +179,7 @@ def test_the_chain_starts_without_what_it_does_not_use(tmp_path):
         "'picture': 'false', 'report': 'false'}); print({m.split('.')[0] for m in sys.modules} & "
         "{'mlflow', 'matplotlib', 'sklearn', 'skimage', 'pandas', 'ignite', 'itk'}); import matplotlib, sklearn, ignite"
     )
+    (tmp_path / "ct.nii").touch()
     path = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=path, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "set()\n" and done.returncode == 0, done.stderr  # and what it left out can be had later

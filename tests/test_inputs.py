@@ -206,7 +206,7 @@ class TestNames:
         assert done.returncode == 1 and len(lines) == 1, done.stderr
         assert "z\\n\\x1b]0;bad.nii.gz: " in lines[0] and "unexpected" not in lines[0]
         assert b"\x1b" not in done.stdout + done.stderr
-        assert done.stdout.count(b"tumour probability") == len(HOSTILE) + 1
+        assert done.stdout.count(b": highest slice") == len(HOSTILE) + 1
         results = [read_result(path.parent) for path in output.glob("*/result.json")]
         assert len(results) == len(HOSTILE) + 1 and len({result["liver_volume_ml"] for result in results}) == 1
         assert {"a$_$b", "_index.html", "-o", "bad%0Aname", "%1B[31mred", "M%FCnchen"} <= entries(output)
@@ -400,11 +400,11 @@ class TestBundles:
         with pytest.raises(SystemExit, match="--epohcs"):
             self.knobs(bundle, monkeypatch, "--args_file", str(tmp_path / "args.json"))
 
-    def test_every_config_that_initializes_looks_at_the_knobs(self, bundle):
+    def test_every_config_that_runs_looks_at_the_knobs(self, bundle):
         root, prefix = bundle
         for file in root.glob("configs/*.json"):
-            steps = json.loads(file.read_text()).get("initialize")
-            assert steps is None or {"_target_": f"scripts.{prefix}_knobs.require_known_knobs"} in steps, file
+            steps = json.loads(file.read_text()).get("run")
+            assert steps is None or steps[0] == {"_target_": f"scripts.{prefix}_knobs.require_known_knobs"}, file
 
     @pytest.mark.parametrize(("studies_there", "words"), [(0, "no study to train on"), (1, "make no batch of 2")])
     def test_a_training_without_a_batch_is_an_error(self, bundle, tmp_path, studies_there, words, monkeypatch):

@@ -93,7 +93,7 @@ class TumourOperator(Operator):
         probability, threshold = float(tumour["study_probability"]), float(self.stage["threshold"])
         summary = summarise(rows, liver, affine, probability, threshold)
         write_rows(rows, self.output_folder / TABLE)
-        notes = [note.text for note in notes_on(masks.ct[0].numpy(), liver, affine)]
+        notes = [note.text for note in notes_on(masks.ct[0].numpy(), liver, affine, masks.prob[0].numpy())]
         write_json(self.output_folder / RESULT, summary._asdict() | {"notes": notes}, indent=2)
         op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}, notes), "text")
 

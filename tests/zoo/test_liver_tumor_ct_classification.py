@@ -68,7 +68,7 @@ class TestLiverTumorCTClassification(unittest.TestCase):
 
     def test_infer_config(self):
         override = {"pattern": "image_*", "prob_dir": os.path.join(self.dataset_dir, "prob")}
-        override |= {"handlers#0#_disabled_": True}  # no weights
+        override |= {"handlers#0#_disabled_": True, "run#1#_disabled_": True}  # no weights
         check_workflow(self.workflow("infer", "inference", **override), check_properties=True)
         for case in ("image_0", "image_1", "image_2"):
             with open(os.path.join(self.common["output_dir"], case, f"{case}_tumour.json")) as file:

@@ -118,9 +118,10 @@ class Chain:
 
 
 def notes(masks: Item) -> list[str]:
-    """What is implausible about stage 1's ``image`` and ``pred``, in sentences."""
-    ct, liver = masks["image"], masks["pred"]
-    return [note.text for note in notes_on(ct[0].numpy(), liver[0].numpy(), ct.affine.numpy())]
+    """What is implausible about stage 1's ``image``, ``pred`` and ``prob``, in sentences."""
+    ct, liver, prob = masks["image"], masks["pred"], masks["prob"]
+    found = notes_on(ct[0].numpy(), liver[0].numpy(), ct.affine.numpy(), prob[0].numpy())
+    return [note.text for note in found]
 
 
 def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:

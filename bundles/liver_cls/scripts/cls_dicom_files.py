@@ -71,7 +71,8 @@ def read_dicom(path: Path) -> pydicom.Dataset:
         cause = str(e).splitlines()[0][:80] if type(e) is ValueError else "not a complete DICOM file"
         cause = e.strerror or cause if isinstance(e, OSError) and e.errno else cause
         raise StudyError(f"{path}: slice cannot be read ({cause}). {SEND_AGAIN}") from e
-    implicit, little = header.original_encoding
+    in_pydicom_2 = not hasattr(header, "original_encoding")
+    implicit, little = (header.is_implicit_VR, header.is_little_endian) if in_pydicom_2 else header.original_encoding
     if not header.file_meta.get("TransferSyntaxUID") and little:
         header.file_meta.TransferSyntaxUID = IMPLICIT if implicit else EXPLICIT
     return header

@@ -159,16 +159,16 @@ class LiverCT:
         if regions and "regions" in self.cls:
             with timed(seconds, "regions"):
                 found = self._regions(tumour)
-        affine, liver = ct.affine.numpy(), masks["pred"][0].numpy()
+        affine, liver, prob = ct.affine.numpy(), masks["pred"][0].numpy(), masks["prob"][0].numpy()
         with timed(seconds, "notes"):
-            notes = notes_on(ct[0].numpy(), liver, affine)
+            notes = notes_on(ct[0].numpy(), liver, affine, prob)
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(
             case=case,
             ct=ct[0].numpy(),
             affine=affine,
-            prob_mask=masks["prob"][0].numpy(),
+            prob_mask=prob,
             liver_mask=liver,
             rows=tuple(rows),
             summary=summarise(rows, liver, affine, probability, threshold),

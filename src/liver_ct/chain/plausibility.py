@@ -25,6 +25,7 @@ LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and f
 NOISE_HU = 20
 METAL_ML = 0.5
 SLICE_MM = 7
+SURE = 0.88  # mean probability of what was taken for liver
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
@@ -51,6 +52,7 @@ class Figures(NamedTuple):
         noise: standard deviation in the liver on the segmenter's grid, HU.
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
+        sure: mean probability of the liver's voxels.
     """
 
     volume_ml: float
@@ -66,6 +68,7 @@ class Figures(NamedTuple):
     noise: float
     metal_ml: float
     slice_mm: float
+    sure: float
 
 
 class View(NamedTuple):
@@ -87,18 +90,21 @@ class View(NamedTuple):
         return int(found[0]), int(found[-1]) + 1
 
 
-def notes_on(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> tuple[Note, ...]:
+def notes_on(
+    ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: NDArray[Any] | None = None
+) -> tuple[Note, ...]:
     """What is implausible about a result.
 
     Args:
         ct: ``[X, Y, Z]`` in HU, in any orientation.
         liver: ``[X, Y, Z]``, above 0 in the liver, of which there is some.
         affine: 4 x 4, voxel to world mm (RAS).
+        prob: ``[X, Y, Z]``, the Prob-Mask; without it nothing is said of how sure the segmenter was.
 
     Returns:
         A note for each thing; none for a good CT whose liver was found.
     """
-    figures = measure(ct, liver, affine)
+    figures = measure(ct, liver, affine, prob)
     return tuple(Note(code, text) for code, look in CHECKS.items() if (text := look(figures)))
 
 
@@ -166,6 +172,13 @@ def about_slices(found: Figures) -> str | None:
     return f"Slices lie {found.slice_mm:.3g} mm apart: small tumours and the liver's ends may be missed."
 
 
+def about_sureness(found: Figures) -> str | None:
+    """A liver that the segmenter hardly believes in, as where there is none."""
+    if not found.sure < SURE:
+        return None
+    return f"The segmenter is unsure of the liver (mean probability {found.sure:.2f}): wrong organ, or an unusual CT."
+
+
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
     "volume": about_volume,
     "scan_end": about_ends,
@@ -176,10 +189,11 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "noise": about_noise,
     "metal": about_metal,
     "thick_slices": about_slices,
+    "unsure": about_sureness,
 }
 
 
-def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Figures:
+def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: NDArray[Any] | None = None) -> Figures:
     """What the notes follow from; arguments as for notes_on."""
     orientation = io_orientation(affine)
     mm = voxel_sizes(affine @ inv_ornt_aff(orientation, ct.shape))
@@ -207,6 +221,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Figu
         noise=noise(whole, first, end),
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
+        sure=float(prob[liver > 0].mean()) if prob is not None else NOTHING,
     )
 
 

@@ -22,6 +22,7 @@ from liver_ct.experiment.masks import fit_temperature, logit_histograms
 from liver_ct.files import read_json, sha256_of_all, write_json, written_whole
 from liver_ct.training import cross_validation, end_to_end, prob_masks
 from liver_ct.training.datalists import Entry, assign_folds
+from liver_ct.training.running import known_knobs
 
 Step = Callable[..., None]
 Call = tuple[Any, ...]  # its arguments, the experiment first
@@ -230,7 +231,8 @@ def train_end_to_end(experiment: Experiment, name: str, seed: int, fold: str) ->
     if prob_masks.infer(experiment.seg, work / "seg.pt", cases, work / "prob"):
         raise StudyError("Prob-Masks are missing, for the reasons above")
     own = [{**e, "prob": str(prob_masks.prob_path(e, work / "prob"))} for e in cases]
-    cross_validation.evaluate(experiment.cls, work, own, experiment.knobs(arm, seed))
+    knobs = known_knobs(experiment.cls, "train.json", experiment.knobs(arm, seed))  # not those of end_to_end.json
+    cross_validation.evaluate(experiment.cls, work, own, knobs)
     prob_masks.evaluate_fold(experiment.seg, work / "seg.pt", work / "liver", cases)
 
 

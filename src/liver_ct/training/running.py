@@ -24,8 +24,13 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 def inference_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the knobs of a training that inference.json has too, such as the window and the network."""
-    config = read_json(bundle / "configs" / "inference.json")
-    return {k: v for k, v in overrides.items() if k.split("#")[0] in config}
+    return known_knobs(bundle, "inference.json", overrides)
+
+
+def known_knobs(bundle: Path, config: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the knobs that one of a bundle's configs has."""
+    content = read_json(bundle / "configs" / config)
+    return {k: v for k, v in overrides.items() if k.split("#")[0] in content}
 
 
 def go_on(weights: Path, epochs: int) -> tuple[int, dict[str, Any]]:
