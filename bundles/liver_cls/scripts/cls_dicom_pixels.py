@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from scripts.cls_dicom_codestream import check_codestream
-from scripts.cls_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN
+from scripts.cls_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2
 from scripts.cls_dicom_padding import AIR, is_padding, is_padding_hu
 from scripts.cls_dicom_slices import ORIGINAL, Layout, Slice
 from scripts.cls_errors import StudyError
@@ -38,7 +38,7 @@ def check_pixels(one: Slice) -> None:
     path, syntax = header.filename, header.file_meta.get("TransferSyntaxUID")
     if "PixelData" not in header:
         raise StudyError(f"{path}: slice cannot be read (it holds no pixels). {SEND_AGAIN}")
-    element = header.get_item("PixelData", keep_deferred=True)
+    element = header.get_item("PixelData", **({} if has_pydicom_2() else {"keep_deferred": True}))
     packed = element.is_undefined_length if hasattr(element, "is_undefined_length") else element.length == UNDEFINED
     if packed or syntax not in UNCOMPRESSED:
         if packed and (syntax is None or syntax in UNCOMPRESSED):

@@ -71,11 +71,18 @@ def read_dicom(path: Path) -> pydicom.Dataset:
         cause = str(e).splitlines()[0][:80] if type(e) is ValueError else "not a complete DICOM file"
         cause = e.strerror or cause if isinstance(e, OSError) and e.errno else cause
         raise StudyError(f"{path}: slice cannot be read ({cause}). {SEND_AGAIN}") from e
-    in_pydicom_2 = not hasattr(header, "original_encoding")
-    implicit, little = (header.is_implicit_VR, header.is_little_endian) if in_pydicom_2 else header.original_encoding
+    old = has_pydicom_2()
+    implicit, little = (header.is_implicit_VR, header.is_little_endian) if old else header.original_encoding
     if not header.file_meta.get("TransferSyntaxUID") and little:
         header.file_meta.TransferSyntaxUID = IMPLICIT if implicit else EXPLICIT
     return header
+
+
+def has_pydicom_2() -> bool:
+    """Whether pydicom is of version 2, which MONAI Label needs; the bundles take 3, too."""
+    import pydicom
+
+    return pydicom.__version__.startswith("2.")
 
 
 def sop_class(header: pydicom.Dataset) -> str:
