@@ -204,7 +204,8 @@ def sixty_studies(folder: Path) -> None:
     """One CT under 60 names."""
     from liver_ct.phantom import write_case
 
-    ct, _ = write_case(folder / ".ct", 0)
+    folder.mkdir(parents=True)
+    ct, _ = write_case(folder.with_name("one-ct"), 0)
     for number in range(60):
         (folder / f"study-{number:02d}.nii.gz").symlink_to(ct)
 
