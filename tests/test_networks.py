@@ -147,6 +147,23 @@ def test_a_network_that_does_not_fit_is_one_line_before_training(sites, tmp_path
     assert "\n" not in str(stop.value) and not list(tmp_path.glob("*.pt"))
 
 
+@pytest.mark.parametrize("name", ["liver_seg", "liver_cls"])
+def test_want_of_memory_is_not_laid_to_the_network(name):
+    config = ConfigParser()
+    config.read_config(str(ROOT / "bundles" / name / "configs" / "inference.json"))
+    config.update({"bundle_root": str(ROOT / "bundles" / name)})
+    sys.path.insert(1, config["bundle_root"])
+    sizes = []
+
+    def short(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(x.shape)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
+
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        config.get_parsed_content("inferer")(torch.zeros(2, 6 if name == "liver_cls" else 9, 64, 64), short)
+    assert len(sizes) == 1
+
+
 @pytest.mark.skipif(EINOPS, reason="einops is installed")
 def test_a_network_whose_package_is_missing_is_one_line(sites, tmp_path):
     knobs = {**SEG, **ONCE, "datalist_file": str(sites[0]), "ckpt_dir": str(tmp_path)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.inferers import Inferer
-from scripts.cls_errors import StudyError
+from scripts.cls_errors import StudyError, is_memory_error
 
 DIVISORS = (1, 8, 16, 32, 64, 128)
 Answer = Callable[[torch.Tensor], Any]
@@ -40,11 +40,11 @@ def answer_of(
     for enough, padded in paddings(x, divisor, padding):
         try:
             answer = network(padded)
-        except torch.OutOfMemoryError:
-            raise
         except ImportError as e:
             raise StudyError(f"network_def: this network lacks a package: {first_line(e)}. Install it.") from e
         except Exception as e:
+            if is_memory_error(e):  # the network's size is not at fault, and a larger input would need more
+                raise
             cause = f"cannot take an input {list(x.shape)} ({first_line(e)})"
             problems.append(f"{cause}. Give a 2D one of {x.shape[1]} channels")
             continue

@@ -78,10 +78,15 @@ def _check_size(path: Path, header: Header) -> None:
 @contextmanager
 def _stream(header: Header) -> Iterator[BinaryIO | io.RawIOBase]:
     """The inflated bytes from the start of the stream on."""
-    kinds = {"": lambda file: file, "gzip": igzip.IGzipFile, "bzip2": bz2.BZ2File, "zlib": _ZlibFile}
+    openers = {
+        "": lambda file: file,
+        "gzip": lambda file: igzip.IGzipFile(fileobj=file),
+        "bzip2": bz2.BZ2File,
+        "zlib": _ZlibFile,
+    }
     with header.data.open("rb") as file:
         file.seek(header.start)
-        yield igzip.IGzipFile(fileobj=file) if header.packed == "gzip" else kinds[header.packed](file)
+        yield openers[header.packed](file)
 
 
 def _pass_over(stream: BinaryIO | io.RawIOBase, count: int) -> None:
