@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -32,6 +34,20 @@ SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward o
                   "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
     "liver_cls": {"network_def": {"filters": [16] * 5}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
 }  # fmt: skip
+
+
+def bundle_module(bundle: str, name: str):
+    """A module of a bundle's scripts."""
+    root = str(ROOT / "bundles" / f"liver_{bundle}")
+    if root not in sys.path:
+        sys.path.append(root)
+    return importlib.import_module(f"scripts.{bundle}_{name}")
+
+
+@pytest.fixture(scope="session")
+def reading():
+    """The module that reads studies, which both bundles hold alike."""
+    return bundle_module("seg", "reading")
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,13 @@ import pytest
 from programs import program
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from test_reading import bundle_module, edit, rescale
+from test_reading import edit, rescale
 
 from liver_ct import phantom
 
 SIZE, SPACING = (64, 56, 32), (6.0, 6.0, 6.0)
 UIDS = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 LAST = 8  # slices of a series' end
-
-
-@pytest.fixture(scope="module")
-def reading():
-    return bundle_module("seg", "reading")
 
 
 @pytest.fixture(scope="module")

@@ -27,15 +27,6 @@ OBLIQUE = (8, 5, 3)
 
 
 @pytest.fixture(scope="module")
-def reading():
-    """The module that reads studies, which both bundles hold alike."""
-    root = str(ROOT / "bundles" / "liver_seg")
-    if root not in sys.path:
-        sys.path.append(root)
-    return importlib.import_module("scripts.seg_reading")
-
-
-@pytest.fixture(scope="module")
 def geometry(reading):
     return importlib.import_module("scripts.seg_geometry")
 

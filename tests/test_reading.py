@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from conftest import bundle_module
 from programs import program
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid
@@ -23,20 +22,6 @@ from liver_ct import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
-
-
-def bundle_module(bundle: str, name: str):
-    """A module of a bundle's scripts."""
-    root = str(ROOT / "bundles" / f"liver_{bundle}")
-    if root not in sys.path:
-        sys.path.append(root)
-    return importlib.import_module(f"scripts.{bundle}_{name}")
-
-
-@pytest.fixture(scope="module")
-def reading():
-    """The module that reads studies, which both bundles hold alike."""
-    return bundle_module("seg", "reading")
 
 
 @pytest.fixture(scope="module")
