@@ -7,11 +7,13 @@ from enum import Enum
 
 ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
 PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
+LESION_OUTPUTS = ("lesion_prob.nii.gz", "lesions.csv")  # where the classification bundle draws a lesion map
+LESION_PROB, LESION_TABLE = LESION_OUTPUTS
 PICTURE, REPORT = "overview.png", "report.html"
 INDEX = "index.html"  # of all studies, beside their folders
 DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
 DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
-OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
+OUTPUTS = (*ALWAYS, *LESION_OUTPUTS, PICTURE, REPORT, *DICOM_OUTPUTS)
 LONGEST = 180  # bytes of a study's folder; temporary names beside it are longer, and 255 is the most that Linux takes
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from nibabel.orientations import io_orientation
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from liver_ct.files import written_whole
 from liver_ct.outputs.names import Output
+
+if TYPE_CHECKING:
+    from liver_ct.outputs.lesions import Lesions
 
 Item = dict[str, Any]
 DOUBT = (0.1, 0.9)  # of the Prob-Mask: what lies between is uncertain
@@ -99,6 +102,7 @@ class StudyResult:
         files: of a DICOM series, its slices' files in the order of Z.
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
         notes: what is implausible about the result.
+        lesions: the lesion map and the lesions in it; None where the bundle draws no map.
     """
 
     case: str
@@ -116,6 +120,7 @@ class StudyResult:
     files: tuple[str, ...]
     mask_writer: Callable[[Item, Path], None]
     notes: tuple[Note, ...] = ()
+    lesions: Lesions | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
@@ -131,7 +136,15 @@ class StudyResult:
         """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
         figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
         notes = {"notes": [note.text for note in self.notes], "note_codes": [note.code for note in self.notes]}
-        return copy.deepcopy({"case": self.case, **self.record, **figures, **notes})
+        return copy.deepcopy({"case": self.case, **self.record, **figures, **self._lesions, **notes})
+
+    @property
+    def _lesions(self) -> Item:
+        """What result.json says of lesions; null where the bundle draws no map."""
+        if self.lesions is None:
+            return {"lesions_shown_as": None, "lesions": None}
+        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in self.lesions.found]
+        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed}
 
     @property
     def headline(self) -> str:
