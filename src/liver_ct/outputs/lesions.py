@@ -20,8 +20,8 @@ from liver_ct.files import written_whole
 from liver_ct.outputs.results import voxel_mm3
 
 LESION, CANDIDATE = "lesion", "candidate"
-SENSITIVITY = "lesion_sensitivity_over_2_cm"  # share of lesions found at one false one per person
-ENOUGH = 0.7
+SENSITIVITY, FALSE = "lesion_sensitivity_over_2_cm", "false_lesions_per_person"  # of a bundle's eval_metrics
+ENOUGH, TOO_MANY = 0.7, 1.0  # of one and the other
 EDGES = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])  # middles of a pixel's edges
 PLACE = ("x_mm", "y_mm", "z_mm")
 
@@ -72,8 +72,9 @@ class Lesions(NamedTuple):
 
 
 def name_for(figures: Mapping[str, Any]) -> str:
-    """What a reader is told they are, by the sensitivity that a bundle's ``eval_metrics`` state."""
-    return LESION if float(figures.get(SENSITIVITY, 0)) >= ENOUGH else CANDIDATE
+    """What a reader is told they are, by the ``eval_metrics`` of a bundle; a candidate where these do not say."""
+    enough = float(figures.get(SENSITIVITY, 0)) >= ENOUGH
+    return LESION if enough and float(figures.get(FALSE, np.inf)) <= TOO_MANY else CANDIDATE
 
 
 def find_lesions(
