@@ -30,7 +30,7 @@ from liver_ct.outputs.lesions import Lesion, Lesions
 
 SCHEMA = json.loads(Path(liver_ct.__file__).with_name("outputs").joinpath("result.schema.json").read_text())
 UNITS = {"_mm": "mm", "_ml": "ml", "_hu": "HU", "_minus_liver": "HU", "probability": "0..1", "threshold": "0..1"}
-FORMULA, MINUS = "=HYPERLINK(\"http:__x\")", "-1+1"
+FORMULA, MINUS = '=HYPERLINK("http:__x")', "-1+1"
 
 
 def validator() -> jsonschema.Draft202012Validator:
@@ -162,7 +162,9 @@ class TestRecord:
     def test_each_knob_is_told_as_it_was_set_and_no_folder(self, bundles, done):  # noqa: F811
         settings = read_result(done[1] / "series")["settings"]
         for bundle, knobs in settings.items():
-            config = json.loads(Path(bundles[bundle.replace("liver_", "") + "_bundle"], "configs/inference.json").read_text())
+            config = json.loads(
+                Path(bundles[bundle.replace("liver_", "") + "_bundle"], "configs/inference.json").read_text()
+            )
             assert {"threshold", "hu_window", "bf16"} < {*knobs}
             assert {key: config[key] for key in knobs} | {"smallest_ml": 100} == knobs | {"smallest_ml": 100}
         assert settings["liver_seg"]["smallest_ml"] == 100  # the chain's own
@@ -196,7 +198,7 @@ class TestRecord:
         assert result["input_files"] == 2
 
     def test_no_patient_and_no_folder_is_in_it(self, done):
-        for file in [*done[1].glob("*/result.json"), *done[1].glob("*.*")]:
+        for file in [*done[1].glob("*/result.json"), done[1] / "summary.csv", done[1] / "index.html"]:
             assert "SECRET" not in file.read_text(encoding="utf-8"), file
 
 

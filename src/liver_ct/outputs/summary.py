@@ -23,11 +23,20 @@ COPIED = (  # as result.json has them
     *("study_tumour_probability", "flag_threshold", "liver_volume_ml", "lesions_shown_as", "begun", "finished"),
     *("mask_source", "input", "input_sha256"),
 )
-FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # what a spreadsheet computes; also in full width
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # what a spreadsheet computes; also in full width
 
 
 def write_summary(output: Path) -> None:
-    """Write ``output/summary.csv`` from the results of all runs that lie in ``output``, sorted by case, whole or not."""
+    """Write ``output/summary.csv`` from the results of all runs that lie in ``output``: whole or not at all."""
     rows = sorted([*_finished(output), *_failed(output)], key=lambda row: (row["case"], row["status"]))
     with written_whole(output / SUMMARY, shared=True) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
