@@ -122,7 +122,7 @@ def served(hub) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def fetched(served, tmp_path_factory) -> Path:
-    """Both bundles as MONAI downloads them: from a repository of anybody's, its newest version, and from MONAI's own."""
+    """Both bundles as MONAI downloads them: the newest version from a repository of anybody's, and from MONAI's own."""
     pytest.importorskip("huggingface_hub")
     folder = tmp_path_factory.mktemp("fetched")
     calls = [
@@ -211,7 +211,7 @@ class TestFolder:
         assert f"--name {name} --source huggingface_hub --repo OWNER/{name}" in page
         for knob in ("dataset_dir", "output_dir", *(["prob_dir"] if bundle == "liver_cls" else [])):
             assert f"--{knob} " in page and knob in json.loads((hub / name / "configs/inference.json").read_text())
-        assert "{" not in page and "None" not in page
+        assert not re.search(r"\{\w", page)
 
     def test_its_links_lead_somewhere(self, hub, bundle, name):
         for link in re.findall(r"\]\(([^)#]+)", read_card(hub / name)[1]):

@@ -32,18 +32,25 @@ def begin(seg: Stage, cls: Stage) -> Item:
     return {
         "form": RECORD_FORM,
         "begun": now(),
-        "device": {"type": seg.device.type, "name": device_name(seg.device)},
+        "device": device_name(seg.device),
+        "device_type": seg.device.type,
         "versions": {"liver-ct": __version__, "python": platform.python_version(), **library_versions(*LIBRARIES)},
         "settings": {name: settings_of(stage) for name, stage in stages.items()},
     }
 
 
-def precision_of(stage: Stage) -> str:
-    """In what a stage's network computes: float32, bfloat16 or float16, as its device and its inferer have it."""
+def precision_of(*stages: Stage) -> str:
+    """In what the networks compute: float32, bfloat16 or float16; of each, in their order, where they differ."""
+    return ", ".join(dict.fromkeys(map(_precision_of, stages)))
+
+
+def _precision_of(stage: Stage) -> str:
+    """As a stage's device and the inferer that it uses have it."""
     dtype = torch.float32
+    inferer = stage["map_inferer"] if "map_inferer" in stage else stage["inferer"]
     if stage.device.type == "cuda":
         dtype = torch.get_autocast_dtype("cuda")
-    elif stage.device.type == "cpu" and getattr(stage["inferer"], "bf16", False):
+    elif stage.device.type == "cpu" and getattr(inferer, "bf16", False):
         dtype = torch.bfloat16
     return str(dtype).removeprefix("torch.")
 

@@ -104,6 +104,7 @@ class StudyResult:
         notes: what is implausible about the result.
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
         made: how the result was made: when, on which device, with which settings and versions.
+        map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
     """
 
     case: str
@@ -123,12 +124,15 @@ class StudyResult:
     notes: tuple[Note, ...] = ()
     lesions: Lesions | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
+    map_writer: Callable[[Item, Path], None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
             array = getattr(self, name).view()
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+        for array in self.lesions[:2] if self.lesions else ():
+            array.flags.writeable = False
 
     def __repr__(self) -> str:
         return f"<StudyResult {self.case}: {self.line}>"
@@ -144,9 +148,12 @@ class StudyResult:
     def _lesions(self) -> Item:
         """What result.json says of lesions; null where the bundle draws no map."""
         if self.lesions is None:
-            return {"lesions_shown_as": None, "lesions": None}
-        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in self.lesions.found]
-        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed}
+            return {"lesions_shown_as": None, "lesions": None, "flagged_without_lesion": None}
+        found = self.lesions.found
+        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in found]
+        within = {index for lesion in found for index in range(lesion.first_slice, lesion.last_slice + 1)}
+        bare = [index for index in self.summary.flagged_slices if index not in within]
+        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed, "flagged_without_lesion": bare}
 
     @property
     def headline(self) -> str:
@@ -179,7 +186,8 @@ class StudyResult:
         """Write the study's files to ``folder``, all or none, as the command does; earlier results there are replaced.
 
         Args:
-            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json.
+            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json; of a bundle that draws a
+                lesion map also lesion_prob.nii.gz and lesions.csv.
             outputs: what else: picture, report, and dicom where the CT was a DICOM series.
 
         Raises:

@@ -21,7 +21,7 @@ COLUMNS = (
 )
 COPIED = (  # as result.json has them
     *("study_tumour_probability", "flag_threshold", "liver_volume_ml", "lesions_shown_as", "begun", "finished"),
-    *("mask_source", "input", "input_sha256"),
+    *("device", "precision", "mask_source", "input", "input_sha256"),
 )
 FORMULA = (
     "=",
@@ -61,8 +61,6 @@ def _row(result: Mapping[str, Any]) -> Item:
         "largest_lesion_mm": max((lesion["diameter_mm"] for lesion in lesions or ()), default=None),
         "notes": " ".join(result.get("notes", ())),
         "seconds": result["seconds"]["total"],
-        "device": result.get("device", {}).get("name"),
-        "precision": "/".join(sorted({*result.get("precision", {}).values()})),
         "liver_ct": result.get("versions", {}).get("liver-ct"),
         "liver_seg": bundles["liver_seg"]["version"],
         "liver_cls": bundles["liver_cls"]["version"],
