@@ -154,9 +154,7 @@ class TestRecord:
     def test_precision_is_what_the_networks_compute_in(self, bundles, one, other):  # noqa: F811
         chain, seen = LiverCT(device="cpu", **bundles), []
         for stage, bf16 in ((chain.seg, one), (chain.cls, other)):
-            for name in ("inferer", "map_inferer"):
-                if name in stage:
-                    stage[name].bf16 = bf16
+            stage["inferer"].bf16 = bf16
             stage.network.register_forward_hook(lambda _network, _inputs, answer: seen.append(answer.dtype))
         ct, _, affine = phantom.make_phantom(SIZE, SPACING)
         said = chain.run(ct, affine, regions=False).result["precision"]

@@ -45,12 +45,11 @@ def precision_of(*stages: Stage) -> str:
 
 
 def _precision_of(stage: Stage) -> str:
-    """As a stage's device and the inferer that it uses have it."""
+    """As a stage's device and its inferer have it."""
     dtype = torch.float32
-    inferer = stage["map_inferer"] if "map_inferer" in stage else stage["inferer"]
     if stage.device.type == "cuda":
         dtype = torch.get_autocast_dtype("cuda")
-    elif stage.device.type == "cpu" and getattr(inferer, "bf16", False):
+    elif stage.device.type == "cpu" and getattr(stage["inferer"], "bf16", False):
         dtype = torch.bfloat16
     return str(dtype).removeprefix("torch.")
 
