@@ -59,7 +59,7 @@ class TestAnswer:
         assert [row.slice for row in study.rows] == [row.slice for row in read_table(folder)]
         written = read_result(folder)
         assert study.result == {key: written[key] for key in study.result}
-        assert {*written} - {*study.result} == {"seconds", "liver_volume_range_ml"}
+        assert {*written} - {*study.result} == {"seconds", "finished", "liver_volume_range_ml"}
         assert study.volume_range_ml == tuple(written["liver_volume_range_ml"])
         assert {"read", "segment", "classify"} <= {*study.seconds} <= {*written["seconds"]}
 
