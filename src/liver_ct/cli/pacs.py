@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,7 +79,6 @@ def watch(
         for package in NEEDED:
             if find_spec(package) is None:
                 raise StudyError(f"{package}: not installed. pip install 'liver-ct[pacs]'")
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # systemd's way to stop is Ctrl-C's
         warnings.simplefilter("ignore")  # readers warn about file contents, and say them
         for reader in ("pydicom", "highdicom", "matplotlib", "monai"):
             logging.getLogger(reader).setLevel(logging.CRITICAL)
@@ -117,6 +117,11 @@ def watch(
         raise SystemExit(1)
 
 
+def stop_when_told(_values: Mapping[str, str]) -> None:
+    """Have what systemd stops a program with do what Ctrl-C does, so that no patient data stay behind."""
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+
+
 def status(state: str) -> None:
     """Say how many series ended how, and why those were not taken that were not.
 
@@ -136,5 +141,5 @@ def status(state: str) -> None:
 
 
 DEFAULTS = (str(BUNDLES / "liver_seg"), str(BUNDLES / "liver_cls"))
-PROGRAM = Program("pacs", __doc__, {"watch": watch, "status": status})
+PROGRAM = Program("pacs", __doc__, {"watch": watch, "status": status}, begin=stop_when_told)
 main = PROGRAM.run
