@@ -90,9 +90,9 @@ def watch(
         from liver_ct.pacs.worker import RESULTS, Worker, open_state
 
         wanted = read_rules(Path(rules) if rules else None, days)
-        for name, seconds in (("poll", poll), ("settle", settle)):
-            if not 0 <= seconds <= 86400:
-                raise StudyError(f"--{name} {seconds}: not between 0 and 86400 seconds. Choose such a number.")
+        for name, seconds, least in (("poll", poll, 0.01), ("settle", settle, 0)):
+            if not least <= seconds <= 86400:
+                raise StudyError(f"--{name} {seconds}: not between {least} and 86400 seconds. Choose such a number.")
         address = check_address(server, allow_http)
         connection = Connection(address, authorisation(address, Path(credentials) if credentials else None))
         pacs = DicomWeb(connection, days) if dicomweb else Orthanc(connection, settle)

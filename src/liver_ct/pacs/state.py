@@ -147,13 +147,19 @@ class State:
                 self._do(again, count, key, count)
             self._do("INSERT OR REPLACE INTO about VALUES ('position', ?)", news.position)
 
-    def is_empty(self) -> bool:
-        """Whether no series is known yet."""
-        return not self._do("SELECT 1 FROM series LIMIT 1")
+    def is_new(self) -> bool:
+        """Whether no worker has passed over what was there when it started first."""
+        return not self._do("SELECT 1 FROM about WHERE name = 'begun'")
 
     def pass_over(self) -> None:
-        """Take what is known now for old: it waits no more."""
-        self._do("UPDATE series SET seen = touches, outcome = ? WHERE touches > seen", Outcome.OLD)
+        """Take what is known now for old: it waits no more. This is done once."""
+        with self._together():
+            self._do("UPDATE series SET seen = touches, outcome = ? WHERE touches > seen", Outcome.OLD)
+            self.begin()
+
+    def begin(self) -> None:
+        """From now on the state is not new."""
+        self._do("INSERT OR IGNORE INTO about VALUES ('begun', '')")
 
     def look_again(self, rules: str, refused: bool) -> None:
         """Have series wait that did not fit other rules, and those that were refused, if so wanted."""

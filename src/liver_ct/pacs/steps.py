@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pydicom
 
+from liver_ct.chain.formats import DICOM, format_of
 from liver_ct.chain.progress import Progress
 from liver_ct.errors import StudyError, describe, find_study_error, is_memory_error, printable
 from liver_ct.outputs.names import safe_name
@@ -54,7 +55,7 @@ class Manner(NamedTuple):
 def read_header(file: Path) -> Any:
     """Header of a slice; raises StudyError for a file that is none, or of another modality."""
     header = valid(lambda: pydicom.dcmread(file, stop_before_pixels=True, force=True))
-    if not header:
+    if not header or format_of(file) != DICOM:
         raise StudyError("what the server gives for a slice is no DICOM. See the server's log.")
     if text_of(header, "Modality") not in ("CT", ""):
         raise StudyError("its slices are no CT, though the series says so. Nothing to be done.")
@@ -101,15 +102,21 @@ class Steps:
             if e.wholly:
                 raise
             self.server.check()  # raises AwayError where it is away, not only for this series
-            self._try_later(row, str(e))
+            self._try_later(self._as_of(row), str(e))
         except GoneError:
+            row = self._as_of(row)
             self.state.finish(row, Outcome.GONE)
             self.progress.done(f"{row.name}: no longer on the server")
         except StudyError as e:
+            row = self._as_of(row)
             self._refuse(row, f"{row.name}: {e}")
-        except (KeyError, TypeError, AttributeError) as e:  # of what the server says
-            self._try_later(row, f"{self.server.name}: {type(e).__name__} in an answer")
+        except Exception as e:  # of what the server says; its text may hold a header's values
+            self._try_later(self._as_of(row), f"{type(e).__name__}. This is unexpected; please report it")
         return True
+
+    def _as_of(self, row: Row) -> Row:
+        """A series as it is by now, but with what the server had told when ``row`` was read."""
+        return self.state.row(row.id)._replace(touches=row.touches, tries=row.tries)
 
     def _do(self, row: Row, folder: Path) -> bool:
         """Take a series from wherever it is to its end."""
@@ -237,10 +244,9 @@ class Steps:
 
     def _try_later(self, row: Row, line: str) -> None:
         """Leave a series for a while, or for good where it failed too often."""
-        now = self.state.row(row.id)
         tries = row.tries + 1
         if tries >= TRIES:
-            self._refuse(row._replace(made=now.made), f"{row.name}: {line}")
+            self._refuse(row, f"{row.name}: {line}")
         else:
             self.state.change(row, tries=tries, later=time.time() + min(2.0**tries, LONGEST))
             self.progress.failed(f"{row.name}: {line.rstrip('.')}. Trying again later.")

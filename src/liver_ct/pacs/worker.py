@@ -84,9 +84,10 @@ class Worker:
     def _begin(self) -> bool:
         """Say what is followed, once it is there, and what of the known series is to be looked at again."""
         about = self.server.check()
-        if self.manner.new_only and self.state.is_empty():
+        if self.manner.new_only and self.state.is_new():
             self.follow()
             self.state.pass_over()
+        self.state.begin()
         self.state.look_again(self.steps.rules.text, self.manner.retry)
         counts = ", ".join(f"{number} {outcome}" for outcome, number in self.state.counts().items() if number)
         self.progress.done(f"{self.server.name}: following this {about}{counts and f'; known: {counts}'}")
