@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from liver_ct.chain.folder import Wishes, load_chain, process
-from liver_ct.chain.stages import mask_saver
 from liver_ct.chain.studies import Study
-from liver_ct.outputs.folders import PARTIAL
 from liver_ct.outputs.names import Output
 from liver_ct.outputs.writing import import_writers
 
@@ -29,7 +28,6 @@ def load_worker_chain(wishes: Wishes, output: Path) -> Callable[[Path, str], Pat
     """
     output.mkdir(parents=True, exist_ok=True)
     chain = load_chain(wishes)
-    mask_saver(chain.seg.root, output / PARTIAL)
     import_writers(wishes.outputs)
 
     def run(source: Path, case: str) -> Path:
@@ -38,7 +36,8 @@ def load_worker_chain(wishes: Wishes, output: Path) -> Callable[[Path, str], Pat
         if Output.REPORT in wishes.outputs:
             from liver_ct.outputs.index import write_index
 
-            write_index(output)
+            with suppress(OSError):  # the next study writes it anew
+                write_index(output)
         return done[0]
 
     return run
