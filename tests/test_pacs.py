@@ -30,6 +30,7 @@ from test_dicom import BRING_LOOPBACK_UP
 
 from liver_ct import phantom
 from liver_ct.errors import StudyError
+from liver_ct.outputs import folders
 from liver_ct.pacs import connection, orthanc, steps, worker
 from liver_ct.pacs.rules import Rules, read_rules
 from liver_ct.pacs.state import State
@@ -559,10 +560,11 @@ def test_an_address_that_would_give_data_away_is_refused(server, part, tmp_path)
         ('{"slices": {"min": NaN}}', ["min cannot be that"]),
         ('{"slices": {"min": 9, "max": 3}}', ["min is above max"]),
         ('{"slices": {"min": 9,}}', ["no JSON (line 1)"]),
+        ('{"slices": {"min": 9}, "slices": {"max": 99}}', ["slices: stands there twice"]),
         ("[]", ["braces"]),
         ("[" * 100000, ["no JSON"]),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_rule_that_is_none_is_refused(text, parts, tmp_path):
     file = tmp_path / "rules.json"
@@ -620,10 +622,13 @@ def test_credentials_come_from_file_environment_or_netrc_and_are_sent_to_the_ser
         connection.Connection(fake.url, "token").get_json("/system")
 
 
-def test_a_state_is_for_one_server_and_a_server_for_its_kind(fake, watch, tmp_path, capfd):
+def test_a_state_is_for_one_server_and_a_server_for_its_kind(fake, watch, tmp_path, capfd, monkeypatch):
     assert watch() == 0
     assert watch(server=f"{fake.url}/elsewhere") == 1 and "state of another server" in capfd.readouterr().err
     fake.fault = lambda method, path: 404
     assert watch() == 1 and "not an Orthanc" in capfd.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_take", lambda lock, wait: True)  # as where the system has no locks
+        assert watch() == 1 and "without locks" in capfd.readouterr().err
     (tmp_path / "state" / "pacs.db").write_text("no database" * 1000)
     assert watch() == 1 and "pacs.db: cannot be used" in capfd.readouterr().err

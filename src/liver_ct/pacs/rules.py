@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json
 
 TEXTS = {
     "description": "SeriesDescription",
@@ -77,12 +77,14 @@ def read_rules(file: Path | None, days: int = 0) -> Rules:
     Raises:
         StudyError: a file that cannot be read, or a rule that is none: ``<file>: <cause>. <fix>``.
     """
-    if days < 0:
-        raise StudyError(f"--days {days}: no number of days. Use 0 for all studies, or more.")
+    if not 0 <= days <= 36500:
+        raise StudyError(f"--days {days}: not between 0 and 36500. Use 0 for all studies.")
     if file is None:
         return Rules({}, days)
     try:
-        content = read_json(file)
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=partial(each_once, file))
+    except StudyError:
+        raise
     except OSError as e:
         raise StudyError(f"{file}: cannot be read ({e.strerror}). Check --rules.") from None
     except (ValueError, RecursionError) as e:
@@ -93,6 +95,15 @@ def read_rules(file: Path | None, days: int = 0) -> Rules:
     for field, condition in content.items():
         check_rule(file, field, condition)
     return Rules(content, days)
+
+
+def each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises StudyError where a name stands in it twice, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, _ in pairs if [key for key, _ in pairs].count(name) > 1)
+        raise StudyError(f"{file}: {twice}: stands there twice. Write it once, with all its words.")
+    return found
 
 
 def check_rule(file: Path, field: str, condition: Any) -> None:
