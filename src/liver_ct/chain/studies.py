@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.errors import StudyError
 from liver_ct.files import is_file_or_lost, read_json, sha256, walk
-from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, INDEX, OUTPUTS, RESULT, safe_name
+from liver_ct.outputs.names import ALWAYS, DICOM_OF_LESIONS, DICOM_OUTPUTS, INDEX, OUTPUTS, RESULT, safe_name
 
 WHERE_FROM = ("input", "input_path_sha256")  # of a record: what the result does not depend on
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
@@ -99,8 +99,9 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
     except (OSError, ValueError):
         return set()
     found = {name for name in OUTPUTS if (target / name).is_file()}
-    if not {*DICOM_OUTPUTS} <= found:  # they refer to each other
-        found -= {*DICOM_OUTPUTS}
+    dicom = {*DICOM_OUTPUTS, *(DICOM_OF_LESIONS if result.get("lesions") else ())}
+    if not dicom <= found:  # they refer to each other
+        found -= {*DICOM_OUTPUTS, *DICOM_OF_LESIONS}
     same = all(result.get(key) == value for key, value in record.items() if key not in WHERE_FROM)
     return found if same and {*ALWAYS} <= found else set()
 
