@@ -17,12 +17,11 @@ import torch
 from liver_ct.chain.crew import Crew
 from liver_ct.chain.pipeline import LiverCT
 from liver_ct.chain.progress import Progress
-from liver_ct.chain.stages import mask_saver
 from liver_ct.chain.studies import Study, find_studies, finished_outputs, place_of
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
 from liver_ct.outputs.folders import PARTIAL, check_target, publish, vanished, work_folder
-from liver_ct.outputs.names import ALWAYS, INDEX, Output
+from liver_ct.outputs.names import ALWAYS, INDEX, LESION_OUTPUTS, Output
 from liver_ct.outputs.writing import import_writers, write_study
 
 
@@ -78,7 +77,7 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
     output.mkdir(parents=True, exist_ok=True)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
     chains = [load_chain(wishes) for _ in range(jobs)]
-    mask_saver(chains[0].seg.root, output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
+    chains[0].load_savers(output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
     threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True).start()
     done: list[Path] = []
     each: Callable[[LiverCT, Study], str]
@@ -154,7 +153,7 @@ def process(
     check_target(target)
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
     with work_folder(output, study.case) as work:
-        kept = keep(there - {*ALWAYS}, target, work)
+        kept = keep(there - {*ALWAYS, *LESION_OUTPUTS}, target, work)
         wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
         found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
         write_study(found, work, wanted)

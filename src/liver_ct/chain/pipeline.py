@@ -16,11 +16,21 @@ from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.plausibility import notes_on
-from liver_ct.chain.stages import SMALLEST_ML, Stage, model_card, pick_device, save_masks, study_errors
+from liver_ct.chain.stages import (
+    SMALLEST_ML,
+    Stage,
+    mask_saver,
+    model_card,
+    pick_device,
+    save_map,
+    save_masks,
+    study_errors,
+)
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, printable
 from liver_ct.files import shipped
+from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
 BUNDLES = shipped("bundles")
@@ -160,6 +170,8 @@ class LiverCT:
             with timed(seconds, "regions"):
                 found = self._regions(tumour)
         affine, liver, prob = ct.affine.numpy(), masks["pred"][0].numpy(), masks["prob"][0].numpy()
+        with timed(seconds, "lesions"):
+            lesions = self._lesions(tumour, ct[0].numpy(), liver, affine)
         with timed(seconds, "notes"):
             notes = notes_on(ct[0].numpy(), liver, affine, prob)
         rows = slice_rows(liver, affine, tumour)
@@ -180,6 +192,29 @@ class LiverCT:
             files=tuple(ct.meta.get("files", ())),
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
+            lesions=lesions,
+            map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
+        )
+
+    def load_savers(self, output: Path) -> None:
+        """Make now what writes masks and the lesion map to a folder, since threads must not."""
+        mask_saver(self.seg.root, output)
+        if "restore" in self.cls:
+            mask_saver(self.cls.root, output, "save_map")
+
+    def _lesions(self, tumour: Item, ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Lesions | None:
+        """The lesion map on the CT's grid and the lesions in it; None where the bundle or its network draws none."""
+        restored = self.cls["restore"](tumour).get("lesion_prob") if "restore" in self.cls else None
+        if restored is None:
+            return None
+        return find_lesions(
+            restored[0].numpy(),
+            ct,
+            liver,
+            affine,
+            threshold=float(self.cls["lesion_threshold"]),
+            smallest_ml=float(self.cls["lesion_smallest_ml"]),
+            shown_as=name_for(self.cls["_meta_"].get("eval_metrics", {})),
         )
 
     def _regions(self, tumour: dict[str, Any]) -> Regions:

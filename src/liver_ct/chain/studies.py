@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.errors import StudyError
 from liver_ct.files import is_file_or_lost, read_json, sha256, walk
-from liver_ct.outputs.names import ALWAYS, DICOM_OF_LESIONS, DICOM_OUTPUTS, INDEX, OUTPUTS, RESULT, safe_name
+from liver_ct.outputs.names import (
+    ALWAYS,
+    DICOM_OF_LESIONS,
+    DICOM_OUTPUTS,
+    INDEX,
+    LESION_OUTPUTS,
+    OUTPUTS,
+    RESULT,
+    safe_name,
+)
 
 WHERE_FROM = ("input", "input_path_sha256")  # of a record: what the result does not depend on
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
@@ -103,7 +112,8 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
     if not dicom <= found:  # they refer to each other
         found -= {*DICOM_OUTPUTS, *DICOM_OF_LESIONS}
     same = all(result.get(key) == value for key, value in record.items() if key not in WHERE_FROM)
-    return found if same and {*ALWAYS} <= found else set()
+    written = {*ALWAYS, *LESION_OUTPUTS} if result.get("lesions") is not None else {*ALWAYS}
+    return found if same and written <= found else set()
 
 
 def place_of(target: Path, record: Mapping[str, Any]) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from scipy.spatial.distance import pdist
 from liver_ct.files import written_whole
 
 LESION, CANDIDATE = "lesion", "candidate"
+SENSITIVITY = "lesion_sensitivity_over_2_cm"  # share of lesions found at one false one per person
+ENOUGH = 0.7
 EDGES = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])  # middles of a pixel's edges
 PLACE = ("x_mm", "y_mm", "z_mm")
 
@@ -68,6 +70,11 @@ class Lesions(NamedTuple):
     shown_as: str
 
 
+def name_for(figures: Mapping[str, Any]) -> str:
+    """What a reader is told they are, by the sensitivity that a bundle's ``eval_metrics`` state."""
+    return LESION if float(figures.get(SENSITIVITY, 0)) >= ENOUGH else CANDIDATE
+
+
 def find_lesions(
     prob: NDArray[Any],
     ct: NDArray[Any],
@@ -108,7 +115,7 @@ def find_lesions(
     for number, part in enumerate(kept, 1):
         inner = statistics["bounding_boxes"][part]
         place = tuple(slice(o.start + int(i.start), o.start + int(i.stop)) for o, i in zip(box, inner))
-        found.append(_measure(number, peaks[part] / 255, parts[inner] == part, ct, affine, place, level))
+        found.append(_measure(number, float(peaks[part]) / 255, parts[inner] == part, ct, affine, place, level))
     return Lesions(prob, labels, tuple(found), shown_as)
 
 
@@ -179,7 +186,7 @@ def longest_diameter(plane: NDArray[Any], axes: NDArray[Any]) -> float:
     return float(pdist(corners @ axes.T).max())
 
 
-def write_lesions(found: Sequence[Lesion], file: Path) -> None:
+def write_table(found: Sequence[Lesion], file: Path) -> None:
     """Write lesions.csv, a row a lesion, whose centre is in three columns."""
     with written_whole(file) as part, part.open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")

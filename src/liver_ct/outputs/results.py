@@ -103,6 +103,7 @@ class StudyResult:
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
         notes: what is implausible about the result.
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
+        map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
     """
 
     case: str
@@ -121,12 +122,15 @@ class StudyResult:
     mask_writer: Callable[[Item, Path], None]
     notes: tuple[Note, ...] = ()
     lesions: Lesions | None = None
+    map_writer: Callable[[Item, Path], None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
             array = getattr(self, name).view()
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+        for array in self.lesions[:2] if self.lesions else ():
+            array.flags.writeable = False
 
     def __repr__(self) -> str:
         return f"<StudyResult {self.case}: {self.line}>"
@@ -177,7 +181,8 @@ class StudyResult:
         """Write the study's files to ``folder``, all or none, as the command does; earlier results there are replaced.
 
         Args:
-            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json.
+            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json; of a bundle that draws a
+                lesion map also lesion_prob.nii.gz and lesions.csv.
             outputs: what else: picture, report, and dicom where the CT was a DICOM series.
 
         Raises:
