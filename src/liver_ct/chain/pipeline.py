@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +29,9 @@ from liver_ct.chain.stages import (
 )
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
+from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
-from liver_ct.files import shipped
+from liver_ct.files import TemporaryFolder, is_zip, shipped
 from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
@@ -98,7 +100,7 @@ class LiverCT:
         """Take one study through both stages.
 
         Args:
-            ct: a NIfTI, MHA or NRRD file, a DICOM series folder, or an image of nibabel; in HU.
+            ct: a NIfTI, MHA or NRRD file, a DICOM series folder or a zip of one, or an image of nibabel; in HU.
             case: name of the study; None takes that of the file or folder.
             regions: also look for what drove the tumour probabilities, which the report shows.
             record: what `record` gave for this file or folder, if it was asked before.
@@ -117,8 +119,11 @@ class LiverCT:
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = case or name_cases([path], path.parent)[0].case
+        record = record or self.record(path)
+        if is_zip(path):
+            return self._find_zipped(path, case, record, regions)
         with study_errors():
-            return self._find(path, case, record or self.record(path), regions)
+            return self._find(path, case, record, regions)
 
     def run(self, array: NDArray[Any], affine: NDArray[Any], case: str = "ct", regions: bool = True) -> StudyResult:
         """Take one study that is in memory through both stages; it is checked as a file would be.
@@ -150,6 +155,17 @@ class LiverCT:
         where = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
         known = {"input": printable(path.name), "input_path_sha256": where, "input_fingerprint": fingerprint(path)}
         return {**known, **self.settings}
+
+    def _find_zipped(self, path: Path, case: str, record: Item, regions: bool) -> StudyResult:
+        """Both stages on a zipped DICOM series, whose slices stay unpacked as long as the result is held."""
+        holder = TemporaryFolder()
+        try:
+            unpack(path, holder.path)
+            with study_errors(holder.path, str(path)):
+                return replace(self._find(holder.path, case, record, regions, source=str(path)), holder=holder)
+        except BaseException:
+            holder.remove()
+            raise
 
     @torch.inference_mode()
     def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:

@@ -13,7 +13,7 @@ import pydicom
 
 from liver_ct.errors import StudyError
 from liver_ct.files import written_whole
-from liver_ct.outputs.dicom_headers import check_series, read_headers
+from liver_ct.outputs.dicom_headers import check_series, read_headers, slice_name
 from liver_ct.outputs.dicom_maps import probability_map
 from liver_ct.outputs.dicom_report import make_report
 from liver_ct.outputs.dicom_segmentations import lesion_segmentation, liver_segmentation
@@ -48,8 +48,8 @@ def write_dicom(study: StudyResult, folder: str | Path) -> None:
             with written_whole(Path(folder, name)) as part:
                 dataset.save_as(part)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:  # whose text may name the patient
-        cause = f"its headers allow no DICOM output ({type(e).__name__})"
-        raise StudyError(f"{headers[0].filename}: {cause}. Check them, or leave out --dicom_output.") from e
+        first, cause = slice_name(study, 0), f"its headers allow no DICOM output ({type(e).__name__})"
+        raise StudyError(f"{first}: {cause}. Check them, or leave out --dicom_output.") from e
 
 
 def make_objects(headers: Sequence[pydicom.Dataset], study: StudyResult) -> Iterator[tuple[str, pydicom.Dataset]]:

@@ -12,6 +12,7 @@ from nibabel.orientations import io_orientation
 from pydicom.valuerep import DA, TM
 
 from liver_ct.errors import StudyError
+from liver_ct.files import is_zip
 from liver_ct.outputs.results import StudyResult
 
 REQUIRED = ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
@@ -23,7 +24,7 @@ VALID = {  # of what the standard lets be empty, but not lacking
 
 def check_series(path: Path) -> None:
     """Raise StudyError for a study that is no DICOM series, before any work is done for it."""
-    if not path.is_dir():
+    if not (path.is_dir() or is_zip(path)):
         raise StudyError(f"{path}: not a DICOM series, as --dicom_output needs. Give its folder or leave it out.")
 
 
@@ -39,9 +40,9 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     shift = np.linalg.norm(places - [[float(v) for v in h.ImagePositionPatient] for h in headers], axis=1)
     if shift.max() > np.linalg.norm(affine[:3, 2]) / 2:
         raise StudyError(f"{path}: array and files differ in order. Use a segmentation bundle that keeps it.")
-    for (file, header), name in product(zip(files, headers), REQUIRED):
+    for (z, header), name in product(enumerate(headers), REQUIRED):
         if not header.get(name):
-            raise StudyError(f"{file}: {name} is missing, so no result can refer to it. Send it again.")
+            raise StudyError(f"{slice_name(study, z)}: {name} is missing, so no result can refer to it. Send it again.")
     if len({header.SOPInstanceUID for header in headers}) < len(headers):
         cause = "several slices have the same SOPInstanceUID, so no result can refer to one of them"
         raise StudyError(f"{path}: {cause}. Give the scanner's original series, or leave out --dicom_output.")
@@ -50,6 +51,11 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
         if not header.get("SliceThickness"):
             header.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 6)
     return headers
+
+
+def slice_name(study: StudyResult, z: int) -> Path:
+    """A slice's file for a message, under what was given: a zip's slices lie unpacked elsewhere."""
+    return Path(study.source, Path(study.files[z]).name)
 
 
 def read_header(file: str | Path) -> pydicom.Dataset:

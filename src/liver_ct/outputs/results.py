@@ -104,6 +104,7 @@ class StudyResult:
         notes: what is implausible about the result.
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
         map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
+        holder: the folder of what ``files`` names, where they were unpacked from a zip.
     """
 
     case: str
@@ -123,6 +124,7 @@ class StudyResult:
     notes: tuple[Note, ...] = ()
     lesions: Lesions | None = None
     map_writer: Callable[[Item, Path], None] | None = None
+    holder: TemporaryFolder | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
