@@ -229,6 +229,7 @@ class LiverCT:
             liver,
             affine,
             threshold=float(self.cls["lesion_threshold"]),
+            outline=float(self.cls["lesion_outline"]),
             smallest_ml=float(self.cls["lesion_smallest_ml"]),
             shown_as=name_for(self.cls["_meta_"].get("eval_metrics", {})),
         )

@@ -148,9 +148,12 @@ class StudyResult:
     def _lesions(self) -> Item:
         """What result.json says of lesions; null where the bundle draws no map."""
         if self.lesions is None:
-            return {"lesions_shown_as": None, "lesions": None}
-        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in self.lesions.found]
-        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed}
+            return {"lesions_shown_as": None, "lesions": None, "flagged_without_lesion": None}
+        found = self.lesions.found
+        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in found]
+        within = {index for lesion in found for index in range(lesion.first_slice, lesion.last_slice + 1)}
+        bare = [index for index in self.summary.flagged_slices if index not in within]
+        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed, "flagged_without_lesion": bare}
 
     @property
     def headline(self) -> str:
