@@ -23,7 +23,8 @@ from liver_ct import phantom
 from liver_ct.chain import studies
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {"prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json"}  # without options
+FILES = {"prob_mask.nii.gz", "liver_mask.nii.gz", "lesion_prob.nii.gz"}  # without options
+FILES |= {"slices.csv", "lesions.csv", "result.json"}
 DICOM_FILES = {"liver_mask.dcm", "prob_mask.dcm", "prob_map.dcm", "report.dcm"}
 DIRECTIONS = ("LPS", "LPI", "RAS", "LAI")  # from the feet, from the head, turned in plane, turned over
 

@@ -186,4 +186,4 @@ def test_other_archives_are_no_studies(tmp_path):
     told: list[str] = []
     with pytest.raises(StudyError, match="holds no CT"):
         find_studies(tmp_path, told.append)
-    assert len(told) == 2 and "images other than DICOM" in told[1] and "a zip in a zip" in told[0]
+    assert len(told) == 3 and "a zip in a zip" in told[0] and "images other than DICOM" in told[1]

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from liver_ct.files import written_whole
+from liver_ct.files import TemporaryFolder, written_whole
 from liver_ct.outputs.names import Output
 
 if TYPE_CHECKING:
