@@ -33,7 +33,7 @@ class Wishes(NamedTuple):
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
-        device: cpu or cuda; None takes a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU of NVIDIA's if there is one.
         jobs: studies at a time; None takes 2 where there are two CPU cores, 1 in a crew.
         overwrite: do finished studies again.
         outputs: what to write beyond the files that are always written; index.html comes with reports.

@@ -16,17 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
+from liver_ct.chain.devices import pick_device
 from liver_ct.chain.plausibility import notes_on
-from liver_ct.chain.stages import (
-    SMALLEST_ML,
-    Stage,
-    mask_saver,
-    model_card,
-    pick_device,
-    save_map,
-    save_masks,
-    study_errors,
-)
+from liver_ct.chain.stages import SMALLEST_ML, Stage, mask_saver, model_card, save_map, save_masks, study_errors
 from liver_ct.chain.studies import fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
@@ -42,7 +34,7 @@ class LiverCT:
     """Both bundles, loaded once for any number of studies, which it takes one at a time.
 
     Args:
-        device: cpu or cuda; None takes a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU of NVIDIA's if there is one.
         seg_bundle: folder of the segmentation bundle; None takes the shipped one.
         cls_bundle: folder of the classification bundle; None takes the shipped one.
         mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
