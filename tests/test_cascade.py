@@ -620,4 +620,4 @@ def test_the_command_line(bundles, tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("ERROR ") and "empty.nii.gz: the file is empty." in line
     assert "1_2: highest slice" in ended.stdout
-    assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - set(names.DICOM_OUTPUTS)
+    assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - {*names.DICOM_OUTPUTS, *names.DICOM_OF_LESIONS}
