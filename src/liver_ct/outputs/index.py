@@ -22,7 +22,7 @@ FAILED = ".failed"  # a file for each study that failed and has not been finishe
 def write_index(output: Path) -> None:
     """Write ``output/index.html`` from the results of all runs that lie in ``output``: whole or not at all."""
     studies = sorted(_finished(output), key=lambda study: (-study["probability"], study["case"]))
-    page = render(INDEX, script="index.js", studies=studies, failed=sorted(_failed(output)))
+    page = render(INDEX, scripts=["index.js"], studies=studies, failed=sorted(_failed(output)))
     with written_whole(output / INDEX, shared=True) as part:
         part.write_text(page, encoding="utf-8")
     with suppress(OSError):
