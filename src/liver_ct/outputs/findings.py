@@ -15,10 +15,10 @@ HIGHEST = (
     "three of the five that were tried."
 )
 MEANING = {  # of what the lesion map shows, by how that is called
-    "candidate": "Candidates are places to look at, no findings: on people the networks had not seen, fewer than 70 % of the "
-    "lesions over 2 cm were found at one false one per person.",
-    "lesion": "On people the networks had not seen, 70 % or more of the lesions over 2 cm were found at one false one per "
-    "person. Kinds of lesion are not told apart.",
+    "candidate": "Candidates are places to look at, no findings: on people the networks had not seen, fewer than 70 % "
+    "of the lesions over 2 cm were found at one false one per person.",
+    "lesion": "On people the networks had not seen, 70 % or more of the lesions over 2 cm were found at one false one "
+    "per person. Kinds of lesion are not told apart.",
 }
 
 

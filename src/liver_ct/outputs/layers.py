@@ -25,8 +25,8 @@ LESION_MM = 1.0  # pixel of the lesions
 def layers(view: View, study: StudyResult) -> Item:
     """All layers of a study: ``layers``, by name their shape and place, and ``maps``, their bytes one after the other.
 
-    A layer's ``shape`` is ``[n, rows, columns]``; ``start`` its first byte in the maps; ``place`` is left, top, width and
-    height of its grid in the picture, as shares of that; ``slices`` are the n places among the shown slices.
+    A layer's ``shape`` is ``[n, rows, columns]``; ``start`` its first byte in the maps; ``place`` is left, top, width
+    and height of its grid in the picture, as shares of that; ``slices`` are the n places among the shown slices.
     """
     found = {"prob": prob_layer(view)}
     if study.regions:

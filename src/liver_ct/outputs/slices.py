@@ -1,7 +1,7 @@
 """The CT as a browser takes it: turned to RAS, cut to the body, its slices as JPEG that keep all of HU.
 
-A gray level is 2.4 HU from -200 to 300 HU, where livers are read, and some 40 HU in lung and bone: any window works, and
-what JPEG loses stays below the noise of a CT. Lossless volumes with a viewer such as NiiVue came to 15 MB.
+A gray level is 2.4 HU from -200 to 300 HU, where livers are read, and 40 to 50 HU in lung and bone: any window works,
+and what JPEG loses stays below the noise of a CT. A lossless volume with a viewer such as NiiVue came to 15 MB.
 """
 
 from __future__ import annotations
