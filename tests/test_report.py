@@ -119,9 +119,18 @@ def visit(browser) -> Iterator:
     assert wrong == []
 
 
+def until(page, expression: str) -> None:
+    """Wait until an expression is true; wait_for_function evaluates within the page, which its policy forbids."""
+    for _ in range(300):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(30)
+    pytest.fail(f"{expression} stays false")
+
+
 def place(page) -> int:
     """Which of the shown slices is drawn, once drawing has caught up."""
-    page.wait_for_function("find('slice').dataset.drawn === String(state.place)")
+    until(page, "find('slice').dataset.drawn === String(state.place)")
     return page.evaluate("state.place")
 
 
@@ -329,7 +338,7 @@ class TestReport:
         page = browser.new_page()
         page.add_init_script("delete window.DecompressionStream")
         page.goto((done[1] / "plain" / "report.html").as_uri())
-        page.wait_for_function("find('now').textContent.startsWith('The slices cannot be shown')")
+        until(page, "find('now').textContent.startsWith('The slices cannot be shown')")
         page.close()
 
     def test_left_out_when_asked_for(self, done, tmp_path):
@@ -360,7 +369,7 @@ class TestViewer:
         expected = np.clip((plane - low) / (high - low), 0, 1).astype(np.float32) * 255
         smooth = Image.fromarray(seen.astype(np.float32)).resize(plane.shape[::-1], Image.Resampling.BOX)
         wrong_hu = np.abs(np.asarray(smooth) - expected) / 255 * (high - low)
-        assert np.median(wrong_hu) < 6 and wrong_hu.mean() < 0.06 * (high - low)
+        assert np.median(wrong_hu) < max(5, 0.015 * (high - low)) and wrong_hu.mean() < 0.06 * (high - low)
 
     def test_window_by_dragging_with_the_tool_or_the_right_button(self, done, visit):
         page = visit(done[1] / "plain" / "report.html")
@@ -372,7 +381,7 @@ class TestViewer:
             drag(page, "#slice", (0.4, 0.4), (0.6, 0.5), button)
             level, width = (int(page.input_value(f"#{name}")) for name in ("level", "width"))
             assert level > 90 and width > 400
-            assert page.evaluate("state.window") == [level - width / 2, level + width / 2]
+            assert page.evaluate("state.window") == pytest.approx([level - width / 2, level + width / 2], abs=1)
             assert page.get_attribute("[data-window='-60,200']", "aria-pressed") == "false"
             assert changed(first, pixels(page)) > 10_000
 
@@ -384,7 +393,7 @@ class TestViewer:
         page.keyboard.down("Control")
         page.mouse.wheel(0, -400)
         page.keyboard.up("Control")
-        page.wait_for_function("panes.axial.view.zoom > 2")
+        until(page, "panes.axial.view.zoom > 2")
         large = page.query_selector("#slice").bounding_box()
         assert large["width"] == pytest.approx(whole["width"] * page.evaluate("panes.axial.view.zoom"), rel=1e-3)
         assert (at[0] - large["x"]) / large["width"] == pytest.approx(0.3, abs=0.01)  # what is under the pointer stays

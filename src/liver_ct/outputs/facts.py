@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +15,6 @@ if TYPE_CHECKING:
     from liver_ct.outputs.results import Item, StudyResult
     from liver_ct.outputs.slices import View
 
-LIBRARIES = ("torch", "monai", "numpy", "nibabel")
 BLOCK_MM, SLABS, SURE = (
     4.0,
     15,
@@ -94,18 +89,8 @@ def _blocks(plane: NDArray[Any], steps: list[int]) -> NDArray[Any]:
 
 
 def run_facts(result: Item) -> list[tuple[str, str]]:
-    """Date, device, precision and versions of the run; what the record does not hold is left out."""
-    done = result.get("date") or datetime.now().astimezone().isoformat(" ", "seconds")
-    held = [(name.capitalize(), str(result[name])) for name in ("device", "precision") if result.get(name)]
-    return [("Date", str(done)), *held, ("Versions", ", ".join(_versions()))]
-
-
-def _versions() -> Iterator[str]:
-    """Of this package, Python and what it computes with."""
-    yield f"liver-ct {liver_ct.__version__}"
-    yield f"Python {platform.python_version()}"
-    for name in LIBRARIES:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
+    """Date, device, precision and versions of the run, as far as the result holds them."""
+    held = {"begun": "Begun", "device": "Device", "precision": "Precision"}
+    facts = [(name, str(result[key])) for key, name in held.items() if result.get(key)]
+    versions = result.get("versions") or {"liver-ct": liver_ct.__version__}
+    return [*facts, ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()))]

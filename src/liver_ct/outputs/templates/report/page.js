@@ -158,7 +158,7 @@ function setWindow(middle, wide) {
   for (const button of document.querySelectorAll("[data-window]")) {
     button.setAttribute("aria-pressed", button.dataset.window === state.window.join());
   }
-  draw();
+  if (volume.values) draw();
 }
 
 function takeTool(tool) {
@@ -220,7 +220,6 @@ function listen() {
   Object.values(panes).forEach(listenTo);
   document.addEventListener("keydown", onKey);
   new ResizeObserver(arrange).observe(find("viewer"));
-  addEventListener("beforeprint", arrange);
 }
 
 // Where the cross is at first: in a lesion of that slice, else where its score comes from, else in the liver.
@@ -238,11 +237,11 @@ async function start() {
   await inflateLayers();
   const order = data.slices.map((slice, place) => [slice[2] ?? -1, place]);
   const first = order.reduce((best, one) => (one[0] > best[0] ? one : best))[1];
-  await decode(first);
   listen();
   setWindow(70, 260);
   [state.x, state.y] = startingPoint(first);
   go(first);
+  await decode(first);
   await decodeAll(first, drawAcross);
   document.body.dataset.whole = "";
 }

@@ -87,6 +87,8 @@ class Pane {
     this.parts.number.replaceChildren(...labels.map(([text, at]) => this.label(text, point(at))));
     const mm = 50 * scale <= this.element.clientWidth * 0.45 ? 50 : 10;
     this.bar.style.width = `${mm * scale}px`;
+    const onPaper = { "--bar": (100 * mm) / this.width_mm, "--u": 100 * cross[0], "--v": 100 * cross[1] }; // %, of the whole
+    for (const [name, percent] of Object.entries(onPaper)) this.element.style.setProperty(name, `${percent}%`);
     this.bar.lastElementChild.textContent = `${mm / 10} cm`;
   }
 
