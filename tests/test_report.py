@@ -571,6 +571,7 @@ class TestIndex:
             "probability": lambda name: results[name]["study_tumour_probability"],
             "flagged": lambda name: len(results[name]["flagged_slices"]),
             "volume": lambda name: results[name]["liver_volume_ml"],
+            "lesions": lambda name: max([one["diameter_mm"] for one in results[name]["lesions"]], default=0),
             "seconds": lambda name: results[name]["seconds"]["total"],
             "stamp": lambda name: (done[1] / name / "result.json").stat().st_mtime,
         }

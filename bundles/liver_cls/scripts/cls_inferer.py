@@ -47,9 +47,7 @@ class SliceGroupInferer(CpuBf16Inferer):
         answers = self.answers(x, network, *args, **kwargs)
         return answers.reshape(*answers.shape[:3], -1).amax(3).mean(2)
 
-    def answers(
-        self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def answers(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Studies ``[B, C, X, Y, Z]`` to what the network says of each slice and, with ``mirrored``, of its mirror
         image, turned back: lesion maps ``[B, Z, 1 or 2, X, Y]`` of logits, or logits ``[B, Z, 1 or 2]``."""
         self.try_bf16(network, x.shape[1] * self.gop, x.device)

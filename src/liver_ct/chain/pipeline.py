@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.record import begin, inputs, precision_of
 from liver_ct.chain.stages import (
     SMALLEST_ML,
     Stage,
@@ -26,7 +27,7 @@ from liver_ct.chain.stages import (
     save_masks,
     study_errors,
 )
-from liver_ct.chain.studies import fingerprint, name_cases
+from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, printable
 from liver_ct.files import shipped
@@ -61,7 +62,7 @@ class LiverCT:
         >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
         True
         >>> sorted(study.result)[-3:]
-        ['notes', 'series', 'study_tumour_probability']
+        ['settings', 'study_tumour_probability', 'versions']
         >>> chain.run(array + 1024, affine, case="MR")
         Traceback (most recent call last):
             ...
@@ -155,8 +156,11 @@ class LiverCT:
     def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:
         """Both stages, step by step."""
         seconds: dict[str, float] = {}
+        made = begin(self.seg, self.cls)
         with timed(seconds, "read"):
             ct = self.seg["load"]({"image": str(path)})["image"]
+            files = tuple(ct.meta.get("files", ()))
+            made |= inputs([] if source else map(Path, files or files_of(path)))
         with timed(seconds, "resample"):
             item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):
@@ -189,9 +193,10 @@ class LiverCT:
             seconds=seconds,
             model_cards=self.model_cards,
             source=source or str(path),
-            files=tuple(ct.meta.get("files", ())),
+            files=files,
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
+            made=made | {"precision": precision_of(self.seg, self.cls)},
             lesions=lesions,
             map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
         )
@@ -213,6 +218,7 @@ class LiverCT:
             liver,
             affine,
             threshold=float(self.cls["lesion_threshold"]),
+            outline=float(self.cls["lesion_outline"]),
             smallest_ml=float(self.cls["lesion_smallest_ml"]),
             shown_as=name_for(self.cls["_meta_"].get("eval_metrics", {})),
         )

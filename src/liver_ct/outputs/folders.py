@@ -69,19 +69,24 @@ def publish(work: Path, target: Path, place: Callable[[Path], Path] = lambda tar
         StudyError: something else is in the way, or the folder of results vanished.
     """
     try:
-        lock = os.open(work.parent, os.O_RDONLY)
+        with alone(work.parent):
+            target = place(target)
+            check_target(target)
+            replace_folder(work, target)
     except FileNotFoundError:
         raise vanished(target.parent) from None
+    return target
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, for which other runs wait; raises OSError where there is no folder."""
+    lock = os.open(folder, os.O_RDONLY)
     try:
         _take(lock, wait=True)
-        target = place(target)
-        check_target(target)
-        replace_folder(work, target)
-    except FileNotFoundError:
-        raise vanished(target.parent) from None
+        yield
     finally:
         os.close(lock)
-    return target
 
 
 def vanished(folder: Path) -> StudyError:

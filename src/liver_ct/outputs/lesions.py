@@ -17,10 +17,11 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from liver_ct.files import written_whole
+from liver_ct.outputs.results import voxel_mm3
 
 LESION, CANDIDATE = "lesion", "candidate"
-SENSITIVITY = "lesion_sensitivity_over_2_cm"  # share of lesions found at one false one per person
-ENOUGH = 0.7
+SENSITIVITY, FALSE = "lesion_sensitivity_over_2_cm", "false_lesions_per_person"  # of a bundle's eval_metrics
+ENOUGH, TOO_MANY = 0.7, 1.0  # of one and the other
 EDGES = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])  # middles of a pixel's edges
 PLACE = ("x_mm", "y_mm", "z_mm")
 
@@ -71,8 +72,9 @@ class Lesions(NamedTuple):
 
 
 def name_for(figures: Mapping[str, Any]) -> str:
-    """What a reader is told they are, by the sensitivity that a bundle's ``eval_metrics`` state."""
-    return LESION if float(figures.get(SENSITIVITY, 0)) >= ENOUGH else CANDIDATE
+    """What a reader is told they are, by the ``eval_metrics`` of a bundle; a candidate where these do not say."""
+    enough = float(figures.get(SENSITIVITY, 0)) >= ENOUGH
+    return LESION if enough and float(figures.get(FALSE, np.inf)) <= TOO_MANY else CANDIDATE
 
 
 def find_lesions(
@@ -81,6 +83,7 @@ def find_lesions(
     liver: NDArray[Any],
     affine: NDArray[Any],
     threshold: float = 0.5,
+    outline: float = 0.1,
     smallest_ml: float = 0.0,
     shown_as: str = CANDIDATE,
 ) -> Lesions:
@@ -91,26 +94,29 @@ def find_lesions(
         ct: ``[X, Y, Z]`` in HU.
         liver: mask ``[X, Y, Z]``, what HU are compared with.
         affine: 4 x 4, voxel to world mm (RAS).
-        threshold: a lesion is where the map reaches this, 0..1.
+        threshold: a part is a lesion if the map reaches this in it, 0..1.
+        outline: parts are connected, and end, where the map reaches this.
         smallest_ml: smaller parts are no lesions.
         shown_as: as `Lesions` has it.
 
     Returns:
         The map, the lesions and where each lies.
     """
-    labels = np.zeros_like(prob, np.uint16)
-    box = _box(prob >= max(1, round(threshold * 255)))
-    if box is None:
+    labels = np.zeros(prob.shape[::-1], np.uint16).T  # memory of it is taken where it is written to
+    lowest = _stored(min(outline, threshold))
+    box = box_of(prob, lowest)
+    if box is None or prob[box].max() < _stored(threshold):
         return Lesions(prob, labels, (), shown_as)
-    parts = cc3d.connected_components(np.asfortranarray(prob[box] >= max(1, round(threshold * 255))))
+    parts = cc3d.connected_components(np.asfortranarray(prob[box] >= lowest))
     statistics = cc3d.statistics(parts)
-    ml = statistics["voxel_counts"] * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    ml = statistics["voxel_counts"] * voxel_mm3(affine) / 1000
     peaks = maximum(prob[box], parts, range(len(ml))).astype(int)
-    kept = sorted(np.flatnonzero(ml[1:] >= smallest_ml) + 1, key=lambda n: (-peaks[n], -ml[n]))
+    taken = (peaks >= _stored(threshold)) & (ml >= smallest_ml)
+    kept = sorted(np.flatnonzero(taken[1:]) + 1, key=lambda n: (-peaks[n], -ml[n]))
     numbers = np.zeros(len(peaks), np.uint16)
     numbers[kept] = np.arange(1, len(kept) + 1)
     labels[box] = numbers[parts]
-    level = _liver_hu(ct, liver, parts, box)
+    level = liver_hu(ct, liver, labels)
     found = []
     for number, part in enumerate(kept, 1):
         inner = statistics["bounding_boxes"][part]
@@ -119,22 +125,32 @@ def find_lesions(
     return Lesions(prob, labels, tuple(found), shown_as)
 
 
-def _box(above: NDArray[Any]) -> tuple[slice, ...] | None:
-    """The box of what is true in ``[X, Y, Z]``; None where nothing is."""
-    spans = []
-    for axis in range(3):
-        line = np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis})))
+def _stored(probability: float) -> int:
+    """The lowest stored value that a probability has."""
+    return max(1, int(probability * 255 + 0.5))
+
+
+def box_of(values: NDArray[Any], lowest: int) -> tuple[slice, slice, slice] | None:
+    """The box of what is at least ``lowest`` in ``[X, Y, Z]``; None where nothing is.
+
+    Cut axis by axis, from the slowest in memory, so that most of a CT is looked at once.
+    """
+    box = [slice(0, size) for size in values.shape]
+    for axis in sorted(range(3), key=lambda i: -values.strides[i]):
+        line = np.flatnonzero(values[tuple(box)].max(axis=tuple({0, 1, 2} - {axis})) >= lowest)
         if not len(line):
             return None
-        spans.append(slice(int(line[0]), int(line[-1]) + 1))
-    return tuple(spans)
+        box[axis] = slice(int(line[0]), int(line[-1]) + 1)
+    return box[0], box[1], box[2]
 
 
-def _liver_hu(ct: NDArray[Any], liver: NDArray[Any], parts: NDArray[Any], box: tuple[slice, ...]) -> float | None:
-    """Median of the CT in the liver without what the map takes for a lesion; None where nothing is left."""
-    healthy = liver > 0
-    healthy[box] &= parts == 0
-    return float(np.median(ct[healthy])) if healthy.any() else None
+def liver_hu(ct: NDArray[Any], liver: NDArray[Any], labels: NDArray[Any]) -> float | None:
+    """Median of the CT in the liver without lesions, all ``[X, Y, Z]``; None where nothing is left."""
+    box = box_of(liver, 1)
+    if box is None:
+        return None
+    healthy = ct[box][(liver[box] > 0) & (labels[box] == 0)]
+    return float(np.median(healthy)) if len(healthy) else None
 
 
 def _measure(
@@ -159,7 +175,7 @@ def _measure(
         number=number,
         probability=round(probability, 3),
         diameter_mm=round(max(diameters), 1),
-        volume_ml=round(len(voxels) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000, 3),
+        volume_ml=round(len(voxels) * voxel_mm3(affine) / 1000, 3),
         mean_hu=round(mean, 1),
         hu_minus_liver=None if level is None else round(mean - level, 1),
         first_slice=first,

@@ -7,7 +7,7 @@ import csv
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,6 +103,7 @@ class StudyResult:
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
         notes: what is implausible about the result.
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
+        made: how the result was made: when, on which device, with which settings and versions.
         map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
     """
 
@@ -122,6 +123,7 @@ class StudyResult:
     mask_writer: Callable[[Item, Path], None]
     notes: tuple[Note, ...] = ()
     lesions: Lesions | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
     map_writer: Callable[[Item, Path], None] | None = None
 
     def __post_init__(self) -> None:
@@ -140,15 +142,18 @@ class StudyResult:
         """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
         figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
         notes = {"notes": [note.text for note in self.notes], "note_codes": [note.code for note in self.notes]}
-        return copy.deepcopy({"case": self.case, **self.record, **figures, **self._lesions, **notes})
+        return copy.deepcopy({"case": self.case, **self.record, **self.made, **figures, **self._lesions, **notes})
 
     @property
     def _lesions(self) -> Item:
         """What result.json says of lesions; null where the bundle draws no map."""
         if self.lesions is None:
-            return {"lesions_shown_as": None, "lesions": None}
-        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in self.lesions.found]
-        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed}
+            return {"lesions_shown_as": None, "lesions": None, "flagged_without_lesion": None}
+        found = self.lesions.found
+        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in found]
+        within = {index for lesion in found for index in range(lesion.first_slice, lesion.last_slice + 1)}
+        bare = [index for index in self.summary.flagged_slices if index not in within]
+        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed, "flagged_without_lesion": bare}
 
     @property
     def headline(self) -> str:
