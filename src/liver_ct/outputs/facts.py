@@ -71,7 +71,7 @@ def enhancement(view: View) -> Enhancement:
 
 def _liver_blocks(view: View) -> NDArray[Any]:
     """Mean HU of blocks some BLOCK_MM wide that lie within the liver, in slices spread over it."""
-    heights = np.flatnonzero((view.prob[::4, ::4] > SURE).any((0, 1)))
+    heights = np.flatnonzero((view.prob[::8, ::8] > SURE).any((0, 1)))
     if not len(heights):
         return np.zeros(0)
     steps = [max(1, round(BLOCK_MM / mm)) for mm in voxel_sizes(view.affine)[:2]]

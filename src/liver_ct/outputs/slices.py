@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KNOTS_HU, KNOTS_GRAY = (-1024, -200, 300, 1500), (0, 20, 232, 255)  # straight between them
 BODY = -300  # HU
-PIXELS = 24e6  # of all slices together, which a browser decodes in part of a second
+PIXELS = 30e6  # of all slices together, which a browser decodes in part of a second
 BYTES = 6.3e6  # of all slices together: 8.4 MB of text
 BEYOND = 60  # slices shown where no liver is near
 QUALITY = 80  # of the JPEGs
