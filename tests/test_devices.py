@@ -77,8 +77,8 @@ def test_the_shipped_networks_pass_the_check_of_a_device_and_a_wrong_one_does_no
 class Alternating(torch.nn.Module):
     """Gives another answer each time, also as a copy."""
 
-    calls: list[int] = []
+    calls = (1,)  # of the class, so that a copy counts on
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.append(1)
+        Alternating.calls += (1,)
         return x * 0 + (-1) ** len(self.calls) * 3
