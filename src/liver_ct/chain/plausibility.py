@@ -24,11 +24,14 @@ LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
 NOISE_HU = 20
 METAL_ML = 0.5
+FAT_HU = (-140, -65)
 SLICE_MM = 7
 SURE = 0.88  # mean probability of what was taken for liver
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
+SOFT_HU, BIN_HU, SMOOTH_HU = (-240, 200), 4, 8  # where fat and soft tissue are looked for
+DARKEST_SOFT, STANDS_OUT = -20, 1.2  # HU; the peak of fat, against what lies between it and that of soft tissue
 COARSE_MM, WORKING_MM = 4.0, (2.0, 2.0, 4.0)  # apart: what is looked at of the whole CT; the segmenter's own grid
 NEAR_MM, SPINE = 60, 9  # the liver's slices and this much around; breadth of a vertebra, in coarse voxels
 NOISE_SLABS, ENOUGH = 9, 100  # where noise is measured, and from how many differences
@@ -52,6 +55,7 @@ class Figures(NamedTuple):
         noise: standard deviation in the liver on the segmenter's grid, HU.
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
+        fat: HU that most fat has.
         sure: mean probability of the liver's voxels, a sample of them.
     """
 
@@ -68,6 +72,7 @@ class Figures(NamedTuple):
     noise: float
     metal_ml: float
     slice_mm: float
+    fat: float
     sure: float
 
 
@@ -172,6 +177,13 @@ def about_slices(found: Figures) -> str | None:
     return f"Slices lie {found.slice_mm:.3g} mm apart: small tumours and the liver's ends may be missed."
 
 
+def about_scale(found: Figures) -> str | None:
+    """Fat that is not where it is in every CT."""
+    if not (found.fat < FAT_HU[0] or found.fat > FAT_HU[1]):
+        return None
+    return f"Fat lies at {found.fat:.0f} HU, not near -100: the values may be scaled or shifted."
+
+
 def about_sureness(found: Figures) -> str | None:
     """A liver that the segmenter hardly believes in, as where there is none."""
     if not found.sure < SURE:
@@ -189,6 +201,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "noise": about_noise,
     "metal": about_metal,
     "thick_slices": about_slices,
+    "scale": about_scale,
     "unsure": about_sureness,
 }
 
@@ -221,6 +234,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         noise=noise(whole, first, end),
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
+        fat=fat(coarse.ct, lowest),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
     )
 
@@ -229,6 +243,19 @@ def sureness(prob: NDArray[Any], whole: View) -> float:
     """Mean probability of the liver's voxels, some COARSE_MM apart: all of them take five times as long as the rest."""
     probabilities, liver, _ = whole._replace(ct=prob).coarse()
     return float(probabilities[liver > 0].mean()) if liver.any() else NOTHING
+
+
+def fat(ct: NDArray[Any], lowest: float) -> float:
+    """HU of the peak of fat; NaN where none stands out, or where the CT is clipped so that it cannot."""
+    counts, edges = np.histogram(ct[ct > lowest + 2], np.arange(*SOFT_HU, BIN_HU))  # without what was clipped
+    smooth, hu = ndimage.gaussian_filter1d(counts.astype(np.float64), SMOOTH_HU / BIN_HU), edges[:-1] + BIN_HU / 2
+    dark = np.flatnonzero((hu > lowest + 2 * SMOOTH_HU) & (hu < DARKEST_SOFT))  # nor the noise around that
+    if not len(dark):
+        return NOTHING
+    peak = int(dark[smooth[dark].argmax()])
+    soft = int(smooth[dark[-1] :].argmax()) + int(dark[-1])
+    stands_out = peak > dark[0] and smooth[peak] > STANDS_OUT * max(1, smooth[peak : soft + 1].min())
+    return float(hu[peak]) if stands_out else NOTHING
 
 
 def from_spine(near: View) -> tuple[float, float]:
