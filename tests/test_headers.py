@@ -377,6 +377,8 @@ MEDICAL = {
     "no orientation": (b"TransformMatrix", b"Comment", "how the patient lies"),
     "no spacing": (b"ElementSpacing", b"Comment", "how the patient lies"),
     "two origins": (b"NDims", b"Origin = 1 1 1\nNDims", "both stand"),
+    "an MR": (b"NDims", b"Modality = MET_MOD_MR\nNDims", "Modality is 'MET_MOD_MR'"),
+    "packed perhaps": (b"CompressedData = False", b"CompressedData = yes", "CompressedData is 'yes'"),
 }  # fmt: skip
 
 
@@ -396,6 +398,8 @@ def test_a_metaimage_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path
     (b"endian: little", b"endian: middle", "not little or big"),
     (b"endian: little", b"endian: little\nold min: 0", "were mapped"),
     (b"endian: little", b"endian: little\nline skip: 2", "line skip"),
+    (b"kinds: domain domain domain", b"kinds: domain domain time", "kind 'time'"),
+    (b"kinds: domain domain domain", b"kinds: RGB-color domain domain", "kind 'rgb-color'"),
     (b"endian: little", b"endian: little\nspace units: \"mm\" \"m\" \"mm\"", "differ between"),
     (b"endian: little", b"endian: little\nspace units: \"ells\" \"ells\" \"ells\"", "not one of"),
 ])  # fmt: skip

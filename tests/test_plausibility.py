@@ -175,9 +175,20 @@ NOT_SCALED = {
 
 @pytest.mark.parametrize("change", SCALED.values(), ids=SCALED)
 def test_scaled_or_shifted_values_are_noted_by_the_fat(change):
-    """Where all around the body is padding, so that no air tells."""
-    ct = np.where(PLAIN[0] < -300, -1024, change(PLAIN[0]))
-    assert "scale" in [note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])]
+    """Where all around the body is padding, so that no air tells, and where it is none."""
+    for ct in (np.where(PLAIN[0] < -300, -1024, change(PLAIN[0])), change(PLAIN[0])):
+        assert "scale" in [note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])]
+
+
+@pytest.mark.parametrize("shift", [80, 100, 150])
+def test_a_shift_is_noted_by_the_air(shift):
+    assert "scale" in [note.code for note in notes_on(PLAIN[0] + shift, PLAIN[1] > 0, PLAIN[2])]
+
+
+def test_empty_slices_do_not_hide_that_the_scan_ends_in_the_liver():
+    ct, liver = PLAIN[0].copy(), PLAIN[1] > 0
+    ct[..., 27:], liver[..., 27:] = -1024, False
+    assert "scan_end" in [note.code for note in notes_on(ct, liver, PLAIN[2])]
 
 
 @pytest.mark.parametrize("change", NOT_SCALED.values(), ids=NOT_SCALED)

@@ -15,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from liver_ct.chain.values import ends_of, fat, outside_air
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
@@ -24,14 +25,12 @@ LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
 NOISE_HU = 20
 METAL_ML = 0.5
-FAT_HU = (-140, -65)
+FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 SURE = 0.88  # mean probability of what was taken for liver
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
-SOFT_HU, BIN_HU, SMOOTH_HU = (-240, 200), 4, 8  # where fat and soft tissue are looked for
-DARKEST_SOFT, STANDS_OUT = -20, 1.2  # HU; the peak of fat, against what lies between it and that of soft tissue
 COARSE_MM, WORKING_MM = 4.0, (2.0, 2.0, 4.0)  # apart: what is looked at of the whole CT; the segmenter's own grid
 NEAR_MM, SPINE = 60, 9  # the liver's slices and this much around; breadth of a vertebra, in coarse voxels
 NOISE_SLABS, ENOUGH = 9, 100  # where noise is measured, and from how many differences
@@ -43,8 +42,8 @@ class Figures(NamedTuple):
 
     Attributes:
         volume_ml: of the liver.
-        bottom_mm2: liver in the lowest slice.
-        top_mm2: liver in the highest slice.
+        bottom_mm2: liver in the lowest slice that holds anything.
+        top_mm2: liver in the highest slice that does.
         right_mm: from the spine to the liver's middle, towards the patient's right.
         front_mm: from the spine to the body's middle, towards the patient's front.
         lung_above_ml: air within the body above the liver's middle.
@@ -56,6 +55,7 @@ class Figures(NamedTuple):
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
         fat: HU that most fat has.
+        air: HU that most air outside the body has.
         sure: mean probability of the liver's voxels, a sample of them.
     """
 
@@ -73,6 +73,7 @@ class Figures(NamedTuple):
     metal_ml: float
     slice_mm: float
     fat: float
+    air: float
     sure: float
 
 
@@ -178,10 +179,12 @@ def about_slices(found: Figures) -> str | None:
 
 
 def about_scale(found: Figures) -> str | None:
-    """Fat that is not where it is in every CT."""
-    if not (found.fat < FAT_HU[0] or found.fat > FAT_HU[1]):
-        return None
-    return f"Fat lies at {found.fat:.0f} HU, not near -100: the values may be scaled or shifted."
+    """Fat or air that is not where it is in every CT."""
+    places = {"Fat": (found.fat, FAT_HU, -100), "Air": (found.air, AIR_HU, -1000)}
+    for name, (hu, limits, usual) in places.items():
+        if hu < limits[0] or hu > limits[1]:
+            return f"{name} lies at {hu:.0f} HU, not near {usual}: the values may be scaled or shifted."
+    return None
 
 
 def about_sureness(found: Figures) -> str | None:
@@ -215,7 +218,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
     lowest, highest = float(np.quantile(coarse.ct[::2, ::2], 0.001)), float(coarse.ct.max())
     above, below = lungs(coarse, lowest)
     dense = coarse.ct[coarse.ct > DENSE]
-    bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in (0, -1))
+    bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in ends_of(whole.ct))
     first, end = whole.slices()
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
@@ -235,6 +238,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
         fat=fat(coarse.ct, lowest),
+        air=outside_air(coarse.ct),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
     )
 
@@ -243,19 +247,6 @@ def sureness(prob: NDArray[Any], whole: View) -> float:
     """Mean probability of the liver's voxels, some COARSE_MM apart: all of them take five times as long as the rest."""
     probabilities, liver, _ = whole._replace(ct=prob).coarse()
     return float(probabilities[liver > 0].mean()) if liver.any() else NOTHING
-
-
-def fat(ct: NDArray[Any], lowest: float) -> float:
-    """HU of the peak of fat; NaN where none stands out, or where the CT is clipped so that it cannot."""
-    counts, edges = np.histogram(ct[ct > lowest + 2], np.arange(*SOFT_HU, BIN_HU))  # without what was clipped
-    smooth, hu = ndimage.gaussian_filter1d(counts.astype(np.float64), SMOOTH_HU / BIN_HU), edges[:-1] + BIN_HU / 2
-    dark = np.flatnonzero((hu > lowest + 2 * SMOOTH_HU) & (hu < DARKEST_SOFT))  # nor the noise around that
-    if not len(dark):
-        return NOTHING
-    peak = int(dark[smooth[dark].argmax()])
-    soft = int(smooth[dark[-1] :].argmax()) + int(dark[-1])
-    stands_out = peak > dark[0] and smooth[peak] > STANDS_OUT * max(1, smooth[peak : soft + 1].min())
-    return float(hu[peak]) if stands_out else NOTHING
 
 
 def from_spine(near: View) -> tuple[float, float]:
