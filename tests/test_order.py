@@ -22,6 +22,7 @@ def with_slice(values: np.ndarray, number: int = 12) -> np.ndarray:
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
     "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
+    "columns exchanged with rows": (CT.ravel("F").reshape((56, 64, 32), order="F"), "neighbours along axis 1"),
     "rows shuffled": (CT[:, np.random.default_rng(0).permutation(56)], "neighbours along axis 1"),
     "a slice of zeros": (with_slice(np.zeros(1)), "slice 12 of 0 to 31"),
     "a slice of air": (with_slice(np.full(1, -1024)), "slice 12 of 0 to 31"),
