@@ -3,8 +3,8 @@
     python scripts/demo.py
     python bench/report_page.py demo/volume-0/report.html --picture docs/report.png
 
-Needs chromium and the package playwright. The seconds are CPU time of the page's own process, of its main thread and of
-all threads, so that other work on the machine does not count.
+Needs chromium and the package playwright. The seconds are CPU time of the page's own process, main thread and all
+threads, so that other work on the machine does not count.
 """
 
 from __future__ import annotations

@@ -614,7 +614,7 @@ class TestIndex:
         run(source, output)
         page = visit(output / "index.html")
         assert sorted(self.order(page)) == ["<b>bad", "good", "later"] and not page.query_selector(".failed")
-        assert {path.name for path in output.iterdir()} == {"<b>bad", "good", "later", "index.html"}
+        assert {path.name for path in output.iterdir()} == {"<b>bad", "good", "later", "index.html", "summary.csv"}
 
     def test_what_is_no_whole_result_is_passed_over(self, done, visit, tmp_path):
         for name in ("half", "torn"):
@@ -633,7 +633,7 @@ class TestIndex:
         lines = capsys.readouterr().err.splitlines()
         assert stop.value.code == 1 and (tmp_path / "healthy" / "report.html").is_file()
         assert [line for line in lines if line.startswith("ERROR")] and "index.html" in lines[-1]
-        assert {path.name for path in tmp_path.iterdir()} == {"index.html", "healthy"}
+        assert {path.name for path in tmp_path.iterdir()} == {"index.html", "summary.csv", "healthy"}
 
     def test_what_is_damaged_or_out_of_reach_is_passed_over(self, done, visit, tmp_path):
         run(done[0] / "healthy.nii.gz", tmp_path)
