@@ -49,7 +49,7 @@ def main() -> None:
         picture = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
         picture.paste(shots[0], (0, 0))
         picture.paste(shots[1], (shots[0].width, 0))
-        picture.save(args.picture, optimize=True)
+        picture.quantize(256, dither=Image.Dither.NONE).save(args.picture, optimize=True)
 
 
 if __name__ == "__main__":

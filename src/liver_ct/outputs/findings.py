@@ -15,10 +15,10 @@ HIGHEST = (
     "three of the five that were tried."
 )
 MEANING = {  # of what the lesion map shows, by how that is called
-    "candidate": "Candidates are places to look at, no findings: on people the networks had not seen, fewer than 70 % "
-    "of the lesions over 2 cm were found at one false one per person.",
+    "candidate": "Candidates are places to look at, no findings: it is not shown that, on people the networks had not "
+    "seen, 70 % or more of the lesions over 2 cm are found at one false one per person.",
     "lesion": "On people the networks had not seen, 70 % or more of the lesions over 2 cm were found at one false one "
-    "per person. Kinds of lesion are not told apart.",
+    "or fewer per person. Kinds of lesion are not told apart.",
 }
 
 
@@ -44,17 +44,17 @@ def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
 
 
 def _about_lesions(result: Item) -> list[str]:
-    """The largest of the lesions; nothing where the bundle draws no map."""
+    """The largest of the lesions, and flagged slices without any; nothing where the bundle draws no map."""
     lesions, word = result.get("lesions"), result.get("lesions_shown_as")
     if lesions is None:
         return []
     if not lesions:
         return [f"The lesion map shows no {word}. This does not exclude one."]
     largest = max(lesions, key=lambda lesion: lesion["diameter_mm"])
-    where = f"{largest['diameter_mm']:.0f} mm, number {largest['number']}, key slice {largest['key_slice']}"
-    if len(lesions) == 1:
-        return [f"The lesion map shows 1 {word} ({where})."]
-    return [f"The lesion map shows {len(lesions)} {word}s, the largest {where}."]
+    where = f"number {largest['number']} with {largest['diameter_mm']:.0f}\xa0mm in slice {largest['key_slice']}"
+    said = [f"The lesion map shows {len(lesions)} {plural(len(lesions), word)}; the largest is {where}."]
+    bare = len(result.get("flagged_without_lesion") or ())
+    return said + ([f"{bare} flagged {plural(bare, 'slice')} without any {word}."] if bare else [])
 
 
 def lesion_words(study: StudyResult) -> Item | None:

@@ -112,7 +112,7 @@ function goToLesion(index) {
   state.lesion = index;
   [state.x, state.y] = lesion.at;
   for (const button of document.querySelectorAll("[data-lesion]")) {
-    button.toggleAttribute("aria-current", Number(button.dataset.lesion) === index);
+    button.setAttribute("aria-current", Number(button.dataset.lesion) === index);
   }
   goToSlice(lesion.key_slice);
   panes.axial.follow(crossIn(panes.axial));
