@@ -20,6 +20,7 @@ from liver_ct.chain.progress import Progress
 from liver_ct.chain.studies import Study, find_studies, finished_outputs, place_of
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
+from liver_ct.files import is_zip
 from liver_ct.outputs.folders import PARTIAL, alone, check_target, publish, vanished, work_folder
 from liver_ct.outputs.names import ALWAYS, INDEX, LESION_OUTPUTS, SUMMARY, Output
 from liver_ct.outputs.writing import import_writers, write_study
@@ -32,7 +33,7 @@ class Wishes(NamedTuple):
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
-        device: cpu or cuda; None takes a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU of NVIDIA's if there is one.
         jobs: studies at a time; None takes 2 where there are two CPU cores, 1 in a crew.
         overwrite: do finished studies again.
         outputs: what to write beyond the files that are always written; index.html and summary.csv come with reports.
@@ -142,7 +143,7 @@ def process(
 
     Their folder is added to ``done``.
     """
-    left_out = Output.DICOM in outputs and not study.path.is_dir()
+    left_out = Output.DICOM in outputs and not (study.path.is_dir() or is_zip(study.path))
     outputs = {*outputs} - {Output.DICOM} if left_out else outputs
     remark = "    without DICOM, as it is no DICOM series" if left_out else ""
     record = chain.record(study.path)
@@ -158,7 +159,11 @@ def process(
         kept = keep(there - {*ALWAYS, *LESION_OUTPUTS}, target, work)
         wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
         found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
-        write_study(found, work, wanted)
+        try:
+            write_study(found, work, wanted)
+        finally:
+            if found.holder:
+                found.holder.remove()
         target = publish(work, target, partial(place_of, record=record))
     done.append(target)
     return f"{target.name}: {found.line}    -> {target}{remark}"

@@ -38,7 +38,11 @@ def why_not_read(path: Path) -> str | None:
 def format_of(path: Path) -> str | None:
     """The image format whose mark a file bears; raises OSError."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
+        return format_of_bytes(file.read(HEAD))
+
+
+def format_of_bytes(head: bytes) -> str | None:
+    """The image format whose mark a file's first bytes bear, of which HEAD are enough."""
     if head.startswith(b"\x1f\x8b"):
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, HEAD)

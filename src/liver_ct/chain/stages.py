@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from liver_ct.chain.devices import check_answer
 from liver_ct.errors import StudyError, find_study_error, is_memory_error
 from liver_ct.files import sha256
 from liver_ct.outputs.names import LESION_PROB, LIVER_MASK, PROB_MASK
@@ -40,6 +41,8 @@ class Stage:
         self.parser = read_bundle(self.root, device=device, **knobs)
         weights = Path(self["ckpt_path"])
         self.network = load_weights(self["network"], weights, device)
+        if device.type == "mps":  # not tried by us
+            check_answer(self.network, device)
         self.identity = {
             "version": self["_meta_"]["version"],
             "weights_sha256": sha256(weights),
@@ -55,7 +58,7 @@ class Stage:
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
         inferer = self["map_inferer"] if "map_inferer" in self else self["inferer"]
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as the bundles' evaluators do
+        with torch.autocast("cuda", enabled=self.device.type == "cuda"):  # as the bundles' evaluators do
             logits = inferer(item["image"][None].to(self.device), self.network)
         return {**item, "pred": logits[0].float().cpu()}
 
@@ -186,15 +189,3 @@ def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) 
             raise
         raise StudyError(f"{weights}: damaged, or not this bundle's weights. Fetch or train them again.") from e
     return network.eval()
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or a GPU if there is one; raises StudyError for one that is not there."""
-    if name not in (None, "cpu", "cuda"):
-        raise StudyError(f"--device {name}: unknown. Use cpu or cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StudyError("--device cuda: no GPU that PyTorch can use. Use --device cpu.")
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda":  # the processes that torchrun starts take one each
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return device

@@ -22,7 +22,7 @@ FAILED = ".failed"  # a file for each study that failed and has not been finishe
 def write_index(output: Path) -> None:
     """Write ``output/index.html`` from the results of all runs that lie in ``output``: whole or not at all."""
     studies = sorted(_rows(output), key=lambda study: (-study["probability"], study["case"]))
-    page = render(INDEX, script="index.js", studies=studies, failed=sorted(failures(output)), summary=SUMMARY)
+    page = render(INDEX, scripts=["index.js"], studies=studies, failed=sorted(failures(output)), summary=SUMMARY)
     with written_whole(output / INDEX, shared=True) as part:
         part.write_text(page, encoding="utf-8")
     with suppress(OSError):
@@ -76,12 +76,22 @@ def _rows(output: Path) -> Iterator[Item]:
                 "probability": float(result["study_tumour_probability"]),
                 "flagged": len(result["flagged_slices"]),
                 "volume": float(result["liver_volume_ml"]),
+                "lesions": _lesions(result),
                 "notes": result.get("notes", ()),  # which results of version 0.5 lack
                 "seconds": float(result["seconds"]["total"]),
                 "done": done.isoformat(" ", "minutes"),
                 "stamp": done.timestamp(),
                 **_sparkline(folder / TABLE, result["flag_threshold"]),
             }
+
+
+def _lesions(result: Item) -> Item | None:
+    """How many there are, the largest one's mm, and what they are called; None where no map was drawn."""
+    found = result.get("lesions")  # which results of version 0.6 lack
+    if found is None:
+        return None
+    largest = max((float(lesion["diameter_mm"]) for lesion in found), default=0.0)
+    return {"count": len(found), "largest": largest, "noun": result["lesions_shown_as"]}
 
 
 def _sparkline(table: Path, threshold: float) -> Item:

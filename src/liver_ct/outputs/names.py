@@ -12,9 +12,11 @@ LESION_PROB, LESION_TABLE = LESION_OUTPUTS
 PICTURE, REPORT = "overview.png", "report.html"
 INDEX, SUMMARY = "index.html", "summary.csv"  # of all studies, beside their folders
 RECORD_FORM = "urn:liver-ct:result:1"  # which form result.json has; result.schema.json describes it
-DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
-DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
-OUTPUTS = (*ALWAYS, *LESION_OUTPUTS, PICTURE, REPORT, *DICOM_OUTPUTS)
+DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "prob_map.dcm", "report.dcm")
+DICOM_LIVER, DICOM_PROB, DICOM_PROB_MAP, DICOM_REPORT = DICOM_OUTPUTS
+DICOM_OF_LESIONS = ("lesions.dcm", "lesion_map.dcm")  # only where there are lesions
+DICOM_LESIONS, DICOM_LESION_MAP = DICOM_OF_LESIONS
+OUTPUTS = (*ALWAYS, *LESION_OUTPUTS, PICTURE, REPORT, *DICOM_OUTPUTS, *DICOM_OF_LESIONS)
 LONGEST = 180  # bytes of a study's folder; temporary names beside it are longer, and 255 is the most that Linux takes
 
 

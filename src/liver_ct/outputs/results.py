@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from liver_ct.files import written_whole
+from liver_ct.files import TemporaryFolder, written_whole
 from liver_ct.outputs.names import Output
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class StudyResult:
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
         made: how the result was made: when, on which device, with which settings and versions.
         map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
+        holder: the folder of what ``files`` names, where they were unpacked from a zip.
     """
 
     case: str
@@ -125,6 +126,7 @@ class StudyResult:
     lesions: Lesions | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     map_writer: Callable[[Item, Path], None] | None = None
+    holder: TemporaryFolder | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):

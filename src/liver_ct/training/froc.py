@@ -36,7 +36,9 @@ class Judged(NamedTuple):
     false: NDArray[Any]
 
 
-def judge(prob: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], person: str, **knobs: float) -> Judged:
+def judge(
+    prob: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], person: str, outline: float, smallest_ml: float
+) -> Judged:
     """Hold every part of a lesion map against the outlines, whatever its probability.
 
     Args:
@@ -44,16 +46,17 @@ def judge(prob: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], person:
         label: outlines ``[X, Y, Z]`` as in LiTS, tumour 2; each connected part of it is a lesion.
         affine: 4 x 4, voxel to world mm (RAS).
         person: whose study it is.
-        knobs: ``outline`` and ``smallest_ml`` of `find_lesions`.
+        outline: of `find_lesions`.
+        smallest_ml: likewise.
     """
     liver, tumour = (label > 0).astype(np.uint8), np.where(label == TUMOUR, 255, 0).astype(np.uint8)
-    listed = find_lesions(prob, label, liver, affine, threshold=knobs["outline"], **knobs)
+    listed = find_lesions(prob, label, liver, affine, threshold=outline, outline=outline, smallest_ml=smallest_ml)
     outlined = find_lesions(tumour, label, liver, affine)
     overlap = overlaps(listed, outlined)
-    same, probability = overlap >= SAME, np.array([lesion.probability for lesion in listed.found])
+    same = np.asarray(overlap >= SAME)
+    probability = np.array([lesion.probability for lesion in listed.found])
     diameters = np.array([lesion.diameter_mm for lesion in listed.found])
-    hit = same.any(0)
-    best = np.array([diameters[column.argmax()] if taken else np.nan for column, taken in zip(overlap.T, hit)])
+    best = np.array([diameters[column.argmax()] if max(column, default=0) >= SAME else np.nan for column in overlap.T])
     found = (same * probability[:, None]).max(0, initial=0)
     lesions = np.array([lesion.diameter_mm for lesion in outlined.found])
     return Judged(person, lesions, found, best, probability[~same.any(1)])
@@ -65,7 +68,8 @@ def overlaps(listed: Lesions, outlined: Lesions) -> NDArray[Any]:
     pairs = listed.labels.ravel(order="K").astype(np.int64) * columns + outlined.labels.ravel(order="K")
     shared = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
-    return (shared / np.maximum(union, 1))[1:, 1:]
+    share: NDArray[Any] = shared / np.maximum(union, 1)
+    return share[1:, 1:]
 
 
 def figures(studies: Sequence[Judged], threshold: float) -> dict[str, Any]:
@@ -94,17 +98,18 @@ def at(studies: Sequence[Judged], threshold_of: Callable[[Judged], float]) -> di
     """Thresholds, figures and their intervals, where each study is listed from ``threshold_of(study)`` on."""
     thresholds = [threshold_of(study) for study in studies]
     counts = np.array([counted(study, threshold) for study, threshold in zip(studies, thresholds)])
-    person = np.array([study.person for study in studies])
+    person, names = np.array([study.person for study in studies]), list(SIZES)
+    totals = counts.sum(0)
+    there = [place for place in range(len(SIZES)) if totals[2 + 2 * place]]  # sizes of which there is a lesion
 
     def rates(rows: NDArray[Any]) -> dict[str, float]:
         false, *sizes = counts[rows].sum(0).tolist()
-        # drawn twice, a person counts twice: as many people as were drawn, a person's studies being together
-        drawn = sum(1 / (person == who).sum() for who in person[rows])
-        shares = [found / lesions if lesions else float("nan") for found, lesions in zip(sizes[::2], sizes[1::2])]
-        return {"false_per_person": false / drawn, **dict(zip(SIZES, shares))}
+        drawn = sum(1 / (person == who).sum() for who in person[rows])  # a person drawn twice counts twice
+        shares = {names[place]: share_of(*sizes[2 * place : 2 * place + 2]) for place in there}
+        return {"false_per_person": false / drawn, **shares}
 
     every = {name: round(float(value), 4) for name, value in rates(np.arange(len(studies))).items()}
-    found = dict(zip(SIZES, counts.sum(0)[1::2].tolist()))
+    found = dict(zip(SIZES, totals[1::2].tolist()))
     spread = patient_intervals(person, rates)
     return {
         "thresholds": [round(min(thresholds), 4), round(max(thresholds), 4)],
@@ -113,6 +118,11 @@ def at(studies: Sequence[Judged], threshold_of: Callable[[Judged], float]) -> di
         **every,
         "interval_95": spread,
     }
+
+
+def share_of(found: int, lesions: int) -> float:
+    """Of lesions, nan where a draw holds none."""
+    return found / lesions if lesions else float("nan")
 
 
 def counted(study: Judged, threshold: float) -> list[int]:

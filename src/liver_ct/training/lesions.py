@@ -78,7 +78,8 @@ def draw_maps(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mappi
 
 def map_of(work: Path, case: Entry) -> Path:
     """Where the bundle writes a case's map."""
-    return work / "maps" / case["case_id"] / f"{case['case_id']}_lesion_prob.nii.gz"
+    name: str = case["case_id"]
+    return work / "maps" / name / f"{name}_lesion_prob.nii.gz"
 
 
 def judge_case(work: Path, case: Entry, knobs: Mapping[str, float]) -> Judged:
