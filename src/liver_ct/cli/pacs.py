@@ -70,7 +70,7 @@ def watch(
         retry: true tries those again that were refused.
         credentials: file with user:password or a token, for its owner's eyes only; default environment, ~/.netrc.
         allow_http: true lets patient data cross a network unencrypted.
-        device: cpu or cuda; default a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; default a GPU of NVIDIA's if there is one.
         mask_source: how the classifier uses the Prob-Mask: prob, binary, dilated or none; default as its bundle is set.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from liver_ct.chain.folder import Wishes, load_chain, process
+from liver_ct.chain.folder import Wishes, list_studies, load_chain, process
+from liver_ct.chain.progress import Progress
 from liver_ct.chain.studies import Study
 from liver_ct.outputs.names import Output
 from liver_ct.outputs.writing import import_writers
@@ -34,10 +34,7 @@ def load_worker_chain(wishes: Wishes, output: Path) -> Callable[[Path, str], Pat
         done: list[Path] = []
         process(chain, Study(case, source), output, overwrite=False, outputs=wishes.outputs, done=done)
         if Output.REPORT in wishes.outputs:
-            from liver_ct.outputs.index import write_index
-
-            with suppress(OSError):  # the next study writes it anew
-                write_index(output)
+            list_studies(output, Progress())  # what fails there is made good by the next study
         return done[0]
 
     return run
