@@ -452,6 +452,21 @@ def test_compressed_pixels_of_another_size_are_refused(reading, series, command)
     assert "compressed pixels of (56, 64), but Rows and Columns are (52, 64)" in refusal(reading, series[0].parent)
 
 
+@pytest.mark.parametrize(
+    "after, cause", [(b"OB\0\0", "length of its pixel data"), (b"\xfe\xff\x00\xe0", "are damaged")]
+)
+@pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcrle"]])
+def test_a_length_in_compressed_pixels_beyond_the_file_takes_no_memory(reading, series, command, after, cause):
+    for path in series[8:11]:
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+    raw = bytearray(series[9].read_bytes())
+    at = raw.rindex(after) + len(after)
+    raw[at + 3] = 0xD0
+    series[9].write_bytes(raw)
+    line = refusal(reading, series[0].parent)
+    assert line.startswith(f"{series[9]}: slice cannot be read") and cause in line
+
+
 def test_a_series_is_the_same_as_the_nifti(reading, ct, written):
     read = reading.read_image(written)
     found = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))

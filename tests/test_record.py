@@ -270,7 +270,7 @@ class TestSummary:
     def test_lesions_are_counted_and_the_largest_is_told(self, study, tmp_path):
         dataclasses.replace(study, lesions=lesions(study)).save(tmp_path / "many")
         dataclasses.replace(study, lesions=lesions(study)._replace(found=())).save(tmp_path / "none")
-        study.save(tmp_path / "unknown")
+        dataclasses.replace(study, lesions=None).save(tmp_path / "unknown")
         assert folder.list_studies(tmp_path, Progress()) == 0
         told = [(row["lesions"], row["largest_lesion_mm"], row["lesions_shown_as"]) for row in read_summary(tmp_path)]
         assert told == [("2", "23.4", "candidate"), ("0", "", "candidate"), ("", "", "")]

@@ -18,7 +18,7 @@ def pick_device(name: str | None) -> torch.device:
     """The device of that name, or a GPU of NVIDIA's if there is one; raises StudyError for one that is not there."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    found = re.fullmatch(r"(cpu|mps|cuda)(?:(?<=cuda):(\d{1,3}))?", name)
+    found = re.fullmatch(r"(cpu|mps|cuda)(?:(?<=cuda):([0-9]{1,3}))?", name)
     if not found:
         raise StudyError(f"--device {name}: unknown. {USE}")
     if found[1] == "cuda":

@@ -93,6 +93,6 @@ def inputs(files: Iterable[Path]) -> Item:
     A single file's is its SHA-256; that of several, such as a series' slices, is the SHA-256 of their hexadecimal
     SHA-256, sorted and written one after the other: whatever the files are called, and in whichever order they come.
     """
-    each = sorted(sha256(file) for file in files)
+    each = sorted(sha256(file) for file in {*files})
     of_all = hashlib.sha256("".join(each).encode()).hexdigest() if len(each) > 1 else next(iter(each), None)
     return {"input_sha256": of_all, "input_files": len(each)}

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Stage:
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
         inferer = self["map_inferer"] if "map_inferer" in self else self["inferer"]
-        with torch.autocast("cuda", enabled=self.device.type == "cuda"):  # as the bundles' evaluators do
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as the bundles' evaluators do
             logits = inferer(item["image"][None].to(self.device), self.network)
         return {**item, "pred": logits[0].float().cpu()}
 
