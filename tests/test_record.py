@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pydicom
 import pytest
 import torch
@@ -26,7 +27,7 @@ from liver_ct.chain import folder
 from liver_ct.chain.progress import Progress
 from liver_ct.files import sha256
 from liver_ct.outputs import folders, names
-from liver_ct.outputs.lesions import Lesion, Lesions
+from liver_ct.outputs.lesions import Lesions, find_lesions
 
 SCHEMA = json.loads(Path(liver_ct.__file__).with_name("outputs").joinpath("result.schema.json").read_text())
 UNITS = {"_mm": "mm", "_ml": "ml", "_hu": "HU", "_minus_liver": "HU", "probability": "0..1", "threshold": "0..1"}
@@ -70,9 +71,11 @@ def study(bundles):  # noqa: F811
 
 
 def lesions(study) -> Lesions:
-    found = Lesion(1, 0.93, 23.4, 5.1, 58.2, -41.0, 3, 5, 4, (-10.0, 20.5, 0.0))
-    empty = study.liver_mask * 0  # no map
-    return Lesions(empty, empty, (found, found._replace(number=2, hu_minus_liver=None)), "candidate")
+    """Two lesions, of the second of which it is not known how it differs from the liver."""
+    prob = np.zeros(SIZE, np.uint8)
+    prob[20:24, 30:33, 10:13], prob[40:42, 30:32, 12:14] = 250, 200
+    found = find_lesions(prob, study.ct, study.liver_mask, study.affine)
+    return found._replace(found=(found.found[0], found.found[1]._replace(hu_minus_liver=None)), shown_as="candidate")
 
 
 class TestSchema:
@@ -268,12 +271,13 @@ class TestSummary:
             assert not [text for text in row.values() if text.lstrip().startswith(("=", "+", "-", "@"))]
 
     def test_lesions_are_counted_and_the_largest_is_told(self, study, tmp_path):
+        largest = max(lesion.diameter_mm for lesion in lesions(study).found)
         dataclasses.replace(study, lesions=lesions(study)).save(tmp_path / "many")
         dataclasses.replace(study, lesions=lesions(study)._replace(found=())).save(tmp_path / "none")
         dataclasses.replace(study, lesions=None).save(tmp_path / "unknown")
         assert folder.list_studies(tmp_path, Progress()) == 0
         told = [(row["lesions"], row["largest_lesion_mm"], row["lesions_shown_as"]) for row in read_summary(tmp_path)]
-        assert told == [("2", "23.4", "candidate"), ("0", "", "candidate"), ("", "", "")]
+        assert told == [("2", str(largest), "candidate"), ("0", "", "candidate"), ("", "", "")]
 
     def test_the_index_leads_to_it(self, done):
         assert '<a href="summary.csv" download>' in (done[1] / "index.html").read_text(encoding="utf-8")
