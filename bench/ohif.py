@@ -97,7 +97,7 @@ def start_orthanc(folder: Path) -> subprocess.Popen[bytes]:
     raise SystemExit((folder / "log").read_text())
 
 
-def shoot(study: str, wait: int = 20000) -> list[Image.Image]:
+def shoot(study: str, up: int, wait: int = 20000) -> list[Image.Image]:
     """A picture of the viewer for each of the series that are there."""
     from playwright.sync_api import sync_playwright
 
@@ -106,21 +106,28 @@ def shoot(study: str, wait: int = 20000) -> list[Image.Image]:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=DRAWN)
         page = browser.new_page(viewport={"width": 1200, "height": 760})
         page.on("console", lambda message: print(message.text[:200]) if message.type == "error" else None)
-        page.goto(f"{OHIF}/viewer?StudyInstanceUIDs={study}", timeout=180000)
-        page.get_by_text("Skip all").click(timeout=180000, force=True)
+        page.set_default_timeout(180000)
+        page.goto(f"{OHIF}/viewer?StudyInstanceUIDs={study}")
+        page.get_by_text("Skip all").click(force=True)
         for name in SHOWN:
             series = page.get_by_text(name).first
             if series.count():
                 page.wait_for_timeout(wait // 4)
-                series.dblclick()
+                series.dblclick(force=True)
                 page.wait_for_timeout(wait)
+                if not name.endswith("."):  # a map: up from the middle slice
+                    page.mouse.move(740, 400)
+                    for _ in range(up):
+                        page.mouse.wheel(0, -100)
+                        page.wait_for_timeout(500)
+                    page.wait_for_timeout(wait // 4)
                 shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         browser.close()
     return shots
 
 
-def main(dist: str, series: str, results: str, output: str) -> None:
-    """Upload, open, take the pictures and put them side by side."""
+def main(dist: str, series: str, results: str, output: str, up: int = 0) -> None:
+    """Upload, open, take the pictures and put them side by side; maps so many slices up from the middle."""
     if os.environ.get("OHIF_APART") != "1":
         os.execvpe("unshare", ["unshare", "--net", sys.executable, *sys.argv], {**os.environ, "OHIF_APART": "1"})
     fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
@@ -132,16 +139,15 @@ def main(dist: str, series: str, results: str, output: str) -> None:
             site = ThreadingHTTPServer(("127.0.0.1", 3000), functools.partial(Site, directory=dist))
             threading.Thread(target=site.serve_forever, daemon=True).start()
             with urllib.request.urlopen(f"{ORTHANC}/dicom-web/studies") as answer:
-                shots = shoot(json.loads(answer.read())[0]["0020000D"]["Value"][0])
+                shots = shoot(json.loads(answer.read())[0]["0020000D"]["Value"][0], up)
         finally:
             server.terminate()
             server.wait()
     width, height = shots[0].size
-    sheet = Image.new("RGB", (width * len(shots), height))
+    sheet = Image.new("RGB", (width, height * len(shots)))
     for i, shot in enumerate(shots):
-        sheet.paste(shot, (i * width, 0))
-    half = sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS)
-    half.quantize(128).save(output, optimize=True)
+        sheet.paste(shot, (0, i * height))
+    sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(output, optimize=True)
 
 
 if __name__ == "__main__":
