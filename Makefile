@@ -24,6 +24,8 @@ UPGRADE ?=
 N ?= 10000
 SEED ?= 0
 export PYTHONWARNINGS ?= ignore
+# MONAI cannot be imported where the user has no name, as in containers that run under any user id.
+export LOGNAME ?= $(shell id -un 2>/dev/null)
 
 .PHONY: demo test lint format lock wheel bench fuzz monailabel test-monailabel test-deploy clean
 

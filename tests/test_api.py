@@ -58,8 +58,9 @@ class TestAnswer:
         np.testing.assert_array_equal(study.affine, nib.load(commands[0]).affine)
         assert [row.slice for row in study.rows] == [row.slice for row in read_table(folder)]
         written = read_result(folder)
-        assert study.result == {key: written[key] for key in study.result}
-        assert {*written} - {*study.result} == {"seconds", "liver_volume_range_ml"}
+        assert study.result | {"begun": None} == {key: written[key] for key in study.result} | {"begun": None}
+        assert study.result["begun"] > written["begun"]  # another run
+        assert {*written} - {*study.result} == {"seconds", "finished", "liver_volume_range_ml"}
         assert study.volume_range_ml == tuple(written["liver_volume_range_ml"])
         assert {"read", "segment", "classify"} <= {*study.seconds} <= {*written["seconds"]}
 

@@ -365,7 +365,7 @@ class TestResume:
         before = stamps(study[1] / "ct")
         run(*study, **knobs)
         assert stamps(study[1] / "ct")["result.json"] != before["result.json"]
-        assert entries(study[1]) == {"ct", *(["index.html"] if "report" in knobs else [])}
+        assert entries(study[1]) == {"ct", *(["index.html", "summary.csv"] if "report" in knobs else [])}
 
     def test_what_is_there_already_stays_when_more_is_asked_for(self, study):
         run(*study, picture=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def series(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(series, tmp_path_factory) -> Path:
-    """The same series in one folder with a short one of the same study."""
+    """The same series in one folder with a short one of the same study, a pipe, and links that lead back."""
     import pydicom
 
     folder = tmp_path_factory.mktemp("study") / "CT"
@@ -43,13 +44,16 @@ def study(series, tmp_path_factory) -> Path:
         item = pydicom.dcmread(folder / name)
         item.SeriesInstanceUID, item.SOPInstanceUID = uid, pydicom.uid.generate_uid()
         item.save_as(folder / f"a{name}", enforce_file_format=True)
+    os.mkfifo(folder / "pipe.dcm")  # would never answer
+    (folder / "back").symlink_to(folder.parent)
+    (folder / "and").symlink_to(folder)
     return folder.parent
 
 
 def run(script: str, source: Path, output: Path) -> subprocess.CompletedProcess:
     """The app or the chain, as a user types it."""
     command = [sys.executable, str(ROOT / script), "--input", str(source), "--output", str(output)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def liver_points(seg, sources: dict) -> np.ndarray:

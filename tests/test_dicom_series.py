@@ -147,6 +147,18 @@ class TestWhatBelongsTogether:
             edit(path, AcquisitionNumber=1 + number // 10, AcquisitionTime=f"1200{number:02d}.5", KVP=120)
         check_same(reading, series[0].parent, written)
 
+    @pytest.mark.parametrize("name", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+    def test_slices_of_two_people_studies_or_places_are_no_series(self, reading, series, name):
+        for number, path in enumerate(series):
+            edit(path, **{name: f"1.2.{number // 16}"})
+        line = refusal(reading, series[0].parent)
+        assert f"differ in {name} are in one series (slice_0001.dcm and slice_0017.dcm)" in line
+
+    def test_one_position_for_all_is_the_cause(self, reading, series):
+        for path in series:
+            edit(path, ImagePositionPatient=[0, 0, 0])
+        assert "all 32 slices have one ImagePositionPatient" in refusal(reading, series[0].parent)
+
     @pytest.mark.parametrize("place", ["beside", "below", "above"])
     def test_a_series_that_goes_on_in_another_folder_is_refused(self, reading, series, place):
         folder = series[0].parent
@@ -289,6 +301,19 @@ class TestNeighbours:
             edit(path, RescaleSlope=1 + number % 3)
         assert "scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
 
+    @pytest.mark.parametrize("slope, intercept", [(0.01, 0), (0.005, 5), (0, 5), (0, 3)])
+    def test_scaling_that_drifts_is_refused(self, reading, series, slope, intercept):
+        for number, path in enumerate(series):
+            edit(path, RescaleSlope=1 + slope * number, RescaleIntercept=-1024 + intercept * number)
+        line = refusal(reading, series[0].parent)
+        assert "whose values fit better without that" in line or "scaled or stored unlike" in line
+
+    def test_scaling_that_drifts_and_fits_is_read(self, reading, series, written):
+        expected = reading.read_image(written).numpy()
+        for number, path in enumerate(series):
+            rescale(path, 0.5 + number / 64, -1024 - number)
+        assert np.abs(reading.read_image(series[0].parent).numpy() - expected).max() <= 1
+
     def test_scaling_that_fits_is_read(self, reading, series, written):
         expected = reading.read_image(written).numpy()
         for number, path in enumerate(series):
@@ -425,6 +450,21 @@ def test_compressed_pixels_of_another_size_are_refused(reading, series, command)
         subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
         edit(path, Rows=SIZE[1] - 4)
     assert "compressed pixels of (56, 64), but Rows and Columns are (52, 64)" in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize(
+    "after, cause", [(b"OB\0\0", "length of its pixel data"), (b"\xfe\xff\x00\xe0", "are damaged")]
+)
+@pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcrle"]])
+def test_a_length_in_compressed_pixels_beyond_the_file_takes_no_memory(reading, series, command, after, cause):
+    for path in series[8:11]:
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+    raw = bytearray(series[9].read_bytes())
+    at = raw.rindex(after) + len(after)
+    raw[at + 3] = 0xD0
+    series[9].write_bytes(raw)
+    line = refusal(reading, series[0].parent)
+    assert line.startswith(f"{series[9]}: slice cannot be read") and cause in line
 
 
 def test_a_series_is_the_same_as_the_nifti(reading, ct, written):

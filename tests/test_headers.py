@@ -377,6 +377,8 @@ MEDICAL = {
     "no orientation": (b"TransformMatrix", b"Comment", "how the patient lies"),
     "no spacing": (b"ElementSpacing", b"Comment", "how the patient lies"),
     "two origins": (b"NDims", b"Origin = 1 1 1\nNDims", "both stand"),
+    "an MR": (b"NDims", b"Modality = MET_MOD_MR\nNDims", "Modality is 'MET_MOD_MR'"),
+    "packed perhaps": (b"CompressedData = False", b"CompressedData = yes", "CompressedData is 'yes'"),
 }  # fmt: skip
 
 
@@ -396,6 +398,8 @@ def test_a_metaimage_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path
     (b"endian: little", b"endian: middle", "not little or big"),
     (b"endian: little", b"endian: little\nold min: 0", "were mapped"),
     (b"endian: little", b"endian: little\nline skip: 2", "line skip"),
+    (b"kinds: domain domain domain", b"kinds: domain domain time", "kind 'time'"),
+    (b"kinds: domain domain domain", b"kinds: RGB-color domain domain", "kind 'rgb-color'"),
     (b"endian: little", b"endian: little\nspace units: \"mm\" \"m\" \"mm\"", "differ between"),
     (b"endian: little", b"endian: little\nspace units: \"ells\" \"ells\" \"ells\"", "not one of"),
 ])  # fmt: skip
@@ -430,6 +434,12 @@ NO_HU = {
     "intercept never, padded": lambda ct: np.where(padding(ct.shape), -2000 + 1024, ct + 1024),
     "twice": lambda ct: ct * 2,
     "half": lambda ct: ct / 2,
+    "half, padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct / 2),
+    "half, padded with -2000": lambda ct: np.where(padding(ct.shape), -2000, ct / 2),
+    "half, but for all around the body": lambda ct: np.where(ct < -950, -1024, ct / 2),
+    "two thirds, padded with -3024": lambda ct: np.where(padding(ct.shape), -3024, ct / 1.5),
+    "twice, padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct * 2),
+    "shifted by 500, padded": lambda ct: np.where(padding(ct.shape), -2000, ct + 500),
     "thousandth": lambda ct: ct / 1000,
     "0 to 255": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 255,
     "-1000 to 1000": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 2000 - 1000,
@@ -445,6 +455,8 @@ HU = {
     "clipped at -200 and 300": lambda ct: ct.clip(-200, 300),
     "clipped at -1000 and 1000": lambda ct: ct.clip(-1000, 1000),
     "padded with -2000": lambda ct: np.where(padding(ct.shape), -2000, ct),
+    "padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct),
+    "all around the body padded": lambda ct: np.where(ct < -950, -2000, ct),
     "padded with -3024": lambda ct: np.where(padding(ct.shape), -3024, ct),
     "padded with -32768": lambda ct: np.where(padding(ct.shape), -32768, ct),
     "metal": lambda ct: np.where(np.arange(ct.size).reshape(ct.shape) % 2000 == 0, 30000, ct),

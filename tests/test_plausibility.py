@@ -161,6 +161,41 @@ def test_a_small_liver_stays_where_the_scan_ends_in_it():
         take({"pred": MetaTensor(probability, affine=affine, meta=meta)})
 
 
+SCALED = {
+    "half": lambda ct: ct * 0.5, "twice": lambda ct: ct * 2.0, "60 more": lambda ct: ct + 60.0,
+    "60 less": lambda ct: ct - 60.0,
+}  # fmt: skip
+NOT_SCALED = {
+    "as it is": lambda ct: ct, "intercept of -1000": lambda ct: ct + 24, "clipped": lambda ct: ct.clip(-160, 240),
+    "clipped through the fat": lambda ct: ct.clip(-100, 240), "clipped above it": lambda ct: ct.clip(-40, 160),
+    "noise": lambda ct: ct + np.random.default_rng(0).normal(0, 60, ct.shape),
+    "no fat": lambda ct: np.where((ct > -300) & (ct < -30), 40, ct),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SCALED.values(), ids=SCALED)
+def test_scaled_or_shifted_values_are_noted_by_the_fat(change):
+    """Where all around the body is padding, so that no air tells, and where it is none."""
+    for ct in (np.where(PLAIN[0] < -300, -1024, change(PLAIN[0])), change(PLAIN[0])):
+        assert "scale" in [note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])]
+
+
+@pytest.mark.parametrize("shift", [80, 100, 150])
+def test_a_shift_is_noted_by_the_air(shift):
+    assert "scale" in [note.code for note in notes_on(PLAIN[0] + shift, PLAIN[1] > 0, PLAIN[2])]
+
+
+def test_empty_slices_do_not_hide_that_the_scan_ends_in_the_liver():
+    ct, liver = PLAIN[0].copy(), PLAIN[1] > 0
+    ct[..., 27:], liver[..., 27:] = -1024, False
+    assert "scan_end" in [note.code for note in notes_on(ct, liver, PLAIN[2])]
+
+
+@pytest.mark.parametrize("change", NOT_SCALED.values(), ids=NOT_SCALED)
+def test_other_values_are_not(change):
+    assert "scale" not in [note.code for note in notes_on(change(PLAIN[0]), PLAIN[1] > 0, PLAIN[2])]
+
+
 @pytest.mark.parametrize("change", [lambda ct: ct[:, :, 20:24], lambda ct: np.full_like(ct, -1000), np.zeros_like])
 def test_odd_arrays_get_notes_and_no_error(change):
     ct = change(PLAIN[0])

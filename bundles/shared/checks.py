@@ -13,6 +13,8 @@ from shared.geometry import is_unit
 
 HU_RANGE = (-(2**15), 2**16)  # 16 bits with any usual intercept
 SAMPLE = 2**21  # voxels that are enough to judge by
+PADDED = 0.02  # share of voxels from which on one lowest value is padding, or air that was clipped
+HIGHEST_AIR = -750  # HU; the darkest of lungs are darker
 
 
 def check_volume(path: Path, image: torch.Tensor) -> None:
@@ -56,6 +58,18 @@ def _not_hu(sample: torch.Tensor) -> str:
         return "much lies below -1100, where air is -1000"
     if lowest > -850 and below > 0.3 and share(sample == lowest) < 0.02:  # not air, nor clipped there
         return f"the lowest values are {lowest.item():.0f}, where air is -1000"
+    return _scaled_air(sample)
+
+
+def _scaled_air(sample: torch.Tensor) -> str:
+    """Why air is not at -1000 HU though padding hides it, "" where it is; padding is one value, far below all else."""
+    inside = sample[sample > sample.min()]
+    if not len(inside) or len(sample) - len(inside) < PADDED * len(sample):
+        return ""
+    lowest = inside.kthvalue(1 + len(inside) // 200).values
+    airy = (inside < -300).count_nonzero().item() / len(inside)
+    if airy > 0.1 and lowest > HIGHEST_AIR and lowest - sample.min() > 100:  # less is a CT clipped at the lowest
+        return f"but for padding the lowest values are {lowest.item():.0f}, where air is -1000"
     return ""
 
 

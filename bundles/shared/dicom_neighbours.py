@@ -16,6 +16,7 @@ from shared.errors import StudyError
 JUMP = 2.0  # from both neighbours, against the distance of those
 STEP, STEP_HU = 5.0, 40.0  # against the steps around it
 BETTER = 0.7  # of the difference is left where a slice is scaled as its neighbour is
+BETTER_ALL = 0.95  # the same of a whole series, where headers differ
 OTHER_STEP = 2.0  # as STEP, where headers differ
 OTHER_AIR = 4.0  # step of the air's HU, against those around it, where headers differ
 INTERLEAVED, INTERLEAVED_HERE = 1.15, 1.3  # difference of neighbours, against that of the next but one
@@ -35,7 +36,7 @@ def check_neighbours(folder: Path, slices: Sequence[Slice], voxels: np.ndarray) 
     step = max(1, min(voxels.shape[1:]) // 64)
     sample = voxels[:, ::step, ::step].astype(np.float32)
     apart = differences(sample, 1)
-    _check_layouts(slices, sample, apart)
+    _check_layouts(folder, slices, sample, apart)
     if len(slices) < 2 * AROUND:
         return
     second = differences(sample, 2)
@@ -50,7 +51,12 @@ def differences(sample: np.ndarray, lag: int) -> np.ndarray:
     return np.abs(soft[lag:] - soft[:-lag]).mean((1, 2)) if len(soft) > lag else np.empty(0)
 
 
-def _check_layouts(slices: Sequence[Slice], sample: np.ndarray, apart: np.ndarray) -> None:
+def within(values: np.ndarray) -> float:
+    """The share of values within the window."""
+    return float(((values > WINDOW[0]) & (values < WINDOW[1])).mean())
+
+
+def _check_layouts(folder: Path, slices: Sequence[Slice], sample: np.ndarray, apart: np.ndarray) -> None:
     """Raise StudyError where scaling or bit layout change from one slice to the next and the values do not go on."""
     layouts = [_layout(s) for s in slices]
     same = np.array([a == b for a, b in pairwise(layouts)], bool)
@@ -66,6 +72,27 @@ def _check_layouts(slices: Sequence[Slice], sample: np.ndarray, apart: np.ndarra
             odd = min(slices[i : i + 2], key=lambda s: counts[_layout(s)])
             cause = "is scaled or stored unlike the slices beside it, and its values do not fit theirs"
             raise StudyError(f"{odd.header.filename}: {cause}. {ORIGINAL}")
+    _check_drift(folder, slices, sample)
+
+
+def _check_drift(folder: Path, slices: Sequence[Slice], sample: np.ndarray) -> None:
+    """Raise StudyError where slices of different scaling fit each other better if all are scaled as the middle one.
+
+    Little from one slice to the next may be much from the first to the last.
+    """
+    middle = slices[len(slices) // 2]
+    slopes, intercepts = (
+        np.array([getattr(s, name) for s in slices])[:, None, None] for name in ("slope", "intercept")
+    )
+    alike = (sample - intercepts) / slopes * middle.slope + middle.intercept
+    if within(alike) < 0.9 * within(sample):  # what leaves the window seems alike
+        return
+    for lag in (1, len(slices) // 2):
+        scaled, same = (differences(values.astype(np.float32), lag).mean() for values in (sample, alike))
+        if scaled > LITTLE and same < BETTER_ALL * scaled:
+            cause = f"slices of different RescaleSlope or RescaleIntercept ({slopes.min():g} to {slopes.max():g}, "
+            cause += f"{intercepts.min():g} to {intercepts.max():g}), whose values fit better without that"
+            raise StudyError(f"{folder}: {cause}. {ORIGINAL}")
 
 
 def _layout(one: Slice) -> tuple[float, ...]:

@@ -42,6 +42,8 @@ def check_pixels(one: Slice) -> None:
     if packed or syntax not in UNCOMPRESSED:
         if packed and (syntax is None or syntax in UNCOMPRESSED):
             raise StudyError(f"{path}: its pixels are compressed, it does not say how. {ORIGINAL}")
+        if not packed and element.value is None and element.value_tell + element.length > Path(path).stat().st_size:
+            raise StudyError(f"{path}: slice cannot be read (the length of its pixel data is damaged). {SEND_AGAIN}")
         return
     held = len(element.value) if element.value is not None else element.length
     if element.value is None:  # deferred: not read yet

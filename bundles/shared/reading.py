@@ -21,6 +21,7 @@ from shared.headers import Header
 from shared.headers_meta import read_meta
 from shared.headers_nifti import read_nifti
 from shared.headers_nrrd import read_nrrd
+from shared.order import check_order
 from shared.voxels import read_voxels
 
 HEADERS = {
@@ -75,6 +76,8 @@ class LoadStudyd(MapTransform):
         if not self.any_ct:
             check_volume(path, image)
             check_place(path, image)
+        if key == "image" and not self.any_ct:
+            check_order(path, image)
 
 
 def read_image(path: Path, series: str | int | None = None) -> MetaTensor:

@@ -13,15 +13,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src")]
 import sdk  # isort: skip # noqa: F401  # before monai.deploy
+import liver_ct  # isort: skip # noqa: F401  # before MONAI, for users without a name
 
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application
-from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 from monai.deploy.operators.dicom_seg_writer_operator import DICOMSegmentationWriterOperator, SegmentDescription
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 from monai.deploy.operators.dicom_text_sr_writer_operator import DICOMTextSRWriterOperator
 from monai.deploy.operators.dicom_utils import ModelInfo
-from operators import LiverOperator, TumourOperator
+from operators import FileLoader, LiverOperator, TumourOperator
 from pydicom.sr.codedict import codes
 
 from liver_ct.chain.stages import SMALLEST_ML, Stage, pick_device
@@ -50,7 +50,7 @@ class LiverApp(Application):
         seg = Stage(ROOT / "bundles" / "liver_seg", device, smallest_ml=SMALLEST_ML)
         cls = Stage(ROOT / "bundles" / "liver_cls", device)
 
-        loader = DICOMDataLoaderOperator(
+        loader = FileLoader(
             self, CountCondition(self, 1), input_folder=self.input_folder, must_load=False, name="loader"
         )
         selector = DICOMSeriesSelectorOperator(

@@ -16,11 +16,12 @@ from monai.data import MetaTensor
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
+from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 
 from liver_ct.chain.plausibility import notes_on
 from liver_ct.chain.stages import Stage, save_masks, study_errors
 from liver_ct.errors import StudyError
-from liver_ct.files import write_json
+from liver_ct.files import walk, write_json
 from liver_ct.outputs.names import RESULT, TABLE
 from liver_ct.outputs.results import Summary, headline, slice_rows, summarise, write_rows
 
@@ -31,6 +32,19 @@ class Masks(NamedTuple):
     ct: MetaTensor
     prob: MetaTensor
     pred: MetaTensor
+
+
+class FileLoader(DICOMDataLoaderOperator):
+    """The SDK's loader, told which files there are: its own list holds pipes, on which it hangs, and goes round loops.
+
+    A link that leads nowhere and a folder that cannot be read end it, as do those of its own list.
+    """
+
+    def _list_files(self, path: Path, files: list[str]) -> None:
+        def refused(error: OSError) -> None:
+            raise error
+
+        files += [str(folder / name) for folder, _, names in walk(Path(path), refused) for name in names]
 
 
 class LiverOperator(Operator):

@@ -17,19 +17,22 @@ MARKS = (  # each the same throughout an acquisition and its reconstruction
     "KVP", "ConvolutionKernel", "ContrastBolusAgent", "ReconstructionDiameter", "ImageType", "SeriesNumber",
     "SeriesDescription", "SeriesTime", "IrradiationEventUID", "FrameOfReferenceUID", "StudyInstanceUID", "PatientID",
 )  # fmt: skip
+ONE = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")  # of a series; anonymisers may give each slice its own
 TIMES = ("AcquisitionTime", "AcquisitionDateTime")  # may also be that of each slice
 MAX_TIMES = 4  # so many are those of acquisitions
 TOLD = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")  # says nothing of the patient
 
 
 def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
-    """Raise StudyError where slices of several acquisitions lie between each other; names two of them."""
+    """Raise StudyError where acquisitions lie between each other's slices, or are of several people; names two."""
     along = normal(slices[0])
     ordered = sorted(slices, key=lambda one: float(one.position @ along))
     for name in filter(partial(_differ, slices), (*MARKS, *TIMES)):
         marks = [(str(found), one) for one in ordered if (found := value(one.header, name)) is not None]
         runs = [pair for before, pair in zip([("", None), *marks], marks) if before[0] != pair[0]]
         kinds = len({mark for mark, _ in runs})
+        if 1 < kinds < len(marks) and name in ONE:
+            raise StudyError(f"{folder}: {_named(name, runs, 'are in one series')}. Give each as a series of its own.")
         if len(runs) > kinds > 1 and not (name in TIMES and kinds > MAX_TIMES):
             raise StudyError(f"{folder}: {_named(name, runs)}. Give each acquisition as a series of its own.")
 
@@ -43,9 +46,9 @@ def _differ(slices: Sequence[Slice], name: str) -> bool:
     return any((item and item.value) != (items[0] and items[0].value) for item in items)
 
 
-def _named(name: str, runs: Sequence[tuple[str, Any]]) -> str:
+def _named(name: str, runs: Sequence[tuple[str, Any]], what: str = "lie between each other's slices") -> str:
     """The cause, with the first slices of the first two acquisitions."""
     (one, first), (other, second) = runs[:2]
     values = f" {one} and {other}" if name in TOLD else ""
     files = " and ".join(Path(s.header.filename).name for s in (first, second))
-    return f"acquisitions that differ in {name}{values} lie between each other's slices ({files})"
+    return f"acquisitions that differ in {name}{values} {what} ({files})"

@@ -5,25 +5,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scripts.cls_dicom_files import SEND_AGAIN
 from scripts.cls_errors import StudyError
 
 if TYPE_CHECKING:
     import pydicom
 
+ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers after which JPEG and JPEG-LS say their size
 
 
 def check_codestream(header: pydicom.Dataset) -> None:
-    """Raise StudyError where compressed pixels say that they have other Rows and Columns; some codecs do not tell.
+    """Raise StudyError where compressed pixels do not hang together, or say that they have other Rows and Columns.
 
     ITK's decoders fill or cut such an image silently.
     """
+    if not are_items(header.PixelData):
+        raise StudyError(f"{header.filename}: slice cannot be read (its compressed pixels are damaged). {SEND_AGAIN}")
     data = bytes(header.PixelData[:4096])
     size, declared = jpeg_2000_size(data) or jpeg_size(data), (header.Rows, header.Columns)
     if size not in (None, declared):
         fix = "Give the scanner's original series."
         raise StudyError(f"{header.filename}: compressed pixels of {size}, but Rows and Columns are {declared}. {fix}")
+
+
+def are_items(data: bytes) -> bool:
+    """Whether encapsulated pixels are items that lie end to end; ITK takes as much memory as one says it is long."""
+    at = 0
+    while data[at : at + 4] == ITEM:
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return not data.startswith(ITEM) or at == len(data) or data[at : at + 4] == END_OF_ITEMS
 
 
 def jpeg_2000_size(data: bytes) -> tuple[int, int] | None:

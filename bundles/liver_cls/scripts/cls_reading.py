@@ -22,6 +22,7 @@ from scripts.cls_headers import Header
 from scripts.cls_headers_meta import read_meta
 from scripts.cls_headers_nifti import read_nifti
 from scripts.cls_headers_nrrd import read_nrrd
+from scripts.cls_order import check_order
 from scripts.cls_voxels import read_voxels
 
 HEADERS = {
@@ -76,6 +77,8 @@ class LoadStudyd(MapTransform):
         if not self.any_ct:
             check_volume(path, image)
             check_place(path, image)
+        if key == "image" and not self.any_ct:
+            check_order(path, image)
 
 
 def read_image(path: Path, series: str | int | None = None) -> MetaTensor:

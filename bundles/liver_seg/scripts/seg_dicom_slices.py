@@ -172,6 +172,8 @@ def _check_gaps(folder: Path, depth: np.ndarray) -> None:
     """Raise StudyError unless ascending depths ``[N]`` in mm are evenly spaced."""
     gaps = np.diff(depth)
     off = np.abs(depth - np.linspace(depth[0], depth[-1], len(depth))).max()
+    if len(gaps) > 1 and gaps.max() < 1e-3:
+        raise StudyError(f"{folder}: all {len(depth)} slices have one ImagePositionPatient. {ORIGINAL}")
     if len(gaps) and gaps.min() < 1e-3:
         raise StudyError(f"{folder}: two slices at one position. Remove the duplicates, or give one phase.")
     if len(gaps) and (gaps.max() - gaps.min() > 0.1 * gaps.min() or off > 0.3 * gaps.min()):

@@ -29,6 +29,7 @@ TYPES = {
     "CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4", "ULONG": "u4",
     "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8",
 }  # fmt: skip
+MODALITIES = ("MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN")
 NAMES = {  # of one field
     "offset": ("Offset", "Origin", "Position"),
     "directions": ("TransformMatrix", "Rotation", "Orientation"),
@@ -47,6 +48,8 @@ def read_meta(path: Path) -> Header:
     for name, value in {"ObjectType": "Image", "NDims": "3", "ElementNumberOfChannels": "1"}.items():
         if fields.get(name, value) != value:
             raise StudyError(f"{path}: {name} is {fields[name][:60]!r}, not {value}. Give one 3D CT volume.")
+    if fields.get("Modality", "MET_MOD_CT") not in MODALITIES:
+        raise StudyError(f"{path}: its Modality is {fields['Modality'][:60]!r}, not MET_MOD_CT. Give a CT.")
     if fields.get("BinaryData", "True").lower() != "true":
         raise StudyError(f"{path}: voxels written as text. {AS_NIFTI}")
     for name, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
@@ -85,10 +88,15 @@ def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
     name = fields.get("ElementType", "missing")
     if name.removeprefix("MET_") not in TYPES:
         raise StudyError(f"{path}: ElementType is {name[:60]!r}, which holds no HU. Save it as MET_SHORT.")
-    big = (_field(path, fields, "big endian") or "False").lower()
-    if big not in ("true", "false"):
-        raise StudyError(f"{path}: its byte order is {big[:60]!r}, not True or False. {FIX_HEADER}")
-    return np.dtype(TYPES[name.removeprefix("MET_")]).newbyteorder(">" if big == "true" else "<")
+    big = is_true(path, "its byte order", _field(path, fields, "big endian") or "False")
+    return np.dtype(TYPES[name.removeprefix("MET_")]).newbyteorder(">" if big else "<")
+
+
+def is_true(path: Path, name: str, text: str) -> bool:
+    """Whether a field says True; raises StudyError where it says neither True nor False."""
+    if text.lower() not in ("true", "false"):
+        raise StudyError(f"{path}: {name} is {text[:60]!r}, not True or False. {FIX_HEADER}")
+    return text.lower() == "true"
 
 
 def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
@@ -110,7 +118,7 @@ def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
 
 def _place(path: Path, fields: dict[str, str], end: int, header: Header) -> Header:
     """With the file, the place in it and the compression of the voxels."""
-    name, packed = fields["ElementDataFile"], fields.get("CompressedData", "False").lower() == "true"
+    name, packed = fields["ElementDataFile"], is_true(path, "CompressedData", fields.get("CompressedData", "False"))
     if name.split()[:1] == ["LIST"] or "%" in name:
         raise StudyError(f"{path}: its voxels lie in several files. {AS_NIFTI}")
     local = name.upper() == "LOCAL"

@@ -43,6 +43,7 @@ TO_LPS = {  # signs of a space's axes in LPS
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
+KINDS = {"domain", "space", "???", "none"}  # of axes in space
 PACKED = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 SPELLINGS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min",
              "oldmax": "old max"}  # fmt: skip
@@ -58,6 +59,10 @@ def read_nrrd(path: Path) -> Header:
     shape = sizes(path, "sizes", fields.get("sizes", ""))
     if (dimension := fields.get("dimension", "missing")) != "3":
         raise StudyError(f"{path}: dimension is {dimension[:60]!r}, but it has 3 sizes. {FIX_HEADER}")
+    if others := {*fields.get("kinds", "").lower().split()} - KINDS:
+        raise StudyError(
+            f"{path}: an axis of kind {min(others)[:60]!r} (time, colours or vectors). Give one CT volume."
+        )
     if {"old min", "old max"} & {*fields}:
         raise StudyError(f"{path}: old min or old max say that its values were mapped. Give the CT in HU.")
     dtype, affine = _dtype(path, fields), _affine(path, fields)

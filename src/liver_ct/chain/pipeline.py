@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.devices import pick_device
 from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.record import begin, inputs, precision_of
 from liver_ct.chain.stages import SMALLEST_ML, Stage, mask_saver, model_card, save_map, save_masks, study_errors
-from liver_ct.chain.studies import fingerprint, name_cases
+from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
@@ -55,7 +57,7 @@ class LiverCT:
         >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
         True
         >>> sorted(study.result)[-3:]
-        ['notes', 'series', 'study_tumour_probability']
+        ['settings', 'study_tumour_probability', 'versions']
         >>> chain.run(array + 1024, affine, case="MR")
         Traceback (most recent call last):
             ...
@@ -137,7 +139,7 @@ class LiverCT:
             write_volume(array, affine, file, case)
             record = {"input": None, "input_fingerprint": None, **self.settings}
             with study_errors(file, case):
-                return self._find(file, case, record, regions, source=case)
+                return self._find(file, case, record, regions, source=case, hashed=())
 
     def record(self, path: Path) -> Item:
         """What a study's result depends on, and where it came from.
@@ -154,17 +156,29 @@ class LiverCT:
         try:
             unpack(path, holder.path)
             with study_errors(holder.path, str(path)):
-                return replace(self._find(holder.path, case, record, regions, source=str(path)), holder=holder)
+                study = self._find(holder.path, case, record, regions, source=str(path), hashed=(path,))
+                return replace(study, holder=holder)
         except BaseException:
             holder.remove()
             raise
 
     @torch.inference_mode()
-    def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:
-        """Both stages, step by step."""
+    def _find(
+        self,
+        path: Path,
+        case: str,
+        record: Item,
+        regions: bool,
+        source: str | None = None,
+        hashed: Sequence[Path] | None = None,
+    ) -> StudyResult:
+        """Both stages, step by step; the record has the checksum of ``hashed``, None being the files that are read."""
         seconds: dict[str, float] = {}
+        made = begin(self.seg, self.cls)
         with timed(seconds, "read"):
             ct = self.seg["load"]({"image": str(path)})["image"]
+            files = tuple(ct.meta.get("files", ()))
+            made |= inputs(map(Path, files or files_of(path)) if hashed is None else hashed)
         with timed(seconds, "resample"):
             item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):
@@ -197,9 +211,10 @@ class LiverCT:
             seconds=seconds,
             model_cards=self.model_cards,
             source=source or str(path),
-            files=tuple(ct.meta.get("files", ())),
+            files=files,
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
+            made=made | {"precision": precision_of(self.seg, self.cls)},
             lesions=lesions,
             map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
         )

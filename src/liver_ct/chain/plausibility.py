@@ -15,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from liver_ct.chain.values import ends_of, fat, outside_air
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
@@ -24,6 +25,7 @@ LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
 NOISE_HU = 20
 METAL_ML = 0.5
+FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 SURE = 0.88  # mean probability of what was taken for liver
 
@@ -40,8 +42,8 @@ class Figures(NamedTuple):
 
     Attributes:
         volume_ml: of the liver.
-        bottom_mm2: liver in the lowest slice.
-        top_mm2: liver in the highest slice.
+        bottom_mm2: liver in the lowest slice that holds anything.
+        top_mm2: liver in the highest slice that does.
         right_mm: from the spine to the liver's middle, towards the patient's right.
         front_mm: from the spine to the body's middle, towards the patient's front.
         lung_above_ml: air within the body above the liver's middle.
@@ -52,6 +54,8 @@ class Figures(NamedTuple):
         noise: standard deviation in the liver on the segmenter's grid, HU.
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
+        fat: HU that most fat has.
+        air: HU that most air outside the body has.
         sure: mean probability of the liver's voxels, a sample of them.
     """
 
@@ -68,6 +72,8 @@ class Figures(NamedTuple):
     noise: float
     metal_ml: float
     slice_mm: float
+    fat: float
+    air: float
     sure: float
 
 
@@ -172,6 +178,15 @@ def about_slices(found: Figures) -> str | None:
     return f"Slices lie {found.slice_mm:.3g} mm apart: small tumours and the liver's ends may be missed."
 
 
+def about_scale(found: Figures) -> str | None:
+    """Fat or air that is not where it is in every CT."""
+    places = {"Fat": (found.fat, FAT_HU, -100), "Air": (found.air, AIR_HU, -1000)}
+    for name, (hu, limits, usual) in places.items():
+        if hu < limits[0] or hu > limits[1]:
+            return f"{name} lies at {hu:.0f} HU, not near {usual}: the values may be scaled or shifted."
+    return None
+
+
 def about_sureness(found: Figures) -> str | None:
     """A liver that the segmenter hardly believes in, as where there is none."""
     if not found.sure < SURE:
@@ -189,6 +204,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "noise": about_noise,
     "metal": about_metal,
     "thick_slices": about_slices,
+    "scale": about_scale,
     "unsure": about_sureness,
 }
 
@@ -202,7 +218,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
     lowest, highest = float(np.quantile(coarse.ct[::2, ::2], 0.001)), float(coarse.ct.max())
     above, below = lungs(coarse, lowest)
     dense = coarse.ct[coarse.ct > DENSE]
-    bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in (0, -1))
+    bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in ends_of(whole.ct))
     first, end = whole.slices()
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
@@ -221,6 +237,8 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         noise=noise(whole, first, end),
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
+        fat=fat(coarse.ct, lowest),
+        air=outside_air(coarse.ct),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
     )
 

@@ -25,6 +25,7 @@ from liver_ct.outputs.names import (
     LESION_OUTPUTS,
     OUTPUTS,
     RESULT,
+    SUMMARY,
     safe_name,
 )
 
@@ -84,19 +85,20 @@ def name_cases(paths: Iterable[Path], root: Path) -> list[Study]:
 
 def fingerprint(path: Path) -> str:
     """Checksum of what is in a study's files, whatever their names: changes when the study does."""
-    return hashlib.sha256("".join(sorted(sha256(file) for file in _files_of(path))).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(sha256(file) for file in files_of(path))).encode()).hexdigest()
 
 
-def _files_of(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
     """The files that a study is read from, or some more; raises OSError."""
     if path.is_dir():
-        yield from (file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", INDEX)))
+        ours = (".", INDEX, SUMMARY)
+        yield from (file for file in path.iterdir() if file.is_file() and not file.name.startswith(ours))
         return
     yield path
     if path.suffix.lower() in (".mhd", ".nhdr") and path.stat().st_size < 2**20:
         header = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "%" in header:  # a pattern of names
-            yield from _files_of(path.parent)
+            yield from files_of(path.parent)
         for word in map(str.strip, re.split(r"[:=\n]", header)):  # the voxels lie in files that it names
             if 0 < len(word) < 256 and "\0" not in word and (path.parent / word).is_file():
                 yield path.parent / word

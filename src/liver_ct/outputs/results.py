@@ -7,7 +7,7 @@ import csv
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,6 +103,7 @@ class StudyResult:
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
         notes: what is implausible about the result.
         lesions: the lesion map and the lesions in it; None where the bundle draws no map.
+        made: how the result was made: when, on which device, with which settings and versions.
         map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
         holder: the folder of what ``files`` names, where they were unpacked from a zip.
     """
@@ -123,6 +124,7 @@ class StudyResult:
     mask_writer: Callable[[Item, Path], None]
     notes: tuple[Note, ...] = ()
     lesions: Lesions | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
     map_writer: Callable[[Item, Path], None] | None = None
     holder: TemporaryFolder | None = None
 
@@ -142,7 +144,7 @@ class StudyResult:
         """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
         figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
         notes = {"notes": [note.text for note in self.notes], "note_codes": [note.code for note in self.notes]}
-        return copy.deepcopy({"case": self.case, **self.record, **figures, **self._lesions, **notes})
+        return copy.deepcopy({"case": self.case, **self.record, **self.made, **figures, **self._lesions, **notes})
 
     @property
     def _lesions(self) -> Item:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.files import write_json
 from liver_ct.outputs.folders import check_target, publish, work_folder
 from liver_ct.outputs.names import LESION_TABLE, PICTURE, REPORT, RESULT, TABLE, Output
+from liver_ct.outputs.provenance import library_versions, now
 from liver_ct.outputs.results import StudyResult, timed, write_rows
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | s
                 write_report(replace(study, seconds=dict(seconds)), folder / REPORT)
         if drawing:
             seconds |= drawing.result()
-    result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds}
+    result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds, "finished": now()}
+    if Output.DICOM in wanted:
+        result["versions"] |= library_versions("highdicom")
     if Output.REPORT in wanted:
         result["liver_volume_range_ml"] = study.volume_range_ml
     write_json(folder / RESULT, result, indent=2)

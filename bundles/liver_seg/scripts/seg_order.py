@@ -1,0 +1,66 @@
+# A copy of order.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
+"""Voxels in another order than their header says, and slices that are not of the CT around them: the values tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from monai.data import MetaTensor
+from scripts.seg_dicom_neighbours import AROUND, JUMP, LITTLE, WINDOW, differences
+from scripts.seg_errors import StudyError
+
+# How far neighbours along an axis differ, against any two: in 45 CTs at most 0.30 in plane and 0.55 across (10 mm
+# apart); 0.93 and more with their slices shuffled, 0.77 and more for most with the sizes of their axes exchanged.
+UNRELATED = 0.75
+TIMES = 1.6  # against the axis along which they differ least, as noise is along all of them
+SKEWED = 1.75  # between two axes of voxels of one size; at most 1.28 in 45 CTs, 1.9 and more with 16 columns too few
+LINES = 48  # across an axis, enough to judge by
+FIX = "Export it again from the scanner's original."
+
+
+def check_order(path: Path, image: MetaTensor) -> None:
+    """Raise StudyError where the voxels of ``[1, X, Y, Z]`` in HU are no body in the order that the header gives them.
+
+    A DICOM series says where each of its slices is, and they are also held against each other when they are read.
+    """
+    values = image.as_tensor()[0].numpy()
+    apart = [_unlikeness(values, axis) for axis in range(3)]
+    worst, sizes = int(np.argmax(apart)), np.linalg.norm(image.affine.numpy()[:3, :3], axis=0)
+    alike = [other for other, size in zip(apart, sizes) if np.isclose(size, sizes[worst], rtol=0.1)]
+    if (apart[worst] > UNRELATED and apart[worst] > TIMES * min(apart)) or apart[worst] > SKEWED * min(alike):
+        cause = (
+            f"neighbours along axis {worst} have nothing in common: their order, or the sizes in the header, are wrong"
+        )
+        raise StudyError(f"{path}: {cause}. {FIX}")
+    slices = np.moveaxis(values, int(np.argmax(np.abs(image.affine.numpy()[2, :3]))), 0)
+    if (odd := _odd_slice(slices)) is not None:
+        cause = f"slice {odd} of 0 to {len(slices) - 1} does not fit those beside it, which fit each other"
+        raise StudyError(f"{path}: {cause}. {FIX}")
+
+
+def _lines(values: np.ndarray, axis: int) -> np.ndarray:
+    """Some lines of voxels along an axis, which comes first, within the window."""
+    first = np.moveaxis(values, axis, 0)
+    steps = [max(1, size // LINES) for size in first.shape[1:]]
+    return first[:, :: steps[0], :: steps[1]].astype(np.float32).clip(*WINDOW)
+
+
+def _unlikeness(values: np.ndarray, axis: int) -> float:
+    """How far neighbours along an axis differ, against any two."""
+    lines = _lines(values, axis)
+    if len(lines) < 2 * AROUND:
+        return 0.0
+    order = np.random.default_rng(0).permutation(len(lines))
+    any_two = np.abs(lines[order[1:]] - lines[order[:-1]]).mean()
+    return float(np.abs(np.diff(lines, axis=0)).mean() / max(any_two, LITTLE))
+
+
+def _odd_slice(slices: np.ndarray) -> int | None:
+    """The slice of ``[Z, ...]`` that is most unlike both neighbours, where these are like each other."""
+    if len(slices) < 2 * AROUND:
+        return None
+    lines = _lines(slices, 0)
+    apart, second = (differences(lines, lag) for lag in (1, 2))
+    jumps = np.minimum(apart[:-1], apart[1:]) / second.clip(LITTLE)
+    return int(jumps.argmax()) + 1 if jumps.max() > JUMP else None

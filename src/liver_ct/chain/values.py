@@ -1,0 +1,45 @@
+"""Where fat and air lie among a CT's values, which are the same in everybody, and which slices hold any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+SOFT_HU, BIN_HU, SMOOTH_HU = (-240, 200), 4, 8  # where fat and soft tissue are looked for
+DARKEST_SOFT, STANDS_OUT = -20, 1.2  # HU; the peak of fat, against what lies between it and that of soft tissue
+DARKEST_AIR, LIGHTEST_AIR = -1200, -700  # HU where air is looked for
+OUTSIDE_HU, OUTSIDE = 25, 0.15  # around its peak, the air outside the body is at least that share of all voxels
+NOTHING = float("nan")
+
+
+def fat(ct: NDArray[Any], lowest: float) -> float:
+    """HU of the peak of fat; NaN where none stands out, or where the CT is clipped so that it cannot."""
+    counts, edges = np.histogram(ct[ct > lowest + 2], np.arange(*SOFT_HU, BIN_HU))  # without what was clipped
+    smooth, hu = ndimage.gaussian_filter1d(counts.astype(np.float64), SMOOTH_HU / BIN_HU), edges[:-1] + BIN_HU / 2
+    dark = np.flatnonzero((hu > lowest + 2 * SMOOTH_HU) & (hu < DARKEST_SOFT))  # nor the noise around that
+    if not len(dark):
+        return NOTHING
+    peak = int(dark[smooth[dark].argmax()])
+    soft = int(smooth[dark[-1] :].argmax()) + int(dark[-1])
+    stands_out = peak > dark[0] and smooth[peak] > STANDS_OUT * max(1, smooth[peak : soft + 1].min())
+    return float(hu[peak]) if stands_out else NOTHING
+
+
+def outside_air(ct: NDArray[Any]) -> float:
+    """HU of the air around the body; NaN where there is little of it: lungs are not of one HU."""
+    dark = ct[(ct > DARKEST_AIR) & (ct < LIGHTEST_AIR)]
+    if dark.size < OUTSIDE * ct.size:
+        return NOTHING
+    counts, edges = np.histogram(dark, np.arange(DARKEST_AIR, LIGHTEST_AIR + 1, BIN_HU))
+    peak = float(edges[counts.argmax()] + BIN_HU / 2)
+    return peak if (np.abs(dark - peak) <= OUTSIDE_HU).sum() >= OUTSIDE * ct.size else NOTHING
+
+
+def ends_of(ct: NDArray[Any]) -> tuple[int, int]:
+    """The lowest and the highest slice that hold anything; some conversions fill up with empty ones."""
+    sample = ct[:: max(1, ct.shape[0] // 64), :: max(1, ct.shape[1] // 64)]
+    held = np.flatnonzero(sample.max((0, 1)) > sample.min((0, 1)))
+    return (int(held[0]), int(held[-1])) if len(held) else (0, -1)

@@ -1,0 +1,61 @@
+"""Voxels in another order than their header says are refused by their values; a CT in any orientation is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from test_headers import nifti, read, refusal, save_nifti
+
+from liver_ct import phantom
+
+CT, _, AFFINE = phantom.make_phantom((64, 56, 32), (6.0, 6.0, 6.0), axcodes="LPS")
+
+
+def with_slice(values: np.ndarray, number: int = 12) -> np.ndarray:
+    """The CT with one slice replaced."""
+    changed = CT.copy()
+    changed[..., number] = values
+    return changed
+
+
+SCRAMBLED = {
+    "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
+    "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
+    "columns exchanged with rows": (CT.ravel("F").reshape((56, 64, 32), order="F"), "neighbours along axis 1"),
+    "rows shuffled": (CT[:, np.random.default_rng(0).permutation(56)], "neighbours along axis 1"),
+    "a slice of zeros": (with_slice(np.zeros(1)), "slice 12 of 0 to 31"),
+    "a slice of air": (with_slice(np.full(1, -1024)), "slice 12 of 0 to 31"),
+    "a slice of elsewhere": (with_slice(CT[..., 29]), "slice 12 of 0 to 31"),
+    "a slice turned over": (with_slice(CT[::-1, ::-1, 12]), "slice 12 of 0 to 31"),
+}
+
+
+@pytest.mark.parametrize("case", SCRAMBLED)
+def test_voxels_in_another_order_are_refused(reading, tmp_path, case):
+    values, cause = SCRAMBLED[case]
+    assert cause in refusal(reading, save_nifti(tmp_path / "ct.nii", values.astype(np.int16), AFFINE))
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SPL", "AIR", "PIR", "LSA"])
+@pytest.mark.parametrize("noise", [0, 60])
+def test_a_ct_is_read_in_any_orientation_and_with_noise(reading, tmp_path, axcodes, noise):
+    values = CT + np.random.default_rng(0).normal(0, noise, CT.shape).astype(np.int16)
+    turn = ornt_transform(io_orientation(AFFINE), axcodes2ornt(axcodes))
+    turned = nifti(values.astype(np.int16), AFFINE).as_reoriented(turn)
+    path = save_nifti(tmp_path / "ct.nii", np.asarray(turned.dataobj), turned.affine)
+    np.testing.assert_array_equal(read(reading, path)[0].numpy(), np.asarray(turned.dataobj))
+
+
+@pytest.mark.parametrize(
+    "size, spacing", [((40, 40, 16), (10, 10, 12)), ((96, 96, 12), (4, 4, 15)), ((64, 64, 4), (6, 6, 10))]
+)
+def test_a_coarse_or_short_one_is_read(reading, tmp_path, size, spacing):
+    values, _, affine = phantom.make_phantom(size, tuple(map(float, spacing)))
+    assert read(reading, save_nifti(tmp_path / "ct.nii", values, affine)).shape[1:] == size
+
+
+def test_slices_that_hold_nothing_at_the_ends_are_read(reading, tmp_path):
+    values = CT.copy()
+    values[..., :4] = values[..., -5:] = -1024
+    read(reading, save_nifti(tmp_path / "ct.nii", values, AFFINE))
