@@ -58,8 +58,9 @@ class TestAnswer:
         np.testing.assert_array_equal(study.affine, nib.load(commands[0]).affine)
         assert [row.slice for row in study.rows] == [row.slice for row in read_table(folder)]
         written = read_result(folder)
-        assert study.result == {key: written[key] for key in study.result}
-        assert {*written} - {*study.result} == {"seconds", "liver_volume_range_ml"}
+        assert study.result | {"begun": None} == {key: written[key] for key in study.result} | {"begun": None}
+        assert study.result["begun"] > written["begun"]  # another run
+        assert {*written} - {*study.result} == {"seconds", "finished", "liver_volume_range_ml"}
         assert study.volume_range_ml == tuple(written["liver_volume_range_ml"])
         assert {"read", "segment", "classify"} <= {*study.seconds} <= {*written["seconds"]}
 
@@ -129,7 +130,7 @@ class TestFiles:
     def test_what_is_not_asked_for_is_not_written(self, study, tmp_path, outputs):
         study.save(tmp_path / "case", outputs)
         more = {name for output in outputs for name in Output(output).files}
-        assert entries(tmp_path / "case") == {*names.ALWAYS} | more
+        assert entries(tmp_path / "case") == {*names.ALWAYS, *names.LESION_OUTPUTS} | more
 
     def test_each_writer_takes_the_study(self, study, commands, tmp_path):
         liver_ct.write_picture(study, tmp_path / "picture.png")
@@ -244,4 +245,4 @@ def test_the_program_of_the_documentation_runs(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n{program}"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert entries(tmp_path / "out" / "phantom") == {*names.ALWAYS, names.PICTURE, names.REPORT}
+    assert entries(tmp_path / "out" / "phantom") == {*names.ALWAYS, *names.LESION_OUTPUTS, names.PICTURE, names.REPORT}

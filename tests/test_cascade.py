@@ -125,12 +125,13 @@ def done(bundles, tmp_path_factory) -> tuple[Path, Path]:
 
 
 class TestOutputs:
-    def test_every_study_has_all_five_and_nothing_else_is_left(self, done):
+    def test_every_study_has_all_and_nothing_else_is_left(self, done):
         source, output = done
         assert entries(output) == {path.name.removesuffix(".nii.gz") for path in source.iterdir()}
         for folder in output.iterdir():
             assert entries(folder) == {
-                "prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png"
+                "prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json", "overview.png",
+                "lesion_prob.nii.gz", "lesions.csv"
             }  # fmt: skip
 
     @pytest.mark.parametrize("case", [*ORIENTATIONS, "oblique"])
@@ -364,7 +365,7 @@ class TestResume:
         before = stamps(study[1] / "ct")
         run(*study, **knobs)
         assert stamps(study[1] / "ct")["result.json"] != before["result.json"]
-        assert entries(study[1]) == {"ct", *(["index.html"] if "report" in knobs else [])}
+        assert entries(study[1]) == {"ct", *(["index.html", "summary.csv"] if "report" in knobs else [])}
 
     def test_what_is_there_already_stays_when_more_is_asked_for(self, study):
         run(*study, picture=True)
@@ -395,7 +396,7 @@ class TestResume:
                 run(ct, output, bundles)
         assert entries(output) == {".partial"} and entries(output / ".partial" / "ct")
         run(ct, output, bundles)
-        assert entries(output) == {"ct"} and entries(output / "ct") == set(names.ALWAYS)
+        assert entries(output) == {"ct"} and entries(output / "ct") == {*names.ALWAYS, *names.LESION_OUTPUTS}
 
 
 def interrupt(*args, **kwargs):
@@ -619,4 +620,4 @@ def test_the_command_line(bundles, tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("ERROR ") and "empty.nii.gz: the file is empty." in line
     assert "1_2: highest slice" in ended.stdout
-    assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - set(names.DICOM_OUTPUTS)
+    assert entries(tmp_path / "1.10" / "1_2") == set(names.OUTPUTS) - {*names.DICOM_OUTPUTS, *names.DICOM_OF_LESIONS}

@@ -16,7 +16,7 @@ import liver_ct
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "monai", "matplotlib", "scipy", "numpy")
-PROGRAMS = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "train", "study", "phantom", "package")
+PROGRAMS = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "train", "study", "phantom", "package", "pacs")
 PHANTOM = ("phantom", "make", "--size", "16,16,8", "--spacing=20,20,20", "--tumours", "0")
 
 

@@ -232,7 +232,7 @@ class TestNames:
 
     def test_a_hidden_file_asked_for_by_its_name_is_taken(self, bundles, tmp_path):  # noqa: F811
         run(save_ct(tmp_path / ".failed.nii.gz"), tmp_path / "out", bundles, report=True)
-        assert entries(tmp_path / "out") == {"_.failed", "index.html"}
+        assert entries(tmp_path / "out") == {"_.failed", "index.html", "summary.csv"}
         assert "_.failed" in (tmp_path / "out" / "index.html").read_text()
 
 

@@ -476,7 +476,11 @@ def test_inference_from_the_command_line(data, tmp_path, elsewhere):
     done = bundle_run("--config_file", config, *words, "--output_dir", tmp_path / "out", cwd=where)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / "out" / "volume-1"
-    assert sorted(p.name for p in folder.iterdir()) == ["volume-1_slices.csv", "volume-1_tumour.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "volume-1_lesion_prob.nii.gz",
+        "volume-1_slices.csv",
+        "volume-1_tumour.json",
+    ]
     rows = slice_table(folder / "volume-1_slices.csv")
     summary = json.loads((folder / "volume-1_tumour.json").read_text())
     p = [float(r["tumour_probability"]) for r in rows]
@@ -687,7 +691,7 @@ def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):
     for line, (entry, key, cause) in zip(lines, bad):
         assert line.startswith(f"ERROR {entry[key]}") and cause in line
     made = [p.name for p in sorted((tmp_path / "out").rglob("*.*"))]
-    assert made == ["volume-0_slices.csv", "volume-0_tumour.json"]
+    assert made == ["volume-0_lesion_prob.nii.gz", "volume-0_slices.csv", "volume-0_tumour.json"]
 
 
 def test_unwritable_output_is_named(data, tmp_path, capsys):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
@@ -90,6 +92,27 @@ def is_file_or_lost(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True
+
+
+class TemporaryFolder:
+    """A folder that is there until it is removed, or nothing holds this any more.
+
+    A killed run leaves it, as ``liver-ct-*`` where the system has such.
+
+    Attributes:
+        path: where it lies.
+        remove: removes it.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="liver-ct-"))
+        self.remove: Callable[[], object] = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is named as a zip, and not as a single zipped image."""
+    name = path.name.lower()
+    return name.endswith(".zip") and not name.endswith((".nii.zip", ".dcm.zip")) and path.is_file()
 
 
 def write_text(target: Path, text: str) -> None:

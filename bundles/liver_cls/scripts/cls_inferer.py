@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.inferers import Inferer
 from scripts.cls_groups import slice_groups
 from scripts.cls_precision import CpuBf16Inferer
 
@@ -43,6 +44,12 @@ class SliceGroupInferer(CpuBf16Inferer):
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if x.ndim == 4:
             return self._forward(x, network, *args, **kwargs)
+        answers = self.answers(x, network, *args, **kwargs)
+        return answers.reshape(*answers.shape[:3], -1).amax(3).mean(2)
+
+    def answers(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Studies ``[B, C, X, Y, Z]`` to what the network says of each slice and, with ``mirrored``, of its mirror
+        image, turned back: lesion maps ``[B, Z, 1 or 2, X, Y]`` of logits, or logits ``[B, Z, 1 or 2]``."""
         self.try_bf16(network, x.shape[1] * self.gop, x.device)
         return torch.stack([self._study(study, network, *args, **kwargs) for study in x])
 
@@ -50,16 +57,17 @@ class SliceGroupInferer(CpuBf16Inferer):
         self, study: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         slices = study.permute(3, 0, 1, 2).contiguous()
-        logits = self._slices(slices, network, *args, **kwargs)
-        return (logits + self._slices(slices.flip(-1), network, *args, **kwargs)) / 2 if self.mirrored else logits
+        answer = self._slices(slices, network, *args, **kwargs)
+        if not self.mirrored:
+            return answer
+        return torch.cat([answer, self._slices(slices.flip(-1), network, *args, **kwargs).flip(-1)], dim=1)
 
     def _slices(
         self, slices: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Logits ``[Z]`` of slices ``[Z, C, X, Y]``."""
+        """Answers ``[Z, 1, X, Y]`` or ``[Z, 1]`` of slices ``[Z, C, X, Y]``."""
         centres = torch.arange(len(slices), device=slices.device).split(self.batch_size)
-        lesions = [self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres]
-        return torch.cat(lesions).flatten(1).amax(1)
+        return torch.cat([self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres])
 
     def judge(
         self, groups: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -71,3 +79,22 @@ class SliceGroupInferer(CpuBf16Inferer):
         if with_mask and lesions.ndim == 4:  # what lies outside the liver is no tumour of the liver
             lesions = lesions + groups[:, self.gop + self.gop // 2, None].clamp(1e-3, 1).log()
         return lesions
+
+
+class LesionMapInferer(Inferer):
+    """What a SliceGroupInferer takes the largest logit of: the lesion maps themselves.
+
+    Args:
+        inferer: whose maps they are.
+    """
+
+    def __init__(self, inferer: SliceGroupInferer) -> None:
+        self.inferer = inferer
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Studies ``[B, C, X, Y, Z]`` to ``[B, Z, 1 or 2, X, Y]``, or ``[B, Z, 1 or 2]`` of a network without maps; see
+        SliceGroupInferer.answers."""
+        x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        return self.inferer.answers(x, network, *args, **kwargs)

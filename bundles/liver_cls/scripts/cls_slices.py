@@ -18,7 +18,8 @@ class IndexSlicesd(Transform):
     """Note which slice of the file each axial slice is, before the volume is turned to RAS.
 
     Adds ``slices`` [Z] (index along the file's own axial axis), ``slice_z`` [Z] (mm, RAS world, at the middle of the
-    plane), both from foot to head, and ``case`` (the file's name) unless the item has one.
+    plane), both from foot to head, ``case`` (the file's name) unless the item has one, and the file's grid:
+    ``ct_affine`` [4, 4] and ``ct_shape`` [3].
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -33,7 +34,8 @@ class IndexSlicesd(Transform):
         if flip:
             slices, z = slices.flip(0), z.flip(0)
         case = data.get("case") or case_name(image.meta.get("filename_or_obj") or "study")
-        return {**data, "slices": slices, "slice_z": z, "case": case}
+        grid = {"ct_affine": torch.as_tensor(affine), "ct_shape": torch.tensor(image.shape[1:])}
+        return {**data, "slices": slices, "slice_z": z, "case": case, **grid}
 
 
 def axial_axis(affine: np.ndarray) -> tuple[int, bool]:
@@ -56,18 +58,18 @@ class CutSlicesd(MapTransform):
 
 
 class SmoothAlongZd(MapTransform):
-    """Average logits per slice ``[Z]`` with those of the slices nearby, weighted by a Gaussian of their distance.
+    """Average logits ``[Z, ...]`` with those of the slices nearby, weighted by a Gaussian of their distance.
 
     A tumour is seen in neighbouring slices too, noise is not. In mm, since slices lie 0.7 to 10 mm apart; MONAI's
     GaussianSmooth counts pixels.
 
     Args:
-        keys: logits per slice.
+        keys: logits per slice, or of its pixels.
         sigma_mm: of the Gaussian; 0 leaves the logits.
     """
 
-    def __init__(self, keys: KeysCollection, sigma_mm: float) -> None:
-        super().__init__(keys)
+    def __init__(self, keys: KeysCollection, sigma_mm: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
         self.sigma_mm = sigma_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -77,5 +79,5 @@ class SmoothAlongZd(MapTransform):
             z = torch.as_tensor(d["slice_z"]).float().flatten()
             weights = (-0.5 * ((z[:, None] - z) / self.sigma_mm) ** 2).softmax(1)
             for key in self.key_iterator(d):
-                d[key] = weights.to(d[key]) @ d[key]
+                d[key] = torch.tensordot(weights.to(d[key]), d[key], dims=1)
         return d

@@ -10,14 +10,13 @@ import cc3d
 import nibabel as nib
 import numpy as np
 import torch
-from isal import igzip
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scripts.seg_boxes import bounding_box
 from scripts.seg_errors import StudyError
-from scripts.seg_files import whole_file
 from scripts.seg_reading import case_name
+from scripts.seg_writing import write_mask
 
 
 class SaveMaskd(MapTransform):
@@ -40,33 +39,6 @@ class SaveMaskd(MapTransform):
             case = case_name(data[key].meta["filename_or_obj"])
             write_mask(data[key], self.output_dir / case / f"{case}_{postfix}.nii.gz")
         return dict(data)
-
-
-def write_mask(mask: MetaTensor, path: Path) -> None:
-    """Write ``[1, X, Y, Z]`` as uint8 NIfTI, through a temporary name; see SaveMaskd.
-
-    Raises:
-        StudyError: the file cannot be written.
-    """
-    values = mask.as_tensor()[0].cpu()
-    # the float32 below 1/255: the one above it would give every reader 1.00000006 for a 1
-    slope = float(np.nextafter(np.float32(1 / 255), np.float32(0))) if values.is_floating_point() else 1
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.uint8)
-    header.set_data_shape(values.shape)
-    header.set_sform(np.asarray(mask.affine, dtype=np.float64), code="scanner")
-    header.set_qform(np.asarray(mask.affine, dtype=np.float64), code="scanner", strip_shears=True)
-    header.set_xyzt_units("mm")
-    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, 0, 352
-    # nibabel would turn the integers into floats and back to apply the slope, and deflate ten times as long
-    with whole_file(path) as part, part.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
-        file.write(header.binaryblock + bytes(4))
-        for slab in values.permute(2, 1, 0).split(16):
-            if slab.any():
-                stored = slab.div(slope).round().to(torch.uint8)
-            else:
-                stored = torch.zeros(slab.shape, dtype=torch.uint8)
-            file.write(stored.contiguous().numpy().data)
 
 
 class TakeLiverd(MapTransform):

@@ -17,12 +17,12 @@ import torch
 from liver_ct.chain.crew import Crew
 from liver_ct.chain.pipeline import LiverCT
 from liver_ct.chain.progress import Progress
-from liver_ct.chain.stages import mask_saver
 from liver_ct.chain.studies import Study, find_studies, finished_outputs, place_of
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
-from liver_ct.outputs.folders import PARTIAL, check_target, publish, vanished, work_folder
-from liver_ct.outputs.names import ALWAYS, INDEX, Output
+from liver_ct.files import is_zip
+from liver_ct.outputs.folders import PARTIAL, alone, check_target, publish, vanished, work_folder
+from liver_ct.outputs.names import ALWAYS, INDEX, LESION_OUTPUTS, SUMMARY, Output
 from liver_ct.outputs.writing import import_writers, write_study
 
 
@@ -33,10 +33,10 @@ class Wishes(NamedTuple):
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
-        device: cpu or cuda; None takes a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU of NVIDIA's if there is one.
         jobs: studies at a time; None takes 2 where there are two CPU cores, 1 in a crew.
         overwrite: do finished studies again.
-        outputs: what to write beyond the files that are always written; index.html comes with reports.
+        outputs: what to write beyond the files that are always written; index.html and summary.csv come with reports.
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
 
@@ -55,7 +55,7 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
 
     Args:
         source: a CT, a DICOM series folder, or a folder of studies.
-        output: gets a folder per study, and index.html.
+        output: gets a folder per study, index.html and summary.csv.
         wishes: how.
         progress: is told of each study.
 
@@ -78,8 +78,9 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
     output.mkdir(parents=True, exist_ok=True)
     jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
     chains = [load_chain(wishes) for _ in range(jobs)]
-    mask_saver(chains[0].seg.root, output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
-    threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True).start()
+    chains[0].load_savers(output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
+    importing = threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True)
+    importing.start()
     done: list[Path] = []
     each: Callable[[LiverCT, Study], str]
     each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs, done=done)
@@ -91,6 +92,7 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
         failed = process_all(chains, crew.share(studies), progress, each)
     finally:
         progress.close()
+        importing.join()  # where all was finished before; Python dies of an import that it ends in
     for target in lost(done, output):
         failed += 1
         progress.failed(describe(vanished(target), target))
@@ -141,7 +143,7 @@ def process(
 
     Their folder is added to ``done``.
     """
-    left_out = Output.DICOM in outputs and not study.path.is_dir()
+    left_out = Output.DICOM in outputs and not (study.path.is_dir() or is_zip(study.path))
     outputs = {*outputs} - {Output.DICOM} if left_out else outputs
     remark = "    without DICOM, as it is no DICOM series" if left_out else ""
     record = chain.record(study.path)
@@ -154,10 +156,14 @@ def process(
     check_target(target)
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
     with work_folder(output, study.case) as work:
-        kept = keep(there - {*ALWAYS}, target, work)
+        kept = keep(there - {*ALWAYS, *LESION_OUTPUTS}, target, work)
         wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
         found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
-        write_study(found, work, wanted)
+        try:
+            write_study(found, work, wanted)
+        finally:
+            if found.holder:
+                found.holder.remove()
         target = publish(work, target, partial(place_of, record=record))
     done.append(target)
     return f"{target.name}: {found.line}    -> {target}{remark}"
@@ -190,15 +196,22 @@ def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[Live
 
 
 def list_studies(output: Path, progress: Progress) -> int:
-    """Write the index; returns how many times that failed."""
-    from liver_ct.outputs.index import write_index
+    """Write summary and index; returns how many of them could not be written.
 
-    try:
-        write_index(output)
-    except Exception as e:  # under torchrun others wait for this
-        progress.failed(describe(e, output / INDEX))
-        return 1
-    return 0
+    One run after the other, so that the last to write has seen what all have published.
+    """
+    from liver_ct.outputs.index import write_index
+    from liver_ct.outputs.summary import write_summary
+
+    failed = 0
+    for name, write in ((SUMMARY, write_summary), (INDEX, write_index)):
+        try:
+            with alone(output):
+                write(output)
+        except Exception as e:  # under torchrun others wait for this
+            progress.failed(describe(e, output / name))
+            failed += 1
+    return failed
 
 
 def process_all(

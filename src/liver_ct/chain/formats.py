@@ -40,7 +40,11 @@ def why_not_read(path: Path) -> str | None:
 
 def format_of(path: Path) -> str | None:
     """The image format whose mark a file bears, also in gzip; raises OSError."""
-    head = _head(path)
+    return format_of_bytes(_head(path))
+
+
+def format_of_bytes(head: bytes) -> str | None:
+    """The image format whose mark a file's first bytes bear, of which HEAD are enough."""
     if head.startswith(GZIP):
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, HEAD)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
+from liver_ct.chain.devices import pick_device
 from liver_ct.chain.plausibility import notes_on
-from liver_ct.chain.stages import SMALLEST_ML, Stage, model_card, pick_device, save_masks, study_errors
-from liver_ct.chain.studies import fingerprint, name_cases
+from liver_ct.chain.record import begin, inputs, precision_of
+from liver_ct.chain.stages import SMALLEST_ML, Stage, mask_saver, model_card, save_map, save_masks, study_errors
+from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
+from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
-from liver_ct.files import shipped
+from liver_ct.files import TemporaryFolder, is_zip, shipped
+from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
 BUNDLES = shipped("bundles")
@@ -30,7 +36,7 @@ class LiverCT:
     """Both bundles, loaded once for any number of studies, which it takes one at a time.
 
     Args:
-        device: cpu or cuda; None takes a GPU if there is one.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU of NVIDIA's if there is one.
         seg_bundle: folder of the segmentation bundle; None takes the shipped one.
         cls_bundle: folder of the classification bundle; None takes the shipped one.
         mask_source: how the classifier uses the Prob-Mask; None as its bundle is set.
@@ -51,7 +57,7 @@ class LiverCT:
         >>> bool(2 * overlap / (study.liver_mask.sum() + (labels > 0).sum()) > 0.9)
         True
         >>> sorted(study.result)[-3:]
-        ['notes', 'series', 'study_tumour_probability']
+        ['settings', 'study_tumour_probability', 'versions']
         >>> chain.run(array + 1024, affine, case="MR")
         Traceback (most recent call last):
             ...
@@ -88,7 +94,7 @@ class LiverCT:
         """Take one study through both stages.
 
         Args:
-            ct: a NIfTI, MHA or NRRD file, a DICOM series folder, or an image of nibabel; in HU.
+            ct: a NIfTI, MHA or NRRD file, a DICOM series folder or a zip of one, or an image of nibabel; in HU.
             case: name of the study; None takes that of the file or folder.
             regions: also look for what drove the tumour probabilities, which the report shows.
             record: what `record` gave for this file or folder, if it was asked before.
@@ -107,8 +113,11 @@ class LiverCT:
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = case or name_cases([path], path.parent)[0].case
+        record = record or self.record(path)
+        if is_zip(path):
+            return self._find_zipped(path, case, record, regions)
         with study_errors():
-            return self._find(path, case, record or self.record(path), regions)
+            return self._find(path, case, record, regions)
 
     def run(self, array: NDArray[Any], affine: NDArray[Any], case: str = "ct", regions: bool = True) -> StudyResult:
         """Take one study that is in memory through both stages; it is checked as a file would be.
@@ -130,7 +139,7 @@ class LiverCT:
             write_volume(array, affine, file, case)
             record = {"input": None, "input_fingerprint": None, **self.settings}
             with study_errors(file, case):
-                return self._find(file, case, record, regions, source=case)
+                return self._find(file, case, record, regions, source=case, hashed=())
 
     def record(self, path: Path) -> Item:
         """What a study's result depends on, and where it came from.
@@ -141,12 +150,35 @@ class LiverCT:
         known = {"input": printable(path.name), "input_path_sha256": where, "input_fingerprint": fingerprint(path)}
         return {**known, **self.settings}
 
+    def _find_zipped(self, path: Path, case: str, record: Item, regions: bool) -> StudyResult:
+        """Both stages on a zipped DICOM series, whose slices stay unpacked as long as the result is held."""
+        holder = TemporaryFolder()
+        try:
+            unpack(path, holder.path)
+            with study_errors(holder.path, str(path)):
+                study = self._find(holder.path, case, record, regions, source=str(path), hashed=(path,))
+                return replace(study, holder=holder)
+        except BaseException:
+            holder.remove()
+            raise
+
     @torch.inference_mode()
-    def _find(self, path: Path, case: str, record: Item, regions: bool, source: str | None = None) -> StudyResult:
-        """Both stages, step by step."""
+    def _find(
+        self,
+        path: Path,
+        case: str,
+        record: Item,
+        regions: bool,
+        source: str | None = None,
+        hashed: Sequence[Path] | None = None,
+    ) -> StudyResult:
+        """Both stages, step by step; the record has the checksum of ``hashed``, None being the files that are read."""
         seconds: dict[str, float] = {}
+        made = begin(self.seg, self.cls)
         with timed(seconds, "read"):
             ct = self.seg["load"]({"image": str(path)})["image"]
+            files = tuple(ct.meta.get("files", ()))
+            made |= inputs(map(Path, files or files_of(path)) if hashed is None else hashed)
         with timed(seconds, "resample"):
             item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):
@@ -160,6 +192,8 @@ class LiverCT:
             with timed(seconds, "regions"):
                 found = self._regions(tumour)
         affine, liver, prob = ct.affine.numpy(), masks["pred"][0].numpy(), masks["prob"][0].numpy()
+        with timed(seconds, "lesions"):
+            lesions = self._lesions(tumour, ct[0].numpy(), liver, affine)
         with timed(seconds, "notes"):
             notes = notes_on(ct[0].numpy(), liver, affine, prob)
         rows = slice_rows(liver, affine, tumour)
@@ -177,9 +211,34 @@ class LiverCT:
             seconds=seconds,
             model_cards=self.model_cards,
             source=source or str(path),
-            files=tuple(ct.meta.get("files", ())),
+            files=files,
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
+            made=made | {"precision": precision_of(self.seg, self.cls)},
+            lesions=lesions,
+            map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
+        )
+
+    def load_savers(self, output: Path) -> None:
+        """Make now what writes masks and the lesion map to a folder, since threads must not."""
+        mask_saver(self.seg.root, output)
+        if "restore" in self.cls:
+            mask_saver(self.cls.root, output, "save_map")
+
+    def _lesions(self, tumour: Item, ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any]) -> Lesions | None:
+        """The lesion map on the CT's grid and the lesions in it; None where the bundle or its network draws none."""
+        restored = self.cls["restore"](tumour).get("lesion_prob") if "restore" in self.cls else None
+        if restored is None:
+            return None
+        return find_lesions(
+            restored[0].numpy(),
+            ct,
+            liver,
+            affine,
+            threshold=float(self.cls["lesion_threshold"]),
+            outline=float(self.cls["lesion_outline"]),
+            smallest_ml=float(self.cls["lesion_smallest_ml"]),
+            shown_as=name_for(self.cls["_meta_"].get("eval_metrics", {})),
         )
 
     def _regions(self, tumour: dict[str, Any]) -> Regions:

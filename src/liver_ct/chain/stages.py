@@ -6,17 +6,18 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
+from liver_ct.chain.devices import check_answer
 from liver_ct.errors import StudyError, find_study_error, is_memory_error
 from liver_ct.files import sha256
-from liver_ct.outputs.names import LIVER_MASK, PROB_MASK
+from liver_ct.outputs.names import LESION_PROB, LIVER_MASK, PROB_MASK
 from liver_ct.outputs.results import Item
 
 CONFIG = Path("configs", "inference.json")
@@ -40,6 +41,8 @@ class Stage:
         self.parser = read_bundle(self.root, device=device, **knobs)
         weights = Path(self["ckpt_path"])
         self.network = load_weights(self["network"], weights, device)
+        if device.type == "mps":  # not tried by us
+            check_answer(self.network, device)
         self.identity = {
             "version": self["_meta_"]["version"],
             "weights_sha256": sha256(weights),
@@ -54,8 +57,9 @@ class Stage:
 
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as the bundles' evaluators do
-            logits = self["inferer"](item["image"][None].to(self.device), self.network)
+        inferer = self["map_inferer"] if "map_inferer" in self else self["inferer"]
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as the bundles' evaluators do
+            logits = inferer(item["image"][None].to(self.device), self.network)
         return {**item, "pred": logits[0].float().cpu()}
 
 
@@ -97,24 +101,50 @@ def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
     Raises:
         StudyError: they cannot be written.
     """
-    folder = folder.resolve()
-    part = folder.with_name(f".part-{folder.name}-masks")  # SaveMaskd makes a folder of the case's name
+    part = part_folder(folder, "masks")
     for key in ("prob", "pred"):
         masks[key].meta["filename_or_obj"] = part.name
+    _save(masks, folder, part, mask_saver(bundle, part.parent), {"prob": PROB_MASK, "seg": LIVER_MASK})
+
+
+def save_map(lesion_prob: Item, folder: Path, bundle: Path) -> None:
+    """Write the lesion map as a classification bundle does, named by what it holds and not by the CT.
+
+    Args:
+        lesion_prob: ``lesion_prob``, a MetaTensor ``[1, X, Y, Z]``, uint8.
+        folder: gets lesion_prob.nii.gz; made if missing.
+        bundle: folder of the classification bundle, whose ``save_map`` writes it.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    part = part_folder(folder, "map")
+    saver = mask_saver(bundle, part.parent, "save_map")
+    _save({**lesion_prob, "case": part.name}, folder, part, saver, {"lesion_prob": LESION_PROB})
+
+
+def part_folder(folder: Path, kind: str) -> Path:
+    """Where a bundle writes to, beside ``folder``: it makes a folder of the case's name."""
+    folder = folder.resolve()
+    return folder.with_name(f".part-{folder.name}-{kind}")
+
+
+def _save(item: Item, folder: Path, part: Path, saver: Callable[[Item], Item], names: Mapping[str, str]) -> None:
+    """Let a bundle write to ``part``, and move what it wrote, known by its endings, to ``folder`` under ``names``."""
     with study_errors():
         try:
-            mask_saver(bundle, part.parent)(masks)
+            saver(item)
             folder.mkdir(parents=True, exist_ok=True)
-            for name, postfix in ((PROB_MASK, "prob"), (LIVER_MASK, "seg")):
+            for postfix, name in names.items():
                 os.replace(part / f"{part.name}_{postfix}.nii.gz", folder / name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=16)
-def mask_saver(bundle: Path, output_dir: Path) -> Callable[[Item], Item]:
+def mask_saver(bundle: Path, output_dir: Path, config_id: str = "save") -> Callable[[Item], Item]:
     """The bundle's ``save`` to a folder; kept, since reading its config takes as long as writing a small study."""
-    save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content("save")
+    save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content(config_id)
     return save
 
 
@@ -159,15 +189,3 @@ def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) 
             raise
         raise StudyError(f"{weights}: damaged, or not this bundle's weights. Fetch or train them again.") from e
     return network.eval()
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or a GPU if there is one; raises StudyError for one that is not there."""
-    if name not in (None, "cpu", "cuda"):
-        raise StudyError(f"--device {name}: unknown. Use cpu or cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StudyError("--device cuda: no GPU that PyTorch can use. Use --device cpu.")
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda":  # the processes that torchrun starts take one each
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return device

@@ -14,16 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
+from liver_ct.chain.zips import holds_series, why_no_series
 from liver_ct.errors import StudyError
-from liver_ct.files import is_file_or_lost, read_json, sha256, walk
-from liver_ct.outputs.names import ALWAYS, DICOM_OUTPUTS, INDEX, OUTPUTS, RESULT, safe_name
+from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, walk
+from liver_ct.outputs.names import (
+    ALWAYS,
+    DICOM_OF_LESIONS,
+    DICOM_OUTPUTS,
+    INDEX,
+    LESION_OUTPUTS,
+    OUTPUTS,
+    RESULT,
+    SUMMARY,
+    safe_name,
+)
 
 WHERE_FROM = ("input", "input_path_sha256")  # of a record: what the result does not depend on
 LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 
 
 class Study(NamedTuple):
-    """One CT: a file or a DICOM series folder, and the name of its results' folder."""
+    """One CT: a file, a DICOM series folder or a zip of one, and the name of its results' folder."""
 
     case: str
     path: Path
@@ -38,7 +49,7 @@ def check_input(path: Path) -> None:
 
 
 def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> list[Study]:
-    """The CTs under ``path`` (itself a file or a series folder, or a folder of such), sorted, with unique case names.
+    """The CTs under ``path``, sorted, with unique case names; itself it is a CT, or a folder of such.
 
     Passed over are hidden entries, LiTS label files and results of earlier runs; also pipes, sockets, devices and
     links that lead back.
@@ -55,7 +66,7 @@ def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> 
     root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
     found = sorted(_walk(root, report)) if path.is_dir() else [root]
     if not found:
-        raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series). Check --input.")
+        raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series, also as .zip). Check --input.")
     return name_cases(found, root if path.is_dir() else root.parent)
 
 
@@ -74,19 +85,20 @@ def name_cases(paths: Iterable[Path], root: Path) -> list[Study]:
 
 def fingerprint(path: Path) -> str:
     """Checksum of what is in a study's files, whatever their names: changes when the study does."""
-    return hashlib.sha256("".join(sorted(sha256(file) for file in _files_of(path))).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(sha256(file) for file in files_of(path))).encode()).hexdigest()
 
 
-def _files_of(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
     """The files that a study is read from, or some more; raises OSError."""
     if path.is_dir():
-        yield from (file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", INDEX)))
+        ours = (".", INDEX, SUMMARY)
+        yield from (file for file in path.iterdir() if file.is_file() and not file.name.startswith(ours))
         return
     yield path
     if path.suffix.lower() in (".mhd", ".nhdr") and path.stat().st_size < 2**20:
         header = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "%" in header:  # a pattern of names
-            yield from _files_of(path.parent)
+            yield from files_of(path.parent)
         for word in map(str.strip, re.split(r"[:=\n]", header)):  # the voxels lie in files that it names
             if 0 < len(word) < 256 and "\0" not in word and (path.parent / word).is_file():
                 yield path.parent / word
@@ -99,10 +111,12 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
     except (OSError, ValueError):
         return set()
     found = {name for name in OUTPUTS if (target / name).is_file()}
-    if not {*DICOM_OUTPUTS} <= found:  # they refer to each other
-        found -= {*DICOM_OUTPUTS}
+    dicom = {*DICOM_OUTPUTS, *(DICOM_OF_LESIONS if result.get("lesions") else ())}
+    if not dicom <= found:  # they refer to each other
+        found -= {*DICOM_OUTPUTS, *DICOM_OF_LESIONS}
     same = all(result.get(key) == value for key, value in record.items() if key not in WHERE_FROM)
-    return found if same and {*ALWAYS} <= found else set()
+    written = {*ALWAYS, *LESION_OUTPUTS} if result.get("lesions") is not None else {*ALWAYS}
+    return found if same and written <= found else set()
 
 
 def place_of(target: Path, record: Mapping[str, Any]) -> Path:
@@ -147,8 +161,26 @@ def _studies_in(folder: Path, names: Iterable[str], report: Callable[[str], None
     if any(may_be_slice(path) for path in slices):
         yield folder
     for path in sorted({*others} - {*slices}):
-        if why := _why_not_taken(path):
+        if _is_zipped_series(path, report):
+            yield path
+        elif why := _why_not_taken(path):
             report(f"{path}: {why}")
+
+
+def _is_zipped_series(path: Path, report: Callable[[str], None]) -> bool:
+    """Whether a file is a zip of a DICOM series; one that may be is reported."""
+    if path.name.startswith(".") or not is_zip(path):
+        return False
+    try:
+        if holds_series(path):
+            return True
+        if why := why_no_series(path):
+            report(f"{path}: {why}")
+    except StudyError as e:
+        report(str(e))
+    except OSError as e:
+        report(f"{path}: cannot be read ({e.strerror}), and may be an image. Check its permissions.")
+    return False
 
 
 def _holds_image(folder: Path) -> bool:
@@ -174,7 +206,7 @@ def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
     """Names for a CT from short to long: its own, its path, its path with the suffix."""
     parts = path.relative_to(root).parts or (path.name or "study",)
     stem = parts[-1]
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, ".zip"):
         stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) and stem != suffix else stem
     stem, long, full = stem, "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")
     return safe_name(stem), safe_name(long), safe_name(full)

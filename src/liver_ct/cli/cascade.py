@@ -32,21 +32,21 @@ def cascade(
     """Find the liver in CTs, and in which slices of it a tumour is likely.
 
     For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json, overview.png and
-    report.html, all or none; OUTPUT/index.html lists all studies there. A study that cannot be processed gives one line
-    on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
+    report.html, all or none; OUTPUT/index.html and summary.csv list all studies there. A study that cannot be processed
+    gives one line on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
 
     Args:
-        input: a NIfTI, MHA or NRRD file, a DICOM series folder, or a folder of studies.
+        input: a NIfTI, MHA or NRRD file, a DICOM series folder or a zip of one, or a folder of studies.
         output: folder for the results.
         mask_source: how the classifier uses the Prob-Mask: prob, binary, dilated or none; default as its bundle is set.
-        device: cpu or cuda; default a GPU if there is one.
+        device: cpu, cuda, cuda:1 (the second GPU) or mps (Apple's); default cuda if there is a GPU of NVIDIA's.
         jobs: studies at a time; default 2 where there are two CPU cores, 1 under torchrun.
         overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
         picture: false leaves out overview.png, which takes a second per study.
-        report: false leaves out report.html, and makes no index.html where there is none.
-        dicom_output: true also writes liver_mask.dcm and prob_mask.dcm (DICOM SEG) and report.dcm (Structured Report).
+        report: false leaves out report.html, and makes neither index.html nor summary.csv where there is no index.html.
+        dicom_output: true also writes masks as DICOM SEG, probabilities as Parametric Maps, and a Structured Report.
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
     warnings.simplefilter("ignore")  # readers warn about file contents, and say them

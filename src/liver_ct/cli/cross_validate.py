@@ -73,5 +73,27 @@ def report(masks: str, output: str, judged: str | None = None) -> None:
         print_json(cross_validation.report(Path(masks), Path(output), Path(judged) if judged else None))
 
 
-PROGRAM = Program("cross_validate", __doc__, {"run": run, "report": report})
+@takes_knobs("inference.json")
+def lesions(masks: str, output: str, bundle: str = str(BUNDLE), judged: str | None = None, **overrides: Any) -> None:
+    """Hold the lesion lists of each fold's people against their outlines; write and print ``output/lesions.json``.
+
+    Sensitivity by size (longest axial diameter under 1, 1 to 2, over 2 cm) and false lesions per person: at the
+    bundle's threshold, at one false lesion per person, and so with each person's threshold taken from the others; with
+    95 % intervals from a bootstrap that draws people; and the FROC curve. Maps are written to ``output/fold-K/maps``.
+
+    Args:
+        masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
+        output: of ``run``, with ``fold-K/model.pt``; folds without one are left out.
+        bundle: a classification bundle with the ids of bundles/liver_cls.
+        judged: list that ``scripts/prob_masks.py unseen`` wrote, whose volumes are judged in the place of those of the
+            same people that are learned from; default the same.
+        overrides: further knobs of its inference.json, such as ``--lesion_outline 0.2``.
+    """
+    from liver_ct.training.lesions import measure
+
+    with errors_in_one_line():
+        print_json(measure(Path(masks), Path(output), Path(bundle), Path(judged) if judged else None, **overrides))
+
+
+PROGRAM = Program("cross_validate", __doc__, {"run": run, "report": report, "lesions": lesions})
 main = PROGRAM.run

@@ -11,7 +11,7 @@ from liver_ct.files import shipped
 BUNDLES = shipped("bundles")
 
 
-def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
+def package(output: str, bundles: str = str(BUNDLES), source: str = "", hub: str = "") -> None:
     """Check both bundles as the Model Zoo's CI does and write an archive of each; nothing if one of them fails.
 
     OUTPUT gets <zoo name>_v<version>.zip, the same bytes wherever and whenever it is made, SHA256SUMS, and
@@ -21,12 +21,13 @@ def package(output: str, bundles: str = str(BUNDLES), source: str = "") -> None:
         output: folder for the archives.
         bundles: folder that holds liver_seg and liver_cls.
         source: URL of the folder where the archives will lie, for model_info.json.
+        hub: folder that also gets one for each bundle, with a model card, as a model hub takes it.
     """
     from liver_ct.zoo import archives
 
     with errors_in_one_line():
         try:
-            written = archives.package(Path(output), Path(bundles), source)
+            written = archives.package(Path(output), Path(bundles), source, Path(hub) if hub else None)
         except archives.Refused as e:
             raise SystemExit("\n".join(f"ERROR {problem}" for problem in e.problems)) from None
     for line in written:

@@ -11,7 +11,7 @@ import liver_ct
 from liver_ct.cli.help import list_help
 from liver_ct.cli.program import COMMON_HELP, Program, refuse
 
-NAMES = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "train", "study", "phantom", "package")
+NAMES = ("cascade", "demo", "lits", "prob_masks", "cross_validate", "train", "study", "phantom", "package", "pacs")
 CALLED = "liver-ct"
 
 

@@ -7,19 +7,25 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from liver_ct.outputs.results import Item, SliceRow
+    from liver_ct.outputs.results import Item, SliceRow, StudyResult
 
 OPEN = (0.25, 0.75)  # of a slice's tumour probability
 HIGHEST = (
     "The highest slice is no score of the study: people without a tumour often reach 0.5 in some slice, too, as did "
     "three of the five that were tried."
 )
+MEANING = {  # of what the lesion map shows, by how that is called
+    "candidate": "Candidates are places to look at, no findings: it is not shown that, on people the networks had not "
+    "seen, 70 % or more of the lesions over 2 cm are found at one false one per person.",
+    "lesion": "On people the networks had not seen, 70 % or more of the lesions over 2 cm were found at one false one "
+    "or fewer per person. Kinds of lesion are not told apart.",
+}
 
 
 def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
     """What a reader should know first, in sentences; ``rows`` from the feet to the head."""
     considered = [row for row in rows if row.tumour_probability is not None]
-    said = [_about_tumour(result, considered), HIGHEST, _about_volume(result)]
+    said = [_about_tumour(result, considered), HIGHEST, *_about_lesions(result), _about_volume(result)]
     said += _about_doubt(considered)
     said.append(_about_the_rest(rows, considered))
     if result["mask_source"] != "prob":
@@ -37,13 +43,36 @@ def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
     return f"{flagged} of {len(considered)} {slices} a tumour probability of {threshold:g}; the highest is {where}."
 
 
+def _about_lesions(result: Item) -> list[str]:
+    """The largest of the lesions, and flagged slices without any; nothing where the bundle draws no map."""
+    lesions, word = result.get("lesions"), result.get("lesions_shown_as")
+    if lesions is None:
+        return []
+    if not lesions:
+        return [f"The lesion map shows no {word}. This does not exclude one."]
+    largest = max(lesions, key=lambda lesion: lesion["diameter_mm"])
+    where = f"number {largest['number']} with {largest['diameter_mm']:.0f}\xa0mm in slice {largest['key_slice']}"
+    said = [f"The lesion map shows {len(lesions)} {plural(len(lesions), word)}; the largest is {where}."]
+    bare = len(result.get("flagged_without_lesion") or ())
+    return said + ([f"{bare} flagged {plural(bare, 'slice')} without any {word}."] if bare else [])
+
+
+def lesion_words(study: StudyResult) -> Item | None:
+    """How the page calls lesions, what that means, and what was measured of them; None where there is no map."""
+    if not study.lesions:
+        return None
+    noun = study.lesions.shown_as
+    figures = {
+        name.replace("_", " "): value
+        for card in study.model_cards
+        for name, value in card["figures"].items()
+        if "lesion" in name
+    }
+    return {"noun": noun, "heading": f"{noun.capitalize()}s", "meaning": MEANING[noun], "figures": figures}
+
+
 def _about_volume(result: Item) -> str:
-    volume, (low, high) = result["liver_volume_ml"], result["liver_volume_range_ml"]
-    share = (high - low) / volume if volume else 0
-    return (
-        f"The liver measures {volume:.0f} ml. {high - low:.0f} ml ({share:.0%} of that) are uncertain: {low:.0f} ml "
-        f"lie above a Prob-Mask of 0.9, {high:.0f} ml above 0.1."
-    )
+    return f"The liver measures {result['liver_volume_ml']:.0f} ml, where the Prob-Mask is above 0.5."
 
 
 def _about_doubt(considered: Sequence[SliceRow]) -> list[str]:

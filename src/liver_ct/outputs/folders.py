@@ -41,9 +41,39 @@ def work_folder(output: Path, case: str) -> Iterator[Path]:
         StudyError: ``output`` is no longer there; OSError: it cannot be written to.
     """
     names = (case if number == 1 else f"{case}.{number}" for number in count(1))
-    folder, lock = next(found for name in names if (found := _hold(output / PARTIAL / name)))
+    held = next(found for name in names if (found := _hold(output / PARTIAL / name)))
+    with _emptied(*held) as folder:
+        yield folder
+
+
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[Path | None]:
+    """``folder``, made and empty, as long as no other run may have it; None where another has it.
+
+    It is gone at the end, and no longer another's when that was killed.
+
+    Raises:
+        StudyError: the folder above it is no longer there; OSError: it cannot be written to.
+    """
+    held = _hold(folder)
+    if held is None:
+        yield None
+        return
+    with _emptied(*held):
+        yield folder
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder tells runs apart; some network folders do not."""
+    with claimed_folder(folder / PARTIAL / "locks"), claimed_folder(folder / PARTIAL / "locks") as twice:
+        return twice is None
+
+
+@contextmanager
+def _emptied(folder: Path, lock: int) -> Iterator[Path]:
+    """A folder of `_hold`, emptied of what a killed run left in it, and removed at the end."""
     try:
-        for entry in folder.iterdir():  # of a killed run
+        for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield folder
     finally:
@@ -69,19 +99,24 @@ def publish(work: Path, target: Path, place: Callable[[Path], Path] = lambda tar
         StudyError: something else is in the way, or the folder of results vanished.
     """
     try:
-        lock = os.open(work.parent, os.O_RDONLY)
+        with alone(work.parent):
+            target = place(target)
+            check_target(target)
+            replace_folder(work, target)
     except FileNotFoundError:
         raise vanished(target.parent) from None
+    return target
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, for which other runs wait; raises OSError where there is no folder."""
+    lock = os.open(folder, os.O_RDONLY)
     try:
         _take(lock, wait=True)
-        target = place(target)
-        check_target(target)
-        replace_folder(work, target)
-    except FileNotFoundError:
-        raise vanished(target.parent) from None
+        yield
     finally:
         os.close(lock)
-    return target
 
 
 def vanished(folder: Path) -> StudyError:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from liver_ct.files import read_json, write_json, written_whole
 from liver_ct.outputs.findings import mm
-from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, TABLE
+from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, SUMMARY, TABLE
 from liver_ct.outputs.report import render
 from liver_ct.outputs.results import Item
 
@@ -21,8 +21,8 @@ FAILED = ".failed"  # a file for each study that failed and has not been finishe
 
 def write_index(output: Path) -> None:
     """Write ``output/index.html`` from the results of all runs that lie in ``output``: whole or not at all."""
-    studies = sorted(_finished(output), key=lambda study: (-study["probability"], study["case"]))
-    page = render(INDEX, script="index.js", studies=studies, failed=sorted(_failed(output)))
+    studies = sorted(_rows(output), key=lambda study: (-study["probability"], study["case"]))
+    page = render(INDEX, scripts=["index.js"], studies=studies, failed=sorted(failures(output)), summary=SUMMARY)
     with written_whole(output / INDEX, shared=True) as part:
         part.write_text(page, encoding="utf-8")
     with suppress(OSError):
@@ -44,7 +44,7 @@ def clear_failure(output: Path, case: str) -> None:
         (output / FAILED / case).unlink()
 
 
-def _failed(output: Path) -> Iterator[tuple[str, str]]:
+def failures(output: Path) -> Iterator[tuple[str, str]]:
     """Case and line of each failure; those of studies that are no longer there are forgotten."""
     folder = output / FAILED
     for file in [*folder.iterdir()] if folder.is_dir() else ():
@@ -56,13 +56,18 @@ def _failed(output: Path) -> Iterator[tuple[str, str]]:
                 file.unlink()
 
 
-def _finished(output: Path) -> Iterator[Item]:
-    """A row of the index for each study; what is no whole result is passed over."""
+def finished(output: Path) -> Iterator[tuple[Path, Item]]:
+    """Folder and result.json of each study; what is no whole result is passed over."""
     for folder in output.iterdir():
+        with suppress(OSError, ValueError):
+            if not folder.name.startswith(".") and all((folder / name).is_file() for name in ALWAYS):
+                yield folder, read_json(folder / RESULT)
+
+
+def _rows(output: Path) -> Iterator[Item]:
+    """A row of the index for each study that is finished."""
+    for folder, result in finished(output):
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            if folder.name.startswith(".") or not all((folder / name).is_file() for name in ALWAYS):
-                continue
-            result = read_json(folder / RESULT)
             done = datetime.fromtimestamp((folder / RESULT).stat().st_mtime)
             shown = next((name for name in (REPORT, PICTURE) if (folder / name).is_file()), RESULT)
             yield {
@@ -71,12 +76,22 @@ def _finished(output: Path) -> Iterator[Item]:
                 "probability": float(result["study_tumour_probability"]),
                 "flagged": len(result["flagged_slices"]),
                 "volume": float(result["liver_volume_ml"]),
+                "lesions": _lesions(result),
                 "notes": result.get("notes", ()),  # which results of version 0.5 lack
                 "seconds": float(result["seconds"]["total"]),
                 "done": done.isoformat(" ", "minutes"),
                 "stamp": done.timestamp(),
                 **_sparkline(folder / TABLE, result["flag_threshold"]),
             }
+
+
+def _lesions(result: Item) -> Item | None:
+    """How many there are, the largest one's mm, and what they are called; None where no map was drawn."""
+    found = result.get("lesions")  # which results of version 0.6 lack
+    if found is None:
+        return None
+    largest = max((float(lesion["diameter_mm"]) for lesion in found), default=0.0)
+    return {"count": len(found), "largest": largest, "noun": result["lesions_shown_as"]}
 
 
 def _sparkline(table: Path, threshold: float) -> Item:

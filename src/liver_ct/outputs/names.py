@@ -7,11 +7,16 @@ from enum import Enum
 
 ALWAYS = ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")
 PROB_MASK, LIVER_MASK, TABLE, RESULT = ALWAYS
+LESION_OUTPUTS = ("lesion_prob.nii.gz", "lesions.csv")  # where the classification bundle draws a lesion map
+LESION_PROB, LESION_TABLE = LESION_OUTPUTS
 PICTURE, REPORT = "overview.png", "report.html"
-INDEX = "index.html"  # of all studies, beside their folders
-DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "report.dcm")
-DICOM_LIVER, DICOM_PROB, DICOM_REPORT = DICOM_OUTPUTS
-OUTPUTS = (*ALWAYS, PICTURE, REPORT, *DICOM_OUTPUTS)
+INDEX, SUMMARY = "index.html", "summary.csv"  # of all studies, beside their folders
+RECORD_FORM = "urn:liver-ct:result:1"  # which form result.json has; result.schema.json describes it
+DICOM_OUTPUTS = ("liver_mask.dcm", "prob_mask.dcm", "prob_map.dcm", "report.dcm")
+DICOM_LIVER, DICOM_PROB, DICOM_PROB_MAP, DICOM_REPORT = DICOM_OUTPUTS
+DICOM_OF_LESIONS = ("lesions.dcm", "lesion_map.dcm")  # only where there are lesions
+DICOM_LESIONS, DICOM_LESION_MAP = DICOM_OF_LESIONS
+OUTPUTS = (*ALWAYS, *LESION_OUTPUTS, PICTURE, REPORT, *DICOM_OUTPUTS, *DICOM_OF_LESIONS)
 LONGEST = 180  # bytes of a study's folder; temporary names beside it are longer, and 255 is the most that Linux takes
 
 
@@ -21,7 +26,7 @@ def safe_name(name: str) -> str:
     A character that cannot be printed is written as its bytes, ``%0A``; a long name ends in its checksum.
     """
     name = "".join(each if each.isprintable() else _percent(each) for each in name)
-    if name.startswith(".") or name.lower() == INDEX:
+    if name.startswith(".") or name.lower() in (INDEX, SUMMARY):
         name = f"_{name}"
     if len(name.encode()) > LONGEST:
         checksum = hashlib.sha256(name.encode()).hexdigest()[:8]

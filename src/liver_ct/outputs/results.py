@@ -7,17 +7,20 @@ import csv
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from liver_ct.files import written_whole
+from liver_ct.files import TemporaryFolder, written_whole
 from liver_ct.outputs.names import Output
+
+if TYPE_CHECKING:
+    from liver_ct.outputs.lesions import Lesions
 
 Item = dict[str, Any]
 DOUBT = (0.1, 0.9)  # of the Prob-Mask: what lies between is uncertain
@@ -99,6 +102,10 @@ class StudyResult:
         files: of a DICOM series, its slices' files in the order of Z.
         mask_writer: writes ``prob`` and ``pred`` to a folder as the segmentation bundle does.
         notes: what is implausible about the result.
+        lesions: the lesion map and the lesions in it; None where the bundle draws no map.
+        made: how the result was made: when, on which device, with which settings and versions.
+        map_writer: writes ``lesion_prob`` to a folder as the classification bundle does; None likewise.
+        holder: the folder of what ``files`` names, where they were unpacked from a zip.
     """
 
     case: str
@@ -116,12 +123,18 @@ class StudyResult:
     files: tuple[str, ...]
     mask_writer: Callable[[Item, Path], None]
     notes: tuple[Note, ...] = ()
+    lesions: Lesions | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
+    map_writer: Callable[[Item, Path], None] | None = None
+    holder: TemporaryFolder | None = None
 
     def __post_init__(self) -> None:
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
             array = getattr(self, name).view()
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+        for array in self.lesions[:2] if self.lesions else ():
+            array.flags.writeable = False
 
     def __repr__(self) -> str:
         return f"<StudyResult {self.case}: {self.line}>"
@@ -131,7 +144,18 @@ class StudyResult:
         """The study's figures and what they depend on, as result.json holds them, in a dictionary of its own."""
         figures = self.summary._asdict() | {"flagged_slices": list(self.summary.flagged_slices)}
         notes = {"notes": [note.text for note in self.notes], "note_codes": [note.code for note in self.notes]}
-        return copy.deepcopy({"case": self.case, **self.record, **figures, **notes})
+        return copy.deepcopy({"case": self.case, **self.record, **self.made, **figures, **self._lesions, **notes})
+
+    @property
+    def _lesions(self) -> Item:
+        """What result.json says of lesions; null where the bundle draws no map."""
+        if self.lesions is None:
+            return {"lesions_shown_as": None, "lesions": None, "flagged_without_lesion": None}
+        found = self.lesions.found
+        listed = [lesion._asdict() | {"centre_mm": list(lesion.centre_mm)} for lesion in found]
+        within = {index for lesion in found for index in range(lesion.first_slice, lesion.last_slice + 1)}
+        bare = [index for index in self.summary.flagged_slices if index not in within]
+        return {"lesions_shown_as": self.lesions.shown_as, "lesions": listed, "flagged_without_lesion": bare}
 
     @property
     def headline(self) -> str:
@@ -164,7 +188,8 @@ class StudyResult:
         """Write the study's files to ``folder``, all or none, as the command does; earlier results there are replaced.
 
         Args:
-            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json.
+            folder: gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv and result.json; of a bundle that draws a
+                lesion map also lesion_prob.nii.gz and lesions.csv.
             outputs: what else: picture, report, and dicom where the CT was a DICOM series.
 
         Raises:

@@ -9,11 +9,18 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from liver_ct.files import write_json
 from liver_ct.outputs.folders import check_target, publish, work_folder
-from liver_ct.outputs.names import PICTURE, REPORT, RESULT, TABLE, Output
+from liver_ct.outputs.names import LESION_TABLE, PICTURE, REPORT, RESULT, TABLE, Output
+from liver_ct.outputs.provenance import library_versions, now
 from liver_ct.outputs.results import StudyResult, timed, write_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save_study(study: StudyResult, target: Path, outputs: Collection[Output | str] = ()) -> None:
@@ -49,6 +56,7 @@ def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | s
     with timed(seconds, "save"):
         write_masks(study, folder)
         write_rows(study.rows, folder / TABLE)
+        write_lesions(study, folder)
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(_draw, study, folder) if Output.PICTURE in wanted else None
         if Output.DICOM in wanted:
@@ -61,7 +69,9 @@ def write_study(study: StudyResult, folder: Path, outputs: Collection[Output | s
                 write_report(replace(study, seconds=dict(seconds)), folder / REPORT)
         if drawing:
             seconds |= drawing.result()
-    result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds}
+    result = study.result | {"seconds": replace(study, seconds=seconds).total_seconds, "finished": now()}
+    if Output.DICOM in wanted:
+        result["versions"] |= library_versions("highdicom")
     if Output.REPORT in wanted:
         result["liver_volume_range_ml"] = study.volume_range_ml
     write_json(folder / RESULT, result, indent=2)
@@ -87,11 +97,38 @@ def write_masks(study: StudyResult, folder: str | Path) -> None:
     Raises:
         StudyError: they cannot be written.
     """
-    import torch
     from monai.data import MetaTensor
 
-    with warnings.catch_warnings():  # PyTorch warns of memory that is read-only; nothing is written to it here
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        prob, pred, affine = (torch.from_numpy(a) for a in (study.prob_mask, study.liver_mask, study.affine))
+    prob, pred, affine = tensors(study.prob_mask, study.liver_mask, study.affine)
     masks = {"prob": MetaTensor(prob[None], affine=affine), "pred": MetaTensor(pred[None], affine=affine)}
     study.mask_writer(masks, Path(folder))
+
+
+def write_lesions(study: StudyResult, folder: str | Path) -> None:
+    """Write lesion_prob.nii.gz (uint8 with slope 1/255, on the CT's grid) and lesions.csv, if there is a lesion map.
+
+    Args:
+        study: what to write.
+        folder: to write to; made if missing.
+
+    Raises:
+        StudyError: they cannot be written.
+    """
+    from monai.data import MetaTensor
+
+    from liver_ct.outputs.lesions import write_table
+
+    if study.lesions is None or study.map_writer is None:
+        return
+    prob, affine = tensors(study.lesions.prob, study.affine)
+    study.map_writer({"lesion_prob": MetaTensor(prob[None], affine=affine)}, Path(folder))
+    write_table(study.lesions.found, Path(folder, LESION_TABLE))
+
+
+def tensors(*arrays: NDArray[Any]) -> list[torch.Tensor]:
+    """Arrays that may be read-only as tensors of the same memory, which nobody writes to."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return [torch.from_numpy(array) for array in arrays]

@@ -15,6 +15,7 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json, written_whole
 from liver_ct.zoo.bundle import METADATA, bundle_files
 from liver_ct.zoo.checks import check_bundle
+from liver_ct.zoo.hub import in_the_way, write_hub_folder
 from liver_ct.zoo.style import missing_tools
 
 ZOO_NAMES = {"liver_seg": "liver_ct_segmentation", "liver_cls": "liver_tumor_ct_classification"}
@@ -29,7 +30,7 @@ class Refused(StudyError):  # noqa: N818 (the door says it)
         self.problems = list(problems)
 
 
-def package(output: Path, bundles: Path, source: str = "") -> list[str]:
+def package(output: Path, bundles: Path, source: str = "", hub: Path | None = None) -> list[str]:
     """Check both bundles as the Model Zoo's CI does and write an archive of each; nothing if one of them fails.
 
     OUTPUT gets <zoo name>_v<version>.zip, the same bytes wherever and whenever it is made, SHA256SUMS, and
@@ -39,9 +40,10 @@ def package(output: Path, bundles: Path, source: str = "") -> list[str]:
         output: folder for the archives.
         bundles: folder that holds liver_seg and liver_cls.
         source: URL of the folder where the archives will lie, for model_info.json.
+        hub: folder that also gets one for each bundle, as a model hub takes it; None leaves that out.
 
     Returns:
-        A line for each archive: its path, size and checksum.
+        A line for each archive: its path, size and checksum; and for each folder for the hub.
 
     Raises:
         Refused: a bundle fails a check, or packages that the checks need are missing.
@@ -50,21 +52,24 @@ def package(output: Path, bundles: Path, source: str = "") -> list[str]:
     if missing := missing_tools():
         raise Refused([f"{', '.join(missing)}: not installed. pip install 'liver-ct[zoo]'"])
     archives: dict[str, bytes] = {}
-    problems = []
+    problems, copies = [], []
     with tempfile.TemporaryDirectory() as work:
         for folder, name in ZOO_NAMES.items():
             copy = copy_bundle(bundles / folder, Path(work, "models", name))
+            copies.append(copy)
             found = check_bundle(copy)
             problems += [f"{bundles / folder}/{problem}" for problem in found]
             if not found:
                 archives[f"{name}_v{read_json(copy / METADATA)['version']}"] = archive(copy)
-    problems += republished(output / MODEL_INFO, archives)
-    if problems:
-        raise Refused(problems)
-    try:
-        return publish(output, archives, source)
-    except OSError as e:
-        raise StudyError(f"{e.filename or output}: {e.strerror}. Choose another --output or free space.") from None
+            problems += in_the_way(copy, hub) if hub else []
+        problems += republished(output / MODEL_INFO, archives)
+        if problems:
+            raise Refused(problems)
+        try:
+            written = publish(output, archives, source)
+            return written + ([write_hub_folder(copy, hub) for copy in copies] if hub else [])
+        except OSError as e:
+            raise StudyError(f"{e.filename or output}: {e.strerror}. Choose another --output or free space.") from None
 
 
 def copy_bundle(source: Path, target: Path) -> Path:

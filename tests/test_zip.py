@@ -1,0 +1,189 @@
+"""Zipped DICOM series as input: read as their folder is, or refused with a line where it is another zip."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_cascade import bundles, entries, read_result, run  # noqa: F401
+from test_dicom import DICOM_FILES, FILES, write_series
+
+from liver_ct import LiverCT
+from liver_ct.chain.studies import find_studies
+from liver_ct.errors import StudyError
+
+
+def pack(folder: Path, target: Path, home: str = "", **knobs) -> Path:
+    """A folder's files as a zip, under a folder's name in it."""
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED, **knobs) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"{home}{file.name}")
+    return target
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory) -> Path:
+    return write_series(tmp_path_factory.mktemp("zip") / "CT")
+
+
+@pytest.fixture
+def empty_temporary(tmp_path, monkeypatch) -> Path:
+    """The system's temporary folder, in which nothing may be left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_it_gives_what_its_folder_gives_and_is_finished_then(series, bundles, tmp_path, capsys, empty_temporary):  # noqa: F811
+    """As an archive has it: the patient's name in the folders, a scout and a report beside the series, leftovers."""
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copytree(series, source / "folder")
+    packed = pack(series, source / "Export.ZIP", "DOE^JANE/CT abdomen/")
+    with zipfile.ZipFile(packed, "a") as archive:
+        for name in ("DICOMDIR", "DOE^JANE/CT abdomen/.DS_Store", "__MACOSX/DOE^JANE/._IM0001", "README.txt"):
+            archive.writestr(name, b"leftover")
+    for _ in range(2):
+        run(source, tmp_path / "out", bundles, dicom_output=True)
+    printed = capsys.readouterr()
+    assert printed.out.count("finished before") == 2 and "DOE" not in printed.out + printed.err
+    one, other = (tmp_path / "out" / name for name in ("folder", "Export"))
+    assert entries(one) == entries(other) == FILES | DICOM_FILES
+    for name in ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert read_result(other)["input"] == "Export.ZIP" and not any(empty_temporary.iterdir())
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("more.txt", b"another content")
+    run(source, tmp_path / "out", bundles, dicom_output=True)
+    assert capsys.readouterr().out.count("finished before") == 1
+
+
+def test_of_several_series_one_is_chosen(series, bundles, tmp_path, capsys):  # noqa: F811
+    """Their files have the same names in folders of their own."""
+    packed = pack(series, tmp_path / "study.zip", "S1/")
+    other = write_series(tmp_path / "other", SeriesNumber=5)
+    for number, file in enumerate(sorted(other.iterdir())):
+        file.rename(other / sorted(series.iterdir())[number].name)
+    pack(other, packed, "S5/")
+    with pytest.raises(SystemExit):
+        run(packed, tmp_path / "out", bundles)
+    error = capsys.readouterr().err
+    assert f"ERROR {packed}: 2 CT series in this folder" in error and "--series" in error
+    run(packed, tmp_path / "out", bundles, series="5")
+    assert read_result(tmp_path / "out" / "study")["series"] == "5"
+
+
+def test_what_is_wrong_with_a_slice_names_zip_and_slice(series, bundles, tmp_path, capsys):  # noqa: F811
+    folder = tmp_path / "CT"
+    shutil.copytree(series, folder)
+    file = sorted(folder.iterdir())[3]
+    file.write_bytes(file.read_bytes()[:-5000])
+    packed = pack(folder, tmp_path / "cut.zip", "SECRET/")
+    with pytest.raises(SystemExit):
+        run(packed, tmp_path / "out", bundles)
+    error = capsys.readouterr().err
+    assert error.startswith(f"ERROR {packed}/{file.name}: ") and "SECRET" not in error and "liver-ct-" not in error
+
+
+def test_the_result_of_the_python_interface_keeps_its_slices(series, bundles, tmp_path, empty_temporary):  # noqa: F811
+    study = LiverCT(device="cpu", **bundles)(pack(series, tmp_path / "a.zip"))
+    study.save(tmp_path / "saved", ["dicom"])
+    assert study.case == "a" and entries(tmp_path / "saved") == FILES | DICOM_FILES
+    del study
+    gc.collect()
+    assert not any(empty_temporary.iterdir())
+
+
+def lock(path: Path) -> None:
+    """Mark every entry of a zip as encrypted."""
+    data = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + offset] |= 1
+            at = data.find(mark, at + 4)
+    path.write_bytes(data)
+
+
+def lie(path: Path) -> None:
+    """Declare the first entry as three petabytes: the size moves to a zip64 extra field."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+        archive.infolist()[0].file_size = 3 * 2**50
+
+
+def zips(series: Path, folder: Path) -> dict[str, str]:
+    """Zips that are no series to be read, and what is said of each."""
+    folder.mkdir()
+    pack(series, folder / "locked.zip"), lock(folder / "locked.zip")
+    pack(series, folder / "bomb.zip"), lie(folder / "bomb.zip")
+    data = pack(series, folder / "cut.zip").read_bytes()
+    (folder / "cut.zip").write_bytes(data[: len(data) // 2])
+    (folder / "zero.zip").touch()
+    damaged = bytearray(pack(series, folder / "damaged.zip").read_bytes())
+    damaged[5000:5050] = bytes(50)
+    (folder / "damaged.zip").write_bytes(damaged)
+    nested = pack(series, folder / "nested.zip")
+    with zipfile.ZipFile(nested, "a") as archive:
+        archive.writestr("inner/more.zip", b"PK")
+    out = pack(series, folder / "out.zip")
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("../../evil.dcm", b"evil")
+    twice = pack(series, folder / "twice.zip")
+    pack(series, twice)
+    return {
+        "locked": "a zip with a password",
+        "bomb": "unpacked it takes 3145728.0 GB",
+        "cut": "damaged or cut short",
+        "zero": "",
+        "damaged": "damaged or cut short",
+        "nested": "a zip in a zip",
+        "out": "named to lie outside of it",
+        "twice": "have the same name",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_that_is_not_to_be_read_has_its_line_and_the_others_are_done(
+    series, bundles, tmp_path, capsys, empty_temporary
+):  # noqa: F811, E501
+    said = zips(series, tmp_path / "in")
+    pack(series, tmp_path / "in" / "good.zip")
+    with zipfile.ZipFile(tmp_path / "in" / "code.zip", "w") as archive:  # an archive of something else
+        archive.writestr("main.py", "print()")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "in", tmp_path / "out", bundles)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("ERROR ")]
+    assert len(lines) == len(said) and entries(tmp_path / "out") == {"good"} and "good: highest slice" in printed.out
+    for name, cause in said.items():
+        (line,) = (line for line in lines if f"/{name}.zip: " in line)
+        assert cause in line
+    assert not any(empty_temporary.iterdir()) and not (tmp_path / "evil.dcm").exists()
+    for name, cause in said.items():  # named as the input itself
+        with pytest.raises(SystemExit):
+            run(tmp_path / "in" / f"{name}.zip", tmp_path / "out", bundles)
+        assert cause in capsys.readouterr().err
+
+
+def test_other_archives_are_no_studies(tmp_path):
+    for name, content in {
+        "nifti.zip": "a.nii.gz",
+        "inner.zip": "b.zip",
+        "code.zip": "c.py",
+        "x.nii.zip": "x.nii",
+    }.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(content, b"content")
+    told: list[str] = []
+    with pytest.raises(StudyError, match="holds no CT"):
+        find_studies(tmp_path, told.append)
+    assert len(told) == 3 and "a zip in a zip" in told[0] and "images other than DICOM" in told[1]
