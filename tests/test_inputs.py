@@ -106,6 +106,8 @@ class TestFolder:
             ("3.gz", gzip.compress(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", mtime=0), "NIfTI"),
             ("4", b"\x1c\x02\0\0n+2\0" + bytes(600), "NIfTI"),
             ("5", b"\x5c\x01\0\0" + bytes(600), "Analyze"),
+            ("ct.dcm.gz", gzip.compress(bytes(128) + b"DICM" + bytes(99), mtime=0), "not read"),
+            ("IM1", gzip.compress(bytes(128) + b"DICM" + bytes(99), mtime=0), "DICOM in gzip"),
             (".ct.nii", b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "hidden"),
         ],
     )
@@ -127,6 +129,7 @@ class TestFolder:
             "._good.nii": b"\0\x05\x16\x07",
             "picture.png": b"\x89PNG",
             "empty": b"",
+            "DICOMDIR": bytes(128) + b"DICM" + bytes(99),
             "x.gz": b"\x1f\x8bno",
         }
         for name, content in contents.items():

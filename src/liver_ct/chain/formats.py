@@ -14,6 +14,7 @@ NOT_READ = (  # of images, too
     *(".dcm.gz", ".dcm.bz2", ".dcm.zip"),
 )
 HEAD = 8192  # bytes that hold every mark, also deflated
+GZIP = b"\x1f\x8b"
 DICOM, PAIR = "DICOM", "an Analyze or NIfTI pair"
 UNDER_THEIR_NAMES = "Give it its own suffix, one of " + " ".join(SUFFIXES) + "."
 CONVERT = "Convert it to .nii.gz."
@@ -32,23 +33,24 @@ def why_not_read(path: Path) -> str | None:
         return f"{found or 'an image'} of a format that is not read. {CONVERT}"
     if found == PAIR:
         return f"{found}, which is not read. {CONVERT}"
-    return f"{found}, but its name does not say so. {UNDER_THEIR_NAMES}" if found and found != DICOM else None
+    if found == DICOM:
+        return "DICOM in gzip, which is not read. Unpack it." if _head(path).startswith(GZIP) else None
+    return f"{found}, but its name does not say so. {UNDER_THEIR_NAMES}" if found else None
 
 
 def format_of(path: Path) -> str | None:
-    """The image format whose mark a file bears; raises OSError."""
-    with path.open("rb") as file:
-        return format_of_bytes(file.read(HEAD))
+    """The image format whose mark a file bears, also in gzip; raises OSError."""
+    return format_of_bytes(_head(path))
 
 
 def format_of_bytes(head: bytes) -> str | None:
     """The image format whose mark a file's first bytes bear, of which HEAD are enough."""
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(GZIP):
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, HEAD)
         except zlib.error:
             return None
-    if head[128:132] == b"DICM" or _is_bare_dicom(head):
+    if _is_dicom(head):
         return DICOM
     if head.startswith(b"NRRD000"):
         return "NRRD"
@@ -74,9 +76,18 @@ def is_dicom(path: Path) -> bool:
     if path.suffix.lower() in (".dcm", ".ima"):
         return True
     try:
-        return format_of(path) == DICOM
+        return _is_dicom(_head(path))
     except OSError:
         return False
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM" or _is_bare_dicom(head)
 
 
 def _is_bare_dicom(head: bytes) -> bool:
