@@ -45,7 +45,7 @@ def _about_tumour(result: Item, considered: Sequence[SliceRow]) -> str:
 
 def _about_lesions(result: Item) -> list[str]:
     """The largest of the lesions, and flagged slices without any; nothing where the bundle draws no map."""
-    lesions, word = result.get("lesions"), result.get("lesions_shown_as")
+    lesions, word = result.get("lesions"), str(result.get("lesions_shown_as"))
     if lesions is None:
         return []
     if not lesions:
