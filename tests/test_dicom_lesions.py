@@ -30,7 +30,7 @@ def with_lesions(study, shown_as: str):
     prob[x - 3 : x + 3, y - 2 : y + 2, z - 1 : z + 2] = 250
     prob[x - 6, y - 5, z - 3] = 140
     return dataclasses.replace(
-        study, lesions=find_lesions(prob, study.ct, study.liver_mask, study.affine, 0.5, 0.0, shown_as)
+        study, lesions=find_lesions(prob, study.ct, study.liver_mask, study.affine, shown_as=shown_as)
     )
 
 
