@@ -26,9 +26,8 @@ def test_a_series_of_the_users_own(tmp_path, capsys):
     phantom.write_dicom_series(tmp_path / "CT 1", ct, affine)
     demo.demo(ct=str(tmp_path / "CT 1"), output=str(tmp_path / "out"))
     assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'out' / 'CT 1' / 'report.html'}"
-    assert {path.name for path in (tmp_path / "out" / "CT 1").iterdir()} == set(names.OUTPUTS) - set(
-        names.DICOM_OUTPUTS
-    )
+    written = {path.name for path in (tmp_path / "out" / "CT 1").iterdir()}
+    assert written == {*names.OUTPUTS} - {*names.DICOM_OUTPUTS, *names.DICOM_OF_LESIONS}
 
 
 def test_a_liver_that_is_missed_is_no_success(tmp_path, monkeypatch):

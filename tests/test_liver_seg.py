@@ -443,7 +443,7 @@ def test_the_coarse_pass_loses_no_liver(tmp_path):
     assert torch.equal(out[1]["pred"], out[4]["pred"]) and out[1]["pred"].any()
     lost = out[1]["prob"].amax((0, 1, 2)) - out[4]["prob"].amax((0, 1, 2))
     liver = out[1]["pred"].amax((0, 1, 2)) > 0
-    assert (lost[liver] == 0).all()
+    assert lost[liver].abs().max() < 1e-6  # other slices lie in a batch with it: rounding
 
 
 @torch.inference_mode()
