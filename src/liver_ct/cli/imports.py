@@ -13,8 +13,9 @@ from pathlib import Path
 from liver_ct.chain.studies import check_input
 
 # MONAI imports these where they are installed, for parts of it that the chain with the shipped bundles does not run
-UNUSED = ("clearml", "huggingface_hub", "ignite", "jsonschema", "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas",
-          "requests", "scipy.signal", "scipy.stats", "skimage", "sklearn", "tensorboard", "torch.utils.tensorboard")  # fmt: skip
+UNUSED = ("clearml", "huggingface_hub", "ignite", "jsonschema", "matplotlib", "mlflow", "onnx", "onnxruntime",
+          "pandas", "requests", "scipy.signal", "scipy.stats", "skimage", "sklearn", "tensorboard",
+          "torch.utils.tensorboard")  # fmt: skip
 NIFTI = (".nii", ".nii.gz")  # read without ITK and pydicom
 
 
