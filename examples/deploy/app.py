@@ -24,7 +24,8 @@ from monai.deploy.operators.dicom_utils import ModelInfo
 from operators import FileLoader, LiverOperator, TumourOperator
 from pydicom.sr.codedict import codes
 
-from liver_ct.chain.stages import SMALLEST_ML, Stage, pick_device
+from liver_ct.chain.devices import pick_device
+from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, describe
 from liver_ct.outputs.folders import PARTIAL, fresh_folder
 
