@@ -20,8 +20,8 @@ from sklearn.metrics import roc_auc_score
 from liver_ct.errors import StudyError
 from liver_ct.experiment import analysis as analysing
 from liver_ct.experiment import config as arms_config
+from liver_ct.experiment import mask_steps, pages, plots, report_parts, running, stats, writing
 from liver_ct.experiment import masks as mask_figures
-from liver_ct.experiment import plots, running, stats
 from liver_ct.experiment import report as reporting
 from liver_ct.files import write_json
 from liver_ct.training import end_to_end, intervals
@@ -186,7 +186,7 @@ def test_a_fold_s_temperature_is_fitted_on_the_other_folds(tmp_path):
         counts = np.stack([1000 - truth, truth, 0 * truth])[:, 32:96]
         counts = np.pad(counts, ((0, 0), (32, 32)))
         write_json(tmp_path / f"fold-{fold}" / "histograms.json", {f"volume-{fold}": counts.tolist()})
-    fitted = running.temperatures(tmp_path)
+    fitted = mask_steps.temperatures(tmp_path)
     assert fitted["0"] == pytest.approx(3, abs=0.1) and fitted["1"] == pytest.approx(1, abs=0.05)
 
 
@@ -210,7 +210,7 @@ def test_the_report_is_made_from_the_file_of_numbers_alone(tmp_path):
 
 def test_what_is_written_around_the_tables_stays(tmp_path):
     text = tmp_path / "study.md"
-    text.write_text(f"# Question\n{reporting.START}\nstale\n{reporting.END}\nDiscussion\n")
+    text.write_text(f"# Question\n{reporting.START}\nstale\n{writing.END}\nDiscussion\n")
     reporting.write_report(made_up(), tmp_path / "plots", text, draws=50)
     now = text.read_text()
     assert now.startswith("# Question\n") and now.endswith("\nDiscussion\n") and "stale" not in now
@@ -218,12 +218,15 @@ def test_what_is_written_around_the_tables_stays(tmp_path):
 
 
 def test_the_committed_report_is_that_of_the_committed_results(tmp_path):
-    """docs/study.md follows docs/study/results.json: the same tables come out again."""
-    results = json.loads((ROOT / "docs" / "study" / "results.json").read_text())
-    text = tmp_path / "study.md"
-    reporting.write_report(results, tmp_path / "study", text)
-    block = lambda s: s.split(reporting.START)[1].split(reporting.END)[0]  # noqa: E731
-    assert block(text.read_text()) == block((ROOT / "docs" / "study.md").read_text())
+    """docs/experiment.md follows docs/experiment/: the same tables come out again."""
+    folder = tmp_path / "experiment"
+    shutil.copytree(ROOT / "docs" / "experiment", folder, ignore=shutil.ignore_patterns("*.png"))
+    text = tmp_path / "experiment.md"
+    pages.write_page(folder, text)
+    block = lambda s, start: s.split(start)[1].split(writing.END)[0]  # noqa: E731
+    committed = (ROOT / "docs" / "experiment.md").read_text()
+    for start in (reporting.START, report_parts.JUDGED, report_parts.CALIBRATED):
+        assert block(text.read_text(), start) == block(committed, start)
 
 
 # ------------------------------------------------------------------------------------------------------- the config

@@ -21,6 +21,10 @@ def run(
     results: str | None = None,
     seg_bundle: str = str(SEG),
     cls_bundle: str = str(CLS),
+    datalist: str | None = None,
+    output: str | None = None,
+    held_out: Sequence[str] | str | None = None,
+    workers: int | None = None,
 ) -> None:
     """Make the Prob-Masks, train every arm on every fold and seed, measure, and write the results and their report.
 
@@ -34,19 +38,28 @@ def run(
             1's bundle by name), ``from`` (end to end, starting from that arm) and ``weights`` (nothing is trained: that
             arm's weights, judged through this arm's mask) are the experiment's own. mask_source ``temperature`` is prob
             at the temperature fitted on the other folds; ``repair`` lets the true liver correct the Prob-Mask:
-            ``leaks`` sets it to 0 outside, ``gaps`` to 1 inside.
+            ``leaks`` sets it to 0 outside, ``gaps`` to 1 inside. ``overlay`` of an arm or of masks is a config of the
+            bundle laid over it, such as original.json; ``seen`` lets an arm learn from Prob-Masks of people whom their
+            stage 1 has learned from, too.
         arms: only these, by name; default all. The report comes when all are there.
         results: folder for results.json, study.md and its plots; default the experiment's ``output``.
         seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.
         cls_bundle: stage 2, a bundle with the ids of bundles/liver_cls.
+        datalist: in the place of the config's: a datalist.json, or the .zip that ``scripts/lits.py pack`` made of one.
+        output: in the place of the config's: the folder for everything.
+        held_out: in the place of the config's: sources that are left out as a whole, comma between them, each as a fold
+            after those by person.
+        workers: in the place of the config's: trainings at a time; 0 is one per core.
     """
     with errors_in_one_line():
-        import liver_ct.experiment.report  # noqa: F401  # comes last, but what it needs has to be there
+        import liver_ct.experiment.pages  # noqa: F401  # comes last, but what it needs has to be there
         from liver_ct.experiment.collecting import collect
         from liver_ct.experiment.config import Experiment
         from liver_ct.experiment.running import run as run_experiment
 
-        experiment = Experiment(config, seg_bundle, cls_bundle)
+        sources = held_out.split(",") if isinstance(held_out, str) else held_out
+        changes = {"datalist": datalist, "output": output, "held_out": sources, "workers": workers}
+        experiment = Experiment(config, seg_bundle, cls_bundle, **changes)
         chosen = arms.split(",") if isinstance(arms, str) else list(arms or experiment.arms)
         failed = run_experiment(experiment, chosen, print_error)
         if failed:
@@ -59,25 +72,89 @@ def run(
             report(str(folder))
 
 
-def report(results: str = str(DOCS / "study")) -> None:
-    """Write ``study.md`` and its plots from ``results/results.json``: nothing else is needed.
+def report(results: str = str(DOCS / "experiment")) -> None:
+    """Write ``study.md`` and its plots from the files of numbers in ``results``: nothing else is needed.
+
+    From ``results.json`` of ``run`` or ``judge``, ``judged/results.json`` of ``judge`` and ``calibration.json`` of
+    ``calibration``, those that are there.
 
     Args:
-        results: the folder; study.md lies in it, or, for that of this repository, beside it.
+        results: the folder; study.md lies in it, or, for that of this repository, beside it (experiment.md).
     """
     folder = Path(results)
-    text = DOCS / "study.md" if folder.resolve() == DOCS / "study" else folder / "study.md"
+    text = DOCS / "experiment.md" if folder.resolve() == DOCS / "experiment" else folder / "study.md"
     with errors_in_one_line():
-        from liver_ct.experiment.collecting import read_results
-        from liver_ct.experiment.report import write_report
+        from liver_ct.experiment.pages import write_page
 
-        write_report(read_results(folder), folder, text)
+        write_page(folder, text)
+
+
+def judge(
+    weights: str,
+    datalist: str,
+    output: str,
+    masks: Sequence[str] | str = "prob,binary,dilated,none,manual",
+    volumes: str | None = None,
+    bundle: str = str(CLS),
+) -> None:
+    """Judge weights of stage 2 that exist already through one mask after another, on people they have not seen.
+
+    Writes OUTPUT/results.json, which ``compare`` takes, too, and OUTPUT/study.md: AUC by mask of the volumes, of the
+    isolated slices of people outside the volumes, and by source, and paired differences with intervals by person. The
+    network has learned with one mask: the others are new to it. Goes on where it was killed.
+
+    Args:
+        weights: of the bundle.
+        datalist: who is judged, with a Prob-Mask (``prob``) each; everybody whose tumours are known. That the weights
+            have not seen them is up to you.
+        output: folder for all that is made.
+        masks: values of ``mask_source``, comma between them; the first is the reference.
+        volumes: datalist that names everybody who has a whole volume; default ``datalist``.
+        bundle: a classification bundle with the ids of bundles/liver_cls.
+    """
+    with errors_in_one_line():
+        from liver_ct.experiment.judging import judge as judge_weights
+
+        chosen = masks.split(",") if isinstance(masks, str) else list(masks)
+        more = Path(volumes) if volumes else None
+        judge_weights(Path(bundle), Path(weights), Path(datalist), Path(output), chosen, more, print_error)
+        report(output)
+
+
+def calibration(
+    output: str,
+    masks: str | None = None,
+    datalist: str | None = None,
+    judged: str | None = None,
+    arm: str | None = None,
+    seg_bundle: str = str(SEG),
+) -> None:
+    """Measure whether both probabilities mean what they say, on people the networks have not seen.
+
+    Expected calibration error by source and by part of the data, with intervals by person and each person's own, as it
+    is, at the temperature of the other folds, and (stage 2) with scale and bias of the other people. Writes
+    OUTPUT/calibration.json, calibration.png and study.md; how much of each person's tumours lies under the masks, too.
+
+    Args:
+        output: folder for the above.
+        masks: output of ``scripts/prob_masks.py make``, whose folds are each measured on their own people.
+        datalist: of the volumes; default the one in MASKS.
+        judged: folder of a results.json, of ``run`` or ``judge``.
+        arm: of those results; default their reference.
+        seg_bundle: stage 1, a bundle with the ids of bundles/liver_seg.
+    """
+    with errors_in_one_line():
+        from liver_ct.experiment.calibrating import measure
+
+        folders = [Path(place) if place else None for place in (masks, datalist, judged)]
+        measure(Path(output), Path(seg_bundle), folders[0], folders[1], folders[2], arm)
+        report(output)
 
 
 def compare(
     one: str,
     other: str,
-    results: str = str(DOCS / "study"),
+    results: str = str(DOCS / "experiment"),
     sheet: str | None = None,
     config: str = str(CONFIG),
     count: int = 12,
@@ -136,5 +213,6 @@ def bundle(bundle: str, output: str, overlay: str = "original.json") -> None:
         with_overlay(Path(bundle), overlay, Path(output))
 
 
-PROGRAM = Program("study", __doc__, {"run": run, "report": report, "compare": compare, "bundle": bundle})
+DOORS = {"run": run, "report": report, "judge": judge, "calibration": calibration, "compare": compare, "bundle": bundle}
+PROGRAM = Program("study", __doc__, DOORS)
 main = PROGRAM.run

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from liver_ct.experiment.collecting import SETS
 from liver_ct.experiment.masks import CENTRES, mask_figures, reliability
 from liver_ct.experiment.stats import (
     FIGURES,
@@ -22,6 +23,7 @@ from liver_ct.experiment.stats import (
     paired_within,
     patient_rollup,
     patients_needed,
+    people_for_width,
     within_patients,
 )
 from liver_ct.training.calibration import calibrate, cross_fitted
@@ -29,17 +31,51 @@ from liver_ct.training.intervals import patient_draws
 
 Results = Mapping[str, Any]
 Fit = Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]]
+VOLUMES, OUTSIDE, _ = SETS
+
+
+def parts(results: Results) -> dict[str, NDArray[Any]]:
+    """Which rows ``[N]`` of the slices are of the volumes, of isolated slices, and of the volumes of each source.
+
+    Sources are parts where there are several; results of earlier versions hold volumes alone.
+    """
+    slices = results["slices"]
+    kind = np.array(slices.get("set", [VOLUMES] * len(slices["case"])))
+    found = {name: kind == name for name in SETS if (kind == name).any()}
+    source = np.array(slices.get("source", [""] * len(kind)))
+    names = sorted(set(source[kind == VOLUMES]))
+    if len(names) > 1:
+        found |= {f"volumes of {name}": (kind == VOLUMES) & (source == name) for name in names}
+    return found
+
+
+def restricted(results: Results, rows: NDArray[Any]) -> Results:
+    """Results of some rows of the slices alone."""
+    if rows.all():
+        return results
+
+    def pick(values: Sequence[Any]) -> list[Any]:
+        return [value for value, kept in zip(values, rows) if kept]
+
+    return {
+        **results,
+        "slices": {name: pick(column) for name, column in results["slices"].items()},
+        "labels": {gop: pick(column) for gop, column in results["labels"].items()},
+        "scores": {arm: {s: pick(v) for s, v in seeds.items()} for arm, seeds in results["scores"].items()},
+    }
 
 
 class Analysis:
-    """All figures of a results.json.
+    """All figures of a results.json: of the volumes, or of another part.
 
     Args:
         results: its content.
         draws: bootstrap samples.
+        part: of ``parts``; default the volumes.
     """
 
-    def __init__(self, results: Results, draws: int = 2000) -> None:
+    def __init__(self, results: Results, draws: int = 2000, part: str = VOLUMES) -> None:
+        results = restricted(results, parts(results)[part])
         self.results, slices = results, results["slices"]
         self.person, self.fold = np.array(slices["person"]), np.array(slices["fold"])
         self.labels = {int(gop): np.array(v) for gop, v in results["labels"].items()}
@@ -105,6 +141,7 @@ class Analysis:
             "excludes_0": low > 0 or high < 0,
             "difference_by_fold": self.fold_auc(one, gop, seeds) - self.fold_auc(other, gop, seeds),
             **patients_needed(self.patients, difference, drawn),
+            "for_width": people_for_width(self.patients, drawn),
             "within": paired_within(*(self.within(arm, gop, seeds) for arm in (one, other))),
             "slices": disagreement(self.labels[gop], first, second, self.person) if alike else None,
         }
@@ -127,7 +164,7 @@ class Analysis:
 
     def histogram(self, name: str, fold: int | None = None) -> NDArray[Any]:
         """Counts [3, 128] of Prob-Masks, of all cases or those of one fold."""
-        fold_of = dict(zip(self.results["slices"]["case"], self.fold))
+        fold_of = self.results.get("mask_fold") or dict(zip(self.results["slices"]["case"], self.fold))
         rows = self.results["masks"][name].items()
         kept = [h for case, h in rows if fold is None or int(fold_of[case]) == fold]
         return np.asarray(np.sum(kept, axis=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,40 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import DEFAULT_GOP, Experiment
+from liver_ct.experiment.mask_steps import histograms, temperatures
 from liver_ct.experiment.masks import tumour_per_slice
-from liver_ct.experiment.running import histograms, temperatures
 from liver_ct.files import read_json, write_json
 from liver_ct.training import cross_validation, prob_masks
 
 Key = tuple[str, str]  # case and slice
 Scores = dict[str, dict[str, dict[Key, tuple[float, float, str, str]]]]  # arm, seed: as cross_validation.held_out
+SETS = ("volumes", "slices of people outside the volumes", "slices of people with volumes")
 MASS = ("tumour", "prob", "binary")  # columns of tumour_per_slice
 
 
 def collect(experiment: Experiment, target: Path) -> None:
     """Bring everything measured into one file of numbers: what the report is made from.
 
-    ``slices`` (one row per considered slice: case, index, patient group, fold, tumour in mm3 and how much of it lies
-    under prob and binary in its group), ``labels`` by gop, ``scores`` (raw logits by arm and seed), ``masks``
-    (histograms of stage 1's logits by name and case), ``temperatures`` by fold, and ``liver`` (Dice by name and case).
+    ``slices`` (one row per considered slice: case, index, patient group, fold, source, set, tumour in mm3 and how much
+    of it lies under prob and binary in its group), ``labels`` by gop, ``scores`` (raw logits by arm and seed),
+    ``masks`` (histograms of stage 1's logits by name and case), ``mask_fold`` of each case, ``temperatures`` by fold,
+    and ``liver`` (Dice by name and case). Considered are volumes whose tumours are outlined, and isolated slices.
 
     Raises:
         StudyError: an arm was judged on other slices than the others, or by other labels than the data's.
     """
-    scores = collect_scores(experiment)
+    outlined, lone = experiment.outlined(), experiment.slices()
+    scores = collect_scores(experiment, {e["case_id"] for e in outlined + lone})
     first_arm = next(iter(scores.values()))
     keys = list(next(iter(first_arm.values())))
     check_slices(experiment, scores, keys)
-    tumour = {entry["case_id"]: tumour_per_slice(entry) for entry in experiment.cases()}
+    tumour = {entry["case_id"]: tumour_per_slice(entry) for entry in outlined}
+    tumour |= {entry["case_id"]: np.zeros((1, len(MASS))) for entry in lone}  # there or not, but not where
+    known = {entry["case_id"] for entry in outlined}
     labels = collect_labels(experiment, tumour, keys)
-    check_labels(experiment, scores, keys, labels)
+    check_labels(experiment, scores, keys, labels, known)
+    present = {entry["case_id"]: int(entry.get("tumour_present", 0)) for entry in lone}
+    labels = {gop: [present.get(case, y) for (case, _), y in zip(keys, column)] for gop, column in labels.items()}
     content = {
         "config": {k: experiment.config[k] for k in ("folds", "stage1_epochs", "epochs", "reference", "contrasts")},
         "arms": {name: {k: v for k, v in arm.items() if k != "name"} for name, arm in experiment.arms.items()},
@@ -45,20 +52,22 @@ def collect(experiment: Experiment, target: Path) -> None:
         "labels": labels,
         "scores": round_scores(scores, keys),
         "masks": collect_histograms(experiment),
+        "mask_fold": {case: fold for case, (fold, _) in histograms(experiment.masks()).items()},
         "temperatures": temperatures(experiment.masks()),
         "liver": collect_liver_dice(experiment),
     }
     write_json(target, content, indent=None)
 
 
-def collect_scores(experiment: Experiment) -> Scores:
-    """The held-out slices of every arm and seed."""
+def collect_scores(experiment: Experiment, kept: Container[str]) -> Scores:
+    """The held-out slices of every arm and seed, of those cases."""
     masks = experiment.masks() / "datalist_prob.json"
     scores: Scores = {}
     for name, arm in experiment.arms.items():
         scores[name] = {}
         for seed in arm["seeds"]:
-            scores[name][str(seed)] = cross_validation.held_out(masks, experiment.folder(name, seed))
+            table = cross_validation.held_out(masks, experiment.folder(name, seed))
+            scores[name][str(seed)] = {key: row for key, row in table.items() if key[0] in kept}
     return scores
 
 
@@ -85,7 +94,10 @@ def collect_slices(
     experiment: Experiment, tumour: Mapping[str, NDArray[Any]], keys: Sequence[Key]
 ) -> dict[str, list[Any]]:
     """Columns of the considered slices: where each belongs, and how much tumour its group of the default gop holds."""
-    group_of, fold_of = {e["case_id"]: e["group"] for e in experiment.cases()}, experiment.fold_of()
+    entries, fold_of = {e["case_id"]: e for e in experiment.cases() + experiment.slices()}, experiment.fold_of()
+    group_of = {case: e["group"] for case, e in entries.items()}
+    whole = {e["group"] for e in experiment.cases()}
+    lone = {e["case_id"] for e in experiment.slices()}
     sums = {case: over_group(values, DEFAULT_GOP) for case, values in tumour.items()}
     rows = [sums[case][int(z)] for case, z in keys]
     columns: dict[str, list[Any]] = {
@@ -93,10 +105,18 @@ def collect_slices(
         "slice": [int(z) for _, z in keys],
         "person": [group_of[case] for case, _ in keys],
         "fold": [fold_of[group_of[case]] for case, _ in keys],
+        "source": [entries[case].get("source", "") for case, _ in keys],
+        "set": [set_of(case in lone, group_of[case] in whole) for case, _ in keys],
     }
     for i, name in enumerate(MASS):
         columns[name] = [round(float(row[i]), 1) for row in rows]
     return columns
+
+
+def set_of(isolated: bool, has_volume: bool) -> str:
+    """Which of SETS a case belongs to: a whole volume, an isolated slice, and of the latter whether its person has a
+    volume in the data, too."""
+    return SETS[0] if not isolated else SETS[2] if has_volume else SETS[1]
 
 
 def round_scores(scores: Scores, keys: Sequence[Key]) -> dict[str, dict[str, list[float]]]:
@@ -143,11 +163,19 @@ def over_group(tumour: NDArray[Any], gop: int) -> NDArray[Any]:
     return sums
 
 
-def check_labels(experiment: Experiment, scores: Scores, keys: Sequence[Key], labels: Mapping[str, list[int]]) -> None:
-    """The labels the arms were judged by have to be those of the files as they are now."""
+def check_labels(
+    experiment: Experiment,
+    scores: Scores,
+    keys: Sequence[Key],
+    labels: Mapping[str, list[int]],
+    outlined: Container[str],
+) -> None:
+    """The labels the arms were judged by have to be those of the outlines as they are now."""
+    rows = [i for i, (case, _) in enumerate(keys) if case in outlined]
     for name, seeds in scores.items():
+        own = labels[str(experiment.arms[name]["gop"])]
         for seed, table in seeds.items():
-            if [table[key][0] for key in keys] != labels[str(experiment.arms[name]["gop"])]:
+            if any(table[keys[i]][0] != own[i] for i in rows):
                 raise StudyError(f"{experiment.folder(name, seed)}: other labels than the data's. Delete it.")
 
 

@@ -9,38 +9,57 @@ from typing import Any
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
-from liver_ct.training.datalists import Entry, read_lists
+from liver_ct.training.cross_validation import SECTIONS, tells_of_tumour
+from liver_ct.training.datalists import Entry, open_data, read_lists
+from liver_ct.training.overlays import with_overlay
 
 DEFAULT_GOP = 3
 DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": DEFAULT_GOP}
 SHIPPED = "shipped"  # the Prob-Masks of stage 1 as its bundle is set
-OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "repair")  # of an arm, not knobs of the bundle
+SEEN = "seen"  # the Prob-Masks of people whom their stage 1 has learned from
+ARM_OWN = (
+    "name",
+    "seeds",
+    "masks",
+    "inner_groups",
+    "from",
+    "weights",
+    "repair",
+    "overlay",
+    SEEN,
+)  # no knobs of stage 2
+MASKS_OWN = ("folds", "epochs", "overlay")  # no knobs of stage 1
 Arm = dict[str, Any]
 
 
 class Experiment:
     """An experiment's config, and where its parts lie under ``output``.
 
-    ``masks/<name>/`` (of prob_masks.py), ``masks/temperature/`` and ``arms/<name>/seed-<s>/fold-<k>/``.
+    ``masks/<name>/`` (of prob_masks.py), ``masks/<name>/seen/fold-<k>/``, ``masks/temperature/``,
+    ``arms/<name>/seed-<s>/fold-<k>/``, ``bundles/<overlay>/`` and, of packed data, ``data/``.
 
     Args:
         config: a JSON file like ``study.json``; relative paths in it are from the working directory.
         seg: stage 1's bundle.
         cls: stage 2's bundle.
+        changes: entries that replace those of the config, such as ``datalist``; None leaves one.
 
     Raises:
         StudyError: a config that cannot be used.
     """
 
-    def __init__(self, config: str | Path, seg: str | Path, cls: str | Path) -> None:
+    def __init__(self, config: str | Path, seg: str | Path, cls: str | Path, **changes: Any) -> None:
         self.file, self.seg, self.cls = Path(config), Path(seg).resolve(), Path(cls).resolve()
         try:
             self.config = read_json(self.file)
+            self.config.update({key: value for key, value in changes.items() if value is not None})
             self.output = Path(self.config["output"]).resolve()
-            self.lists = read_lists(Path(self.config["datalist"]).resolve())
+            self.lists = open_data(Path(self.config["datalist"]), self.output / "data")
             arms = [arm for entry in self.config["arms"] for arm in expand(entry)]
             self.arms = {name_of(arm): arm for arm in arms}
             check(self.config, arms)
+        except StudyError:
+            raise
         except FileNotFoundError as e:
             fix = "Prepare the data (scripts/lits.py), or give a JSON file like scripts/study.json."
             raise StudyError(f"{config}: {e.filename} is not there. {fix}") from e
@@ -60,13 +79,36 @@ class Experiment:
         """Patient group to fold."""
         return {group: str(k) for group, k in read_json(self.masks() / "folds.json").items()}
 
-    def masks_of(self, arm: Arm) -> Path:
-        """The Prob-Masks an arm works with."""
+    def masks_of(self, arm: Arm, fold: str) -> Path:
+        """The Prob-Masks an arm works with in one fold."""
+        if arm.get(SEEN):
+            return self.masks(arm["masks"]) / SEEN / f"fold-{fold}"
         return self.masks("temperature" if arm["mask_source"] == "temperature" else arm["masks"])
 
     def stage1_knobs(self, name: str) -> dict[str, Any]:
         """What masks of that name set in stage 1's bundle."""
-        return {k: v for k, v in self.config.get("masks", {}).get(name, {}).items() if k not in ("folds", "epochs")}
+        return {k: v for k, v in self.config.get("masks", {}).get(name, {}).items() if k not in MASKS_OWN}
+
+    def stage1(self, name: str) -> Path:
+        """The bundle behind masks of that name."""
+        return self.bundle(self.seg, self.config.get("masks", {}).get(name, {}).get("overlay"))
+
+    def stage2(self, arm: Arm) -> Path:
+        """The bundle of an arm."""
+        return self.bundle(self.cls, arm.get("overlay"))
+
+    def bundle(self, bundle: Path, overlay: str | None) -> Path:
+        """A bundle, or its copy with an overlay of its configs, as ``make_bundles`` writes it."""
+        return self.output / "bundles" / overlay.removesuffix(".json") / bundle.name if overlay else bundle
+
+    def make_bundles(self) -> None:
+        """Write the copies of the bundles with an overlay that are missing; raises StudyError for unknown overlays."""
+        asked = [(self.seg, masks.get("overlay")) for masks in self.config.get("masks", {}).values()]
+        asked += [(self.cls, arm.get("overlay")) for arm in self.arms.values()]
+        for bundle, overlay in asked:
+            target = self.bundle(bundle, overlay)
+            if overlay and not target.exists():
+                with_overlay(bundle, overlay, target)
 
     def folder(self, name: str, seed: int | str) -> Path:
         """Where one seed of an arm lies."""
@@ -74,26 +116,49 @@ class Experiment:
 
     def knobs(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What an arm sets in stage 2's bundle."""
-        knobs = {k: v for k, v in arm.items() if k not in OWN}
+        knobs = {k: v for k, v in arm.items() if k not in ARM_OWN}
         return {**knobs, "mask_source": knobs["mask_source"].replace("temperature", "prob"), "seed": seed}
 
     def stage1_epochs(self, name: str) -> int:
         """Epochs of the stage 1 behind masks of that name."""
         return int(self.config.get("masks", {}).get(name, {}).get("epochs", self.config["stage1_epochs"]))
 
+    def sources_held_out(self) -> list[str]:
+        """Sources that are left out as a whole, each a fold after those by person."""
+        return list(self.config.get("held_out", []))
+
     def folds(self) -> list[str]:
         """Names of the folds."""
-        return [str(k) for k in range(self.config["folds"])]
+        return [str(k) for k in range(self.config["folds"] + len(self.sources_held_out()))]
+
+    def tumour_folds(self) -> list[str]:
+        """Those that hold somebody by whom stage 2 can be judged."""
+        fold_of = self.fold_of()
+        told = [e for section in SECTIONS for e in self.lists[section] if tells_of_tumour(e)]
+        return sorted({fold_of[e["group"]] for e in told if e["group"] in fold_of})
 
     def cases(self) -> list[Entry]:
-        """The cases with their Prob-Masks."""
+        """The volumes with their Prob-Masks."""
         return read_lists(self.masks() / "datalist_prob.json")["training"]
 
-    def held_out(self, fold: str, masks: Path | None = None) -> list[Entry]:
-        """Those of one fold, with the shipped Prob-Masks or others."""
+    def outlined(self) -> list[Entry]:
+        """The volumes whose tumours are outlined."""
+        return [e for e in self.cases() if e.get("tumour_label", True)]
+
+    def slices(self) -> list[Entry]:
+        """The isolated slices with their Prob-Masks, of which it is known whether they show tumour."""
+        return read_lists(self.masks() / "datalist_prob.json")["training_slices"]
+
+    def held_out(self, fold: str) -> list[Entry]:
+        """The volumes of one fold."""
         fold_of = self.fold_of()
-        cases = read_lists((masks or self.masks()) / "datalist_prob.json")["training"]
-        return [e for e in cases if fold_of[e["group"]] == fold]
+        return [e for e in self.cases() if fold_of.get(e["group"]) == fold]
+
+    def judged(self, fold: str, masks: Path) -> list[Entry]:
+        """Volumes and isolated slices of one fold by which stage 2 is judged, with the Prob-Masks of that folder."""
+        fold_of, lists = self.fold_of(), read_lists(masks / "datalist_prob.json")
+        told = [e for section in SECTIONS for e in lists[section] if tells_of_tumour(e)]
+        return [e for e in told if fold_of.get(e["group"]) == fold]
 
 
 def check(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
@@ -114,6 +179,8 @@ def check_names(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"several arms are called {twice[0]}; give one a name of its own")
+    if any(arm.get(SEEN) and (arm["mask_source"] == "temperature" or "weights" in arm) for arm in arms):
+        raise ValueError(f"an arm with {SEEN} trains on masks of its own: neither temperature nor weights go with it")
     asked = {config["reference"], *itertools.chain(*config["contrasts"])}
     for arm in arms:
         asked |= {arm[key] for key in ("from", "weights") if key in arm}
@@ -132,6 +199,8 @@ def expand(entry: Arm) -> list[Arm]:
 
 
 def name_of(arm: Arm) -> str:
-    """``prob-concat-gop3``, with the masks' name before it unless they are the shipped ones; or the name given."""
-    name = "{mask_source}-{combine}-gop{gop}".format(**arm)
-    return arm.get("name") or (name if arm["masks"] == SHIPPED else f"{arm['masks']}-{name}")
+    """``prob-concat-gop3``, with the masks' name before it unless they are the shipped ones, and before that ``seen``
+    where they are of people whom stage 1 has learned from; or the name given."""
+    words = [SEEN] if arm.get(SEEN) else []
+    words += [] if arm["masks"] == SHIPPED else [arm["masks"]]
+    return arm.get("name") or "-".join([*words, "{mask_source}-{combine}-gop{gop}".format(**arm)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
@@ -115,6 +116,28 @@ def draw_coverage(a: Analysis) -> Figure:
     right.hist(share[~np.isnan(share)], bins=20, range=(0, 1), color=COLOURS["binary"])
     right.set(yscale="log", xlabel="share of a group's tumour under the binary mask", ylabel="groups with tumour")
     return figure
+
+
+def draw_calibration(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write calibration.png into ``folder``: reliability curves of ``calibrating.rows_of``, a panel per probability."""
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 5), layout="constrained", squeeze=False)
+        for panel, name in zip(axes[0], names):
+            own = [row for row in rows if row["what"] == name]
+            styles = dict(zip(dict.fromkeys(row["scaled"] for row in own), ("-", "--", ":")))
+            colours = {part: f"C{i}" for i, part in enumerate(dict.fromkeys(row["part"] for row in own))}
+            for row in own:
+                label = f"{row['part']}, {row['scaled']}: {row['ece']:.3f}"
+                line = {"linestyle": styles[row["scaled"]], "color": colours[row["part"]]}
+                panel.plot(row["predicted"], row["observed"], marker="o", markersize=3, label=label, **line)
+            panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
+            panel.set(xlabel="predicted", ylabel="observed", title=name)
+            panel.legend(frameon=False, fontsize=7, title="ECE")
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "calibration.png") as part:
+            figure.savefig(part, dpi=110)
+        plt.close(figure)
 
 
 PLOTS = {"roc": draw_roc, "differences": draw_differences, "reliability": draw_reliability, "coverage": draw_coverage}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from liver_ct.errors import StudyError
 from liver_ct.experiment.analysis import Analysis, Results
 from liver_ct.experiment.masks import fit_temperature, mask_figures
 from liver_ct.experiment.plots import draw_plots
+from liver_ct.experiment.report_parts import part_text
 from liver_ct.experiment.stats import FIGURES, interval
-from liver_ct.files import write_text
+from liver_ct.experiment.writing import spread, table, write_block
 from liver_ct.training.intervals import patient_draws
 
-START, END = "<!-- from results.json -->", "<!-- end -->"
+START = "<!-- from results.json -->"
 COVERAGE = ((0, 0.5), (0.5, 0.9), (0.9, 1.0001))  # share of a group's tumour under the binary mask
 
 
@@ -25,27 +23,10 @@ def write_report(results: Results, folder: Path, text: Path, draws: int = 2000) 
     is left. Returns the figures behind them."""
     analysis = Analysis(results, draws)
     draw_plots(analysis, folder)
-    at = "" if text.parent == folder else f"{folder.name}/"
     parts = [summary_text(analysis), arm_table(analysis), contrast_table(analysis), patient_text(analysis)]
     parts += [mechanism_text(analysis), calibration_text(analysis), loss_table(analysis), liver_table(analysis)]
-    block = "\n\n".join([START, *(p.replace("PLOT/", at) for p in parts if p), END])
-    old = text.read_text() if text.exists() else f"# The experiment\n\n{START}\n{END}\n"
-    if START not in old or END not in old.split(START, 1)[1]:
-        raise StudyError(f"{text}: the marks {START} and {END} are missing. Put them where the tables belong.")
-    before, rest = old.split(START, 1)
-    write_text(text, before + block + rest.split(END, 1)[1])
+    write_block(text, START, [*parts, part_text(results, draws)], folder)
     return analysis
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def spread(low_high: Sequence[float], sign: bool = False) -> str:
-    """``0.80 to 0.90``."""
-    return " to ".join(f"{v:+.3f}" if sign else f"{v:.3f}" for v in low_high)
 
 
 def summary_text(a: Analysis) -> str:

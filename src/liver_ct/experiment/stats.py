@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 FIGURES = ("auc", "accuracy", "tpr", "fpr", "sensitivity_at_90")
 SPECIFICITY = 0.9
+WIDTH = 0.03  # of an interval of a difference in AUC that answers the question
 
 
 def figures(label: NDArray[Any], score: NDArray[Any], probability: NDArray[Any]) -> dict[str, float]:
@@ -83,6 +84,15 @@ def patients_needed(patients: int, difference: float, drawn: NDArray[Any]) -> di
 
     two_sided = stats.norm.ppf(0.975)
     return {"half_the_time": needed(two_sided), "in_80_of_100": needed(two_sided + stats.norm.ppf(0.8))}
+
+
+def people_for_width(people: int, drawn: NDArray[Any], width: float = WIDTH) -> int:
+    """Of how many people like these a 95 % interval is as narrow as ``width``, whatever the difference.
+
+    Its width falls with the square root of their number.
+    """
+    low, high = interval(drawn)
+    return int(np.ceil(people * ((high - low) / width) ** 2))
 
 
 def disagreement(label: NDArray[Any], one: NDArray[Any], other: NDArray[Any], person: NDArray[Any]) -> dict[str, Any]:

@@ -234,11 +234,15 @@ def prob_path(entry: Entry, folder: Path) -> Path:
     return folder / name / f"{name}_prob.nii.gz"
 
 
+def masked(lists: Mapping[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
+    """The cases of each section whose Prob-Mask lies under ``folder``, with ``prob`` added."""
+    return {
+        section: [{**e, "prob": str(prob_path(e, folder))} for e in entries if prob_path(e, folder).exists()]
+        for section, entries in lists.items()
+    }
+
+
 def list_masks(lists: Mapping[str, list[Entry]], folder: Path, target: Path) -> Path:
     """Write ``target``: the cases whose Prob-Mask lies under ``folder``, with ``prob`` added."""
-    content = {
-        section: [{**e, "prob": str(prob_path(e, folder))} for e in lists[section] if prob_path(e, folder).exists()]
-        for section in ("training", "training_slices", "test")
-    }
-    write_json(target, content)
+    write_json(target, masked({key: lists[key] for key in ("training", "training_slices", "test")}, folder))
     return target

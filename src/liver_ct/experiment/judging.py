@@ -1,0 +1,190 @@
+"""Weights of stage 2 that exist already, judged through one mask after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+
+from liver_ct.chain.stages import load_weights, read_bundle
+from liver_ct.errors import StudyError
+from liver_ct.experiment.collecting import set_of
+from liver_ct.files import read_json, sha256, write_json
+from liver_ct.training.cross_validation import SECTIONS, known_tumour
+from liver_ct.training.datalists import Entry, read_lists
+
+MASKS = ("prob", "binary", "dilated", "none", "manual")
+FROM_PROB = ("prob", "binary", "dilated")
+Rows = dict[str, list[Any]]
+
+
+class Judge:
+    """Stage 2 with some weights, which looks at each CT through several masks, reading it once.
+
+    ``evaluate.json`` would read each CT again for each mask, which takes longer than all the rest.
+
+    Args:
+        bundle: a classification bundle with the ids of bundles/liver_cls.
+        weights: of it.
+        masks: values of its knob ``mask_source``.
+        knobs: further knobs of its train.json.
+
+    Raises:
+        StudyError: weights that cannot be used.
+    """
+
+    def __init__(self, bundle: Path, weights: Path, masks: Sequence[str], knobs: Mapping[str, Any]) -> None:
+        read_bundle(bundle)  # so that its own transforms can be imported
+        configs = {mask: self._config(bundle, mask, knobs) for mask in masks}
+        config = configs[next((mask for mask in masks if mask in FROM_PROB), masks[0])]
+        self.load = Compose(split(config)[0])
+        self.finish = {
+            mask: Compose([*split(own)[1], own.get_parsed_content("combine_mask")]) for mask, own in configs.items()
+        }
+        self.network = load_weights(config.get_parsed_content("network"), weights, torch.device("cpu")).eval()
+        self.inferer = config.get_parsed_content("validate#inferer")
+        self.score = Compose(config.get_parsed_content("validate#postprocessing").transforms[:-1])  # the sigmoid
+
+    @staticmethod
+    def _config(bundle: Path, mask: str, knobs: Mapping[str, Any]) -> ConfigParser:
+        config = ConfigParser()
+        config.read_config(str(bundle / "configs" / "train.json"))
+        fixed = {"bundle_root": str(bundle), "device": "$torch.device('cpu')", "calibration": [1.0, 0.0]}
+        config.update({**fixed, **knobs, "mask_source": mask})
+        return config
+
+    def rows(self, entry: Entry) -> Rows:
+        """Slices of a case: ``slice`` (index), ``label`` (0, 1, or -1, unknown) and a logit for each mask."""
+        loaded = self.load(dict(entry))
+        rows: Rows = {}
+        for mask, finish in self.finish.items():
+            item = finish(dict(loaded))
+            with torch.inference_mode():
+                item["pred"] = self.inferer(item["image"][None], self.network)[0]
+                logits = torch.as_tensor(self.score(item)["pred"]).flatten().tolist()
+            rows["slice"] = np.asarray(item["slices"]).flatten().astype(int).tolist()
+            rows["label"] = np.asarray(item["label"]).flatten().astype(int).tolist()
+            rows[mask] = [round(v, 4) for v in logits]
+        return rows
+
+
+def split(config: ConfigParser) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
+    """The bundle's transforms before the mask is chosen, and those from there on; raises StudyError."""
+    transforms = config.get_parsed_content("deterministic_transforms")
+    names = [type(transform).__name__ for transform in transforms]
+    if "SelectMaskd" not in names:
+        raise StudyError(f"{config.get('bundle_root')}: its deterministic_transforms choose no mask (SelectMaskd).")
+    at = names.index("SelectMaskd")
+    return transforms[:at], transforms[at:]
+
+
+def judge(
+    bundle: Path,
+    weights: Path,
+    datalist: Path,
+    output: Path,
+    masks: Sequence[str] = MASKS,
+    volumes: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+    **knobs: Any,
+) -> dict[str, Any]:
+    """Judge weights on people they have not seen, through each mask; write and return ``output/results.json``.
+
+    It is what ``collecting.collect`` writes of an experiment with an arm of each mask. Each case is kept in
+    ``output/cases``, so that a killed run goes on at the next one.
+
+    Args:
+        bundle: a classification bundle.
+        weights: of stage 2; who they have learned from is not known here.
+        datalist: whose cases with known tumours are judged, all sections; with a ``prob`` each.
+        output: folder for the above.
+        masks: values of ``mask_source``; the first is the reference.
+        volumes: a datalist that names everybody who has a whole volume; default ``datalist``.
+        report: is told of each case that cannot be used, in one line; it stops no other.
+        knobs: further knobs of the bundle's train.json.
+
+    Raises:
+        StudyError: no case is left, or ``output`` holds another judgement.
+    """
+    cases = judged_cases(datalist, masks)
+    lists = read_lists((volumes or datalist).resolve())
+    whole = {e["group"] for e in lists["training"] + lists["test"]}
+    claim = {"weights": sha256(weights), "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
+    own = output / "judged.json"
+    if own.exists() and read_json(own) != claim:
+        raise StudyError(f"{own}: made with other weights, masks or knobs. Choose another --output.")
+    write_json(own, claim)
+    table: Rows = {name: [] for name in ("case", "slice", "person", "fold", "source", "set", "label", *masks)}
+    for entry, rows in judged_rows(cases, lambda: Judge(bundle, weights, masks, knobs), output / "cases", report):
+        add_rows(table, entry, rows, masks, whole)
+    if not table["case"]:
+        raise StudyError(f"{datalist}: no case could be judged. Check its images, labels and Prob-Masks.")
+    gop = int(knobs.get("gop", read_json(bundle / "configs" / "train.json")["gop"]))
+    results = as_results(table, masks, gop, sha256(weights))
+    write_json(output / "results.json", results, indent=None)
+    return results
+
+
+def judged_cases(datalist: Path, masks: Sequence[str]) -> list[Entry]:
+    """The cases of a datalist whose tumours are known; raises StudyError where there is none, or no Prob-Mask."""
+    cases = known_tumour(datalist, *SECTIONS)
+    if not cases:
+        raise StudyError(f"{datalist}: lists nobody whose tumours are known. Give a datalist of lits or prob_masks.")
+    lacking = [entry["case_id"] for entry in cases if "prob" not in entry]
+    if lacking and set(masks) & set(FROM_PROB):
+        raise StudyError(
+            f"{datalist}: {lacking[0]} has no prob. Give the list that prob_masks wrote, or --masks manual,none."
+        )
+    return cases
+
+
+def judged_rows(
+    cases: Sequence[Entry], make: Callable[[], Judge], folder: Path, report: Callable[[str], None]
+) -> Iterator[tuple[Entry, Rows]]:
+    """Each case with its rows, from ``folder`` where they are there."""
+    ready: Judge | None = None
+    for entry in cases:
+        file = folder / f"{entry['case_id']}.json"
+        if not file.exists():
+            ready = ready or make()
+            try:
+                write_json(file, ready.rows(entry), indent=None)
+            except Exception as e:
+                report(f"{entry['image']}: {' '.join(str(e.__cause__ or e).split())[:300]}. Left out.")
+                continue
+        yield entry, read_json(file)
+
+
+def add_rows(table: Rows, entry: Entry, rows: Rows, masks: Sequence[str], whole: set[str]) -> None:
+    """Add the slices of a case of which it is known whether they show tumour."""
+    isolated = "tumour_present" in entry
+    for i, label in enumerate(rows["label"]):
+        if label < 0:
+            continue
+        table["case"].append(entry["case_id"])
+        table["slice"].append(rows["slice"][i])
+        table["person"].append(entry["group"])
+        table["fold"].append("0")  # one network has judged all
+        table["source"].append(entry.get("source", ""))
+        table["set"].append(set_of(isolated, entry["group"] in whole))
+        table["label"].append(label)
+        for mask in masks:
+            table[mask].append(rows[mask][i])
+
+
+def as_results(table: Rows, masks: Sequence[str], gop: int, weights: str) -> dict[str, Any]:
+    """The table as an experiment's results: an arm for each mask, and every other mask against the first."""
+    first = masks[0]
+    return {
+        "weights": weights,
+        "config": {"folds": 1, "reference": first, "contrasts": [[first, other] for other in masks[1:]]},
+        "arms": {mask: {"mask_source": mask, "gop": gop} for mask in masks},
+        "slices": {name: table[name] for name in ("case", "slice", "person", "fold", "source", "set")},
+        "labels": {str(gop): table["label"]},
+        "scores": {mask: {"0": table[mask]} for mask in masks},
+    }
