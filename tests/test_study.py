@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 
 from liver_ct.errors import StudyError
 from liver_ct.experiment import analysis as analysing
+from liver_ct.experiment import collecting, mask_steps, pages, plots, report_parts, running, stats, writing
 from liver_ct.experiment import config as arms_config
-from liver_ct.experiment import mask_steps, pages, plots, report_parts, running, stats, writing
 from liver_ct.experiment import masks as mask_figures
 from liver_ct.experiment import report as reporting
 from liver_ct.files import write_json
@@ -300,6 +300,7 @@ ARMS = [
     {"mask_source": "prob", "seeds": [0]},
     {"mask_source": "temperature"},
     {"name": "early-stop", "mask_source": "dilated", "gop": 1, "inner_groups": 1, "patience": 1, "val_interval": 1},
+    {"seen": True, "mask_source": "binary"},
     {"name": "without-leaks", "weights": "prob-concat-gop3", "repair": "leaks"},
     {"name": "end-to-end", "from": "prob-concat-gop3", "epochs": 1, "anchor_weight": 0, "weight_decay": 0},
 ]
@@ -309,8 +310,13 @@ ARMS = [
 def config(lists, tmp_path_factory) -> Path:
     """A small study's config."""
     folder = tmp_path_factory.mktemp("study")
+    everybody = json.loads(lists.read_text())
+    for entry in (*everybody["training"], *everybody["training_slices"]):
+        entry |= {key: str(lists.parent / entry[key]) for key in ("image", "label")}
+    everybody["training_slices"][0] |= {"group": "volume-9", "tumour_present": 1, "tumour_label": False}
+    (folder / "datalist.json").write_text(json.dumps({**everybody, "test": []}))
     content = {
-        "datalist": str(lists), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1,
+        "datalist": str(folder / "datalist.json"), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1,
         "workers": 1, "masks": {"shipped": STAGE1},
         "reference": "prob-concat-gop3", "arms": ARMS,
         "contrasts": [["prob-concat-gop3", "temperature-concat-gop3"], ["end-to-end", "prob-concat-gop3"],
@@ -343,8 +349,9 @@ def groups(path: Path, section: str = "training") -> set[str]:
 
 
 def shipped_mask(done: Path, entry: dict) -> str:
-    listed = json.loads((done / "masks" / "shipped" / "datalist_prob.json").read_text())["training"]
-    return next(e["prob"] for e in listed if e["case_id"] == entry["case_id"])
+    listed = json.loads((done / "masks" / "shipped" / "datalist_prob.json").read_text())
+    everybody = listed["training"] + listed["training_slices"]
+    return next(e["prob"] for e in everybody if e["case_id"] == entry["case_id"])
 
 
 @pytest.mark.slow
@@ -367,6 +374,7 @@ class TestStudy:
     def test_results_hold_every_slice_with_its_label(self, done, lists):
         results = json.loads((done / "results.json").read_text())
         own = {"prob-concat-gop3", "temperature-concat-gop3", "early-stop", "without-leaks", "end-to-end"}
+        own.add("seen-binary-concat-gop3")
         assert set(results["scores"]) == own
         case, index = results["slices"]["case"], results["slices"]["slice"]
         for entry in json.loads(lists.read_text())["training"]:
@@ -375,6 +383,21 @@ class TestStudy:
             assert own and [results["labels"]["1"][i] for i in own] == [int(tumour[index[i]]) for i in own]
         under = results["slices"]["binary"]
         assert all(0 <= u <= t + 0.1 for u, t in zip(under, results["slices"]["tumour"]))
+
+    def test_an_isolated_slice_of_somebody_without_a_volume_is_a_part_of_its_own(self, done):
+        slices = json.loads((done / "results.json").read_text())["slices"]
+        lone = [i for i, part in enumerate(slices["set"]) if part == collecting.SETS[1]]
+        assert [slices["person"][i] for i in lone] == ["volume-9"]
+        assert set(slices["set"]) == set(collecting.SETS[:2])
+        assert "## Slices of people outside the volumes" in (done / "study.md").read_text()
+
+    def test_an_arm_may_learn_from_masks_of_people_stage_1_has_seen(self, done):
+        for fold in (0, 1):
+            work = done / "arms" / "seen-binary-concat-gop3" / "seed-0" / f"fold-{fold}"
+            learned = json.loads((work / "datalist.json").read_text())["training"]
+            assert learned and all(f"masks/shipped/seen/fold-{fold}/" in e["prob"] for e in learned)
+            judged = json.loads((work / "held_out.json").read_text())["validation"]
+            assert judged and all("masks/shipped/prob/" in e["prob"] for e in judged)
 
     def test_the_temperature_masks_are_the_masks_tempered(self, done):
         results = json.loads((done / "results.json").read_text())

@@ -1,0 +1,349 @@
+"""scripts/study.py beyond its arms: parts of the data, weights judged through several masks, calibration, and what an
+experiment is made of (packed data, sources left out, the original's recipe, masks of people stage 1 has seen)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import study
+from scipy.special import expit
+
+from liver_ct.experiment import analysis, calibrating, mask_steps, stats
+from liver_ct.experiment import config as configs
+from liver_ct.experiment.collecting import SETS, set_of
+from liver_ct.experiment.masks import CENTRES
+from liver_ct.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+VOLUMES, OUTSIDE, INSIDE = SETS
+
+# ------------------------------------------------------------------------------------ numbers with a known answer
+
+
+def numbers(people: int = 12, slices: int = 30) -> dict:
+    """Results of a judge: prob tells volumes apart better than binary does, and isolated slices by chance."""
+    random = np.random.default_rng(0)
+    person = np.repeat([f"person-{i}" for i in range(people)], slices)
+    part = np.repeat([VOLUMES, OUTSIDE], people // 2 * slices)
+    label = (random.random(len(person)) < 0.4).astype(int)
+    noise = random.normal(size=len(person))
+    gain = {"prob": np.where(part == VOLUMES, 3.0, 0.0), "binary": np.where(part == VOLUMES, 0.5, 0.0)}
+    return {
+        "weights": "0",
+        "config": {"folds": 1, "reference": "prob", "contrasts": [["prob", "binary"]]},
+        "arms": {name: {"mask_source": name, "gop": 3} for name in gain},
+        "slices": {
+            "case": [f"case-{p}" for p in person], "slice": np.tile(np.arange(slices), people).tolist(),
+            "person": person.tolist(), "fold": ["0"] * len(person), "set": part.tolist(),
+            "source": ["one" if int(p.split("-")[1]) % 2 else "two" for p in person],
+        },
+        "labels": {"3": label.tolist()},
+        "scores": {name: {"0": (g * label + noise).tolist()} for name, g in gain.items()},
+    }  # fmt: skip
+
+
+def counts(gain: float, tumour: tuple[int, int] = (0, 0)) -> list[list[int]]:
+    """Histograms of logits ``gain`` times too sure; so many tumour voxels below and above 0.5."""
+    total = np.where(abs(CENTRES) < 6, 1000, 0)
+    liver = (total * expit(CENTRES / gain)).astype(int)
+    lesion = np.zeros_like(total)
+    lesion[[63, 100]] = tumour  # logits of -0.125 and 9.125
+    return [(total - liver).tolist(), liver.tolist(), lesion.tolist()]
+
+
+@pytest.fixture
+def masks(tmp_path) -> Path:
+    """What calibration reads of a stage 1: two folds of two people each, the second of another source and too sure."""
+    folder = tmp_path / "masks"
+    entries = []
+    for fold, (source, gain) in enumerate((("one", 1.0), ("two", 2.0))):
+        people = [f"{source}-{i}" for i in range(2)]
+        entries += [
+            {"image": "x.nii", "label": "x.nii", "prob": "x.nii", "case_id": p, "group": p, "source": source}
+            for p in people
+        ]
+        write_json(folder / f"fold-{fold}" / "histograms.json", {p: counts(gain, (30, 70)) for p in people})
+    write_json(folder / "folds.json", {e["group"]: int(e["source"] == "two") for e in entries})
+    write_json(folder / "datalist_prob.json", {"training": entries})
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------- parts of the data
+
+
+def test_the_main_table_is_of_the_volumes_and_each_part_has_its_own():
+    results = numbers()
+    found = analysis.parts(results)
+    assert list(found) == [VOLUMES, OUTSIDE, "volumes of one", "volumes of two"]
+    main = analysis.Analysis(results, draws=200)
+    assert main.patients == 6 and len(main.person) == found[VOLUMES].sum()
+    there, none = (analysis.Analysis(results, 200, part).contrast("prob", "binary") for part in (VOLUMES, OUTSIDE))
+    assert there["excludes_0"] and there["difference"] > 0.2
+    assert not none["excludes_0"] and none["difference"] == 0
+
+
+def test_results_of_earlier_versions_are_volumes_alone():
+    results = numbers()
+    for name in ("set", "source"):
+        del results["slices"][name]
+    assert list(analysis.parts(results)) == [VOLUMES]
+    assert analysis.restricted(results, analysis.parts(results)[VOLUMES]) is results
+
+
+def test_a_slice_of_a_person_with_a_volume_is_no_test_of_other_people():
+    assert (set_of(False, True), set_of(True, False), set_of(True, True)) == SETS
+
+
+def test_half_the_width_takes_four_times_the_people():
+    drawn = np.linspace(-0.03, 0.03, 2001) / 0.95  # an interval of -0.03 to 0.03
+    assert stats.people_for_width(10, drawn, width=0.06) == 10
+    assert stats.people_for_width(10, drawn, width=0.03) == 40
+
+
+def test_the_report_of_a_judge_has_every_part(tmp_path):
+    write_json(tmp_path / "results.json", numbers())
+    study.report(str(tmp_path))
+    text = (tmp_path / "study.md").read_text()
+    for part in (VOLUMES, OUTSIDE, "volumes of one"):
+        assert f"## {part[0].upper()}{part[1:]}\n" in text
+    assert "6 cases of 6 people, 180 slices" in text and "| prob - binary | +0." in text
+
+
+def test_two_masks_of_a_judge_are_compared(tmp_path, capsys):
+    write_json(tmp_path / "results.json", numbers())
+    study.compare("prob", "binary", results=str(tmp_path))
+    assert json.loads(capsys.readouterr().out)["excludes_0"]
+
+
+# -------------------------------------------------------------------------------------------------------- calibration
+
+
+def test_calibration_is_told_by_source_before_and_after_temperature(masks, tmp_path):
+    write_json(tmp_path / "judged" / "results.json", numbers())
+    out = tmp_path / "out"
+    study.calibration(str(out), masks=str(masks), judged=str(tmp_path / "judged"))
+    content = json.loads((out / "calibration.json").read_text())
+    rows = {(r["what"], r["part"], r["scaled"]): r for r in calibrating.rows_of(content, 200)}
+    sure = rows["Prob-Mask", "two", "as it is"]
+    assert sure["people"] == 2 and sure["ece"] > 0.05 and sure["interval"][0] <= sure["ece"] <= sure["interval"][1]
+    assert rows["Prob-Mask", "one", "as it is"]["ece"] < 0.01
+    assert rows["Prob-Mask", "one", "temperature"]["ece"] > 0.05  # the other fold's, which does not fit this one
+    for part in (VOLUMES, OUTSIDE):
+        own = [rows["tumour probability", part, way] for way in ("as it is", "scale and bias")]
+        assert own[0]["people"] == 6 and own[1]["ece"] < own[0]["ece"]
+    text = (out / "study.md").read_text()
+    assert "| Prob-Mask | two | 2 | temperature |" in text and "](calibration.png)" in text
+    assert (out / "calibration.png").stat().st_size > 5000
+
+
+def test_a_person_s_scale_and_bias_never_see_that_person():
+    table = calibrating.slices(numbers(), None)
+    person = np.array(table["person"])
+    turned = {**table, "label": np.where(person == "person-0", 1 - np.array(table["label"]), table["label"]).tolist()}
+    p = [
+        calibrating.cross_fitted(np.array(t["label"]), np.array(t["logit"]), person, calibrating.WAYS["scale and bias"])
+        for t in (table, turned)
+    ]
+    np.testing.assert_array_equal(p[0][person == "person-0"], p[1][person == "person-0"])
+    assert not np.allclose(p[0][person == "person-1"], p[1][person == "person-1"])
+
+
+def test_the_error_of_binned_sums_by_hand():
+    sums = calibrating.binned(np.array([0.1, 0.1, 0.9]), np.array([1.0, 0, 8]), np.array([5.0, 5, 10]), bins=2)
+    assert sums.tolist() == [[10, 10], [1, 8], [1, 9]]
+    assert calibrating.ece(sums) == pytest.approx(0.05)
+
+
+def test_what_the_binary_mask_cuts_away_and_the_prob_mask_keeps_is_told_by_person(masks):
+    content = calibrating.measure(masks.parent, ROOT, masks, None, None, None)
+    row = calibrating.tumour_under_masks(content)[0]
+    assert (row["voxels"], row["cut"]) == (100, 0.3)
+    low, high = expit(CENTRES[[63, 100]])
+    assert row["kept"] == pytest.approx(0.3 * low + 0.7 * high) and row["kept_of_cut"] == pytest.approx(low)
+
+
+def test_one_fold_has_no_temperature_of_others(masks, tmp_path):
+    shutil.rmtree(masks / "fold-1")
+    study.calibration(str(tmp_path / "out"), masks=str(masks))
+    content = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert content["temperatures"] == {} and {r["scaled"] for r in calibrating.rows_of(content, 50)} == {"as it is"}
+
+
+# ----------------------------------------------------------------------------------------------- what cannot be used
+
+
+@pytest.mark.parametrize(
+    "knobs, cause",
+    [({}, "--masks, --judged: neither was given"), ({"judged": "here", "arm": "gone"}, "--arm gone: no such arm")],
+)
+def test_a_calibration_of_nothing_gives_one_line(tmp_path, knobs, cause):
+    write_json(tmp_path / "results.json", numbers())
+    knobs = {key: str(tmp_path) if value == "here" else value for key, value in knobs.items()}
+    with pytest.raises(SystemExit, match=rf"^ERROR {cause}"):
+        study.calibration(str(tmp_path / "out"), **knobs)
+
+
+def test_a_list_without_prob_masks_is_not_judged_through_them(lists, tmp_path):
+    with pytest.raises(SystemExit, match=r"^ERROR .*datalist.json: volume-0 has no prob"):
+        study.judge("weights.pt", str(lists), str(tmp_path))
+
+
+def test_another_judgement_in_the_folder_is_refused(sites, tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    write_json(tmp_path / "out" / "judged.json", {"weights": "another"})
+    with pytest.raises(SystemExit, match=r"^ERROR .*judged.json: made with other weights, masks or knobs"):
+        study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"))
+
+
+# ------------------------------------------------------------------------------------- what an experiment is made of
+
+
+@pytest.fixture
+def made(lists, bundles, tmp_path):
+    """Function that makes an experiment of the phantoms: made(arms, **changes)."""
+
+    def make(arms: list[dict], **changes) -> configs.Experiment:
+        names = [configs.name_of(arm) for entry in arms for arm in configs.expand(entry)]
+        content = {"datalist": str(lists), "output": str(tmp_path / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1,
+                   "reference": names[0], "contrasts": [[names[0], names[0]]], "arms": arms, **changes}  # fmt: skip
+        write_json(tmp_path / "study.json", content)
+        return configs.Experiment(tmp_path / "study.json", bundles / "liver_seg", bundles / "liver_cls")
+
+    return make
+
+
+def test_packed_data_are_unpacked_and_learned_from(made, lists, tmp_path):
+    from liver_ct.lits.packing import pack
+
+    packed = tmp_path / "packed.zip"
+    pack(lists, packed)
+    experiment = made([{}], datalist=str(packed))
+    assert {Path(e["image"]).parent for e in experiment.lists["training"]} == {experiment.output / "data"}
+    assert all(Path(e["image"]).exists() for e in experiment.lists["training"])
+
+
+def test_a_source_that_is_left_out_is_a_fold_of_its_own(made, lists, tmp_path):
+    content = json.loads(lists.read_text())
+    for section in ("training", "training_slices"):
+        for entry in content[section]:
+            entry |= {key: str(lists.parent / entry[key]) for key in ("image", "label")}
+            entry["source"] = "elsewhere" if entry["group"] == "volume-4" else "here"
+    write_json(tmp_path / "datalist.json", content)
+    experiment = made([{}], datalist=str(tmp_path / "datalist.json"), held_out=["elsewhere"])
+    mask_steps.same_folds(experiment)
+    assert experiment.folds() == experiment.tumour_folds() == ["0", "1", "2"]
+    assert [group for group, fold in experiment.fold_of().items() if fold == "2"] == ["volume-4"]
+    assert ("shipped", "2") in experiment.trainings()
+
+
+def test_the_original_s_recipe_is_a_copy_of_each_bundle(made, bundles):
+    original = {"masks": "original", "overlay": "original.json", "mask_source": ["prob", "none"], "combine": "multiply"}
+    experiment = made([original], masks={"original": {"overlay": "original.json", "epochs": 15}})
+    mask_steps.make_bundles(experiment)
+    mask_steps.make_bundles(experiment)  # what is there is left
+    arm = experiment.arms["original-prob-multiply-gop3"]
+    for bundle, name in ((experiment.stage1("original"), "liver_seg"), (experiment.stage2(arm), "liver_cls")):
+        assert bundle.name == name and bundle.is_relative_to(experiment.output)
+        config = json.loads((bundle / "configs" / "train.json").read_text())
+        assert config["hu_window"] == [-200, 250] and "sgd" in config
+    assert experiment.stage1("shipped") == experiment.seg and experiment.stage1_epochs("original") == 15
+    assert experiment.stage1_knobs("original") == {} and "overlay" not in experiment.knobs(arm, 0)
+
+
+def test_an_overlay_that_is_not_there_gives_one_line(made):
+    experiment = made([{"overlay": "gone.json"}])
+    with pytest.raises(ValueError, match="gone.json: no such overlay"):
+        mask_steps.make_bundles(experiment)
+
+
+def test_masks_of_people_whom_stage_1_has_seen_are_for_learning_alone(made, monkeypatch):
+    """What is judged has a mask of a stage 1 that has not seen that person, in every arm."""
+    experiment = made([{}, {"seen": True}])
+    assert list(experiment.arms) == ["prob-concat-gop3", "seen-prob-concat-gop3"]
+    mask_steps.same_folds(experiment)
+
+    def infer(bundle, weights, entries, output, **_):
+        for entry in entries:
+            path = mask_steps.prob_masks.prob_path(entry, output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{weights}")
+        return 0
+
+    monkeypatch.setattr(mask_steps.prob_masks, "infer", infer)
+    for fold in experiment.folds():
+        work = experiment.masks() / f"fold-{fold}"
+        work.mkdir()
+        (work / "model.pt").write_text(fold)
+        own = [e for e in experiment.lists["training"] if experiment.fold_of()[e["group"]] == fold]
+        infer(None, work / "model.pt", own, experiment.masks() / "prob")
+    mask_steps.make_seen_masks(experiment, "shipped", "0")
+    folder = experiment.masks_of(experiment.arms["seen-prob-concat-gop3"], "0")
+    listed = json.loads((folder / "datalist_prob.json").read_text())
+    assert {e["group"] for e in listed["training"]} == set(experiment.fold_of())
+    for entry in listed["training"]:  # all masks of the fold's own stage 1, which has learned from all but the fold
+        assert Path(entry["prob"]).read_text().endswith("fold-0/model.pt")
+    assert experiment.judged("0", folder)
+
+
+@pytest.mark.parametrize("arm", [{"mask_source": "temperature"}, {"weights": "prob-concat-gop3"}])
+def test_seen_masks_of_an_arm_that_trains_on_none_give_one_line(made, arm):
+    with pytest.raises(ValueError, match="neither temperature nor weights go with it"):
+        made([{}, {"name": "odd", "seen": True, **arm}])
+
+
+def test_the_shipped_config_asks_for_the_original_s_recipe_and_for_seen_masks():
+    content = json.loads((ROOT / "scripts" / "study.json").read_text())
+    arms = {configs.name_of(a): a for entry in content["arms"] for a in configs.expand(entry)}
+    for mask in ("prob", "binary", "manual", "none"):
+        assert arms[f"original-{mask}-multiply-gop3"]["overlay"] == "original.json"
+    assert {"seen-prob-concat-gop3", "seen-binary-concat-gop3", "seen-original-prob-multiply-gop3"} <= set(arms)
+    asked = {arm["overlay"] for arm in arms.values() if "overlay" in arm}
+    asked |= {masks["overlay"] for masks in content["masks"].values() if "overlay" in masks}
+    assert all((ROOT / "bundles" / b / "configs" / name).exists() for b in ("liver_seg", "liver_cls") for name in asked)
+
+
+# -------------------------------------------------------------------------------------------- one network, many masks
+
+
+@pytest.mark.slow
+def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundles, tmp_path, capsys):
+    import torch
+    from monai.bundle import ConfigParser
+
+    from liver_ct.chain.stages import read_bundle
+    from liver_ct.training import cross_validation
+
+    cls = bundles / "liver_cls"
+    read_bundle(cls)
+    config = ConfigParser()
+    config.read_config(str(cls / "configs" / "train.json"))
+    config.update({"bundle_root": str(cls)})
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pt"
+    torch.save(config.get_parsed_content("network").state_dict(), weights)
+    out = tmp_path / "out"
+    content = json.loads(sites[0].read_text())
+    broken = {**content["validation"][0], "image": str(tmp_path / "gone.nii.gz"), "case_id": "volume-99"}
+    write_json(tmp_path / "list.json", {"validation": [*content["validation"], broken]})
+    words = {"masks": "prob,manual,none", "bundle": str(cls)}
+    study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)
+    assert "gone.nii.gz" in capsys.readouterr().err  # it stops no other
+    results = json.loads((out / "results.json").read_text())
+    work = tmp_path / "fold-0"
+    work.mkdir()
+    shutil.copy(weights, work / "model.pt")
+    for mask in ("prob", "none"):
+        shutil.rmtree(work / "metrics", ignore_errors=True)
+        cross_validation.evaluate(cls, work, content["validation"], {"mask_source": mask})
+        stock = cross_validation.held_out(tmp_path / "list.json", tmp_path)
+        keys = list(zip(results["slices"]["case"], map(str, results["slices"]["slice"])))
+        assert len(keys) == len(stock) > 3
+        assert [stock[key][0] for key in keys] == results["labels"]["3"]
+        np.testing.assert_allclose([stock[key][1] for key in keys], results["scores"][mask]["0"], atol=0.01)
+    before = (out / "cases").stat().st_mtime_ns
+    study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)  # what is done is left
+    assert (out / "cases").stat().st_mtime_ns == before
