@@ -316,8 +316,8 @@ def config(lists, tmp_path_factory) -> Path:
     everybody["training_slices"][0] |= {"group": "volume-9", "tumour_present": 1, "tumour_label": False}
     (folder / "datalist.json").write_text(json.dumps({**everybody, "test": []}))
     content = {
-        "datalist": str(folder / "datalist.json"), "output": str(folder / "out"), "folds": 2, "stage1_epochs": 1, "epochs": 1,
-        "workers": 1, "masks": {"shipped": STAGE1},
+        "datalist": str(folder / "datalist.json"), "output": str(folder / "out"), "folds": 2,
+        "stage1_epochs": 1, "epochs": 1, "workers": 1, "masks": {"shipped": STAGE1},
         "reference": "prob-concat-gop3", "arms": ARMS,
         "contrasts": [["prob-concat-gop3", "temperature-concat-gop3"], ["end-to-end", "prob-concat-gop3"],
                       ["early-stop", "prob-concat-gop3"]],
