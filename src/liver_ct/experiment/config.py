@@ -52,8 +52,8 @@ class Experiment:
         self.file, self.seg, self.cls = Path(config), Path(seg).resolve(), Path(cls).resolve()
         try:
             self.config = read_json(self.file)
+            self.output = Path(changes.get("output") or self.config["output"]).resolve()
             self.config.update({key: value for key, value in changes.items() if value is not None})
-            self.output = Path(self.config["output"]).resolve()
             self.lists = open_data(Path(self.config["datalist"]), self.output / "data")
             arms = [arm for entry in self.config["arms"] for arm in expand(entry)]
             self.arms = {name_of(arm): arm for arm in arms}
