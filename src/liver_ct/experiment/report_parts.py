@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from liver_ct.experiment.analysis import VOLUMES, Analysis, Results, parts
 from liver_ct.experiment.calibrating import rows_of, tumour_under_masks
 from liver_ct.experiment.stats import WIDTH, interval
 from liver_ct.experiment.writing import spread, table, write_block
+from liver_ct.training.intervals import patient_draws
 
 JUDGED, CALIBRATED = "<!-- from judged/results.json -->", "<!-- from calibration.json -->"
+MOST = 10_000  # people; more is no plan
 FEWEST = 2  # people of whom an interval can be said
 
 
@@ -45,11 +49,16 @@ def one_part(a: Analysis, part: str) -> str:
         better = f"{c['within']['one_better']} of {c['within']['patients']}"
         verdict = "yes" if c["excludes_0"] else "no"
         difference = f"{c['difference']:+.3f}"
-        rows.append([f"{one} - {other}", difference, spread(c["interval"], True), verdict, c["for_width"],
-                     c["in_80_of_100"], better])  # fmt: skip
+        rows.append([f"{one} - {other}", difference, spread(c["interval"], True), verdict,
+                     people(c["for_width"]), people(c["in_80_of_100"]), better])  # fmt: skip
     head = ["AUC, first - second", "difference", "95 %", "excludes 0", f"people for a width of {WIDTH}",
             "people for 80 %", "people better"]  # fmt: skip
     return "\n\n".join([*lines, table(head, rows)])
+
+
+def people(number: int | None) -> str:
+    """A number of people that an experiment could have, for a table."""
+    return "-" if number is None else str(number) if number <= MOST else f"over {MOST}"
 
 
 def judged_report(results: Results, folder: Path, text: Path, draws: int = 2000) -> None:
@@ -81,8 +90,8 @@ def calibration_table(content: Results, draws: int = 2000) -> str:
     return table(head, rows)
 
 
-def tumour_table(content: Results) -> str:
-    """How much of each person's tumours the masks keep."""
+def tumour_table(content: Results, draws: int = 2000) -> str:
+    """How much of each person's tumours the masks keep, and the mean of the people."""
     found = tumour_under_masks(content) if "voxels" in content else []
     rows = [
         [
@@ -97,4 +106,12 @@ def tumour_table(content: Results) -> str:
     ]
     head = ["person", "source", "tumour voxels", "below 0.5, cut by the binary mask", "kept by the Prob-Mask",
             "of what is cut, kept by the Prob-Mask"]  # fmt: skip
+    if len(found) >= FEWEST:
+        weights = patient_draws([row["person"] for row in found], draws).astype(float)
+        cells = []
+        for name in ("cut", "kept"):
+            values = np.array([row[name] for row in found])
+            low, high = interval(weights @ values / weights.sum(1))
+            cells.append(f"{100 * values.mean():.1f} % ({100 * low:.1f} to {100 * high:.1f})")
+        rows.append(["**mean of people (95 %)**", "", sum(row["voxels"] for row in found), *cells, ""])
     return table(head, rows) if rows else ""
