@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
@@ -213,6 +213,13 @@ def bundle(bundle: str, output: str, overlay: str = "original.json") -> None:
         with_overlay(Path(bundle), overlay, Path(output))
 
 
-DOORS = {"run": run, "report": report, "judge": judge, "calibration": calibration, "compare": compare, "bundle": bundle}
+DOORS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "report": report,
+    "judge": judge,
+    "calibration": calibration,
+    "compare": compare,
+    "bundle": bundle,
+}
 PROGRAM = Program("study", __doc__, DOORS)
 main = PROGRAM.run
