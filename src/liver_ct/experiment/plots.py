@@ -122,7 +122,7 @@ def draw_calibration(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write calibration.png into ``folder``: reliability curves of ``calibrating.rows_of``, a panel per probability."""
     names = list(dict.fromkeys(row["what"] for row in rows))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 5), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 6.5), layout="constrained", squeeze=False)
         for panel, name in zip(axes[0], names):
             own = [row for row in rows if row["what"] == name]
             styles = dict(zip(dict.fromkeys(row["scaled"] for row in own), ("-", "--", ":")))
@@ -133,7 +133,7 @@ def draw_calibration(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
                 panel.plot(row["predicted"], row["observed"], marker="o", markersize=3, label=label, **line)
             panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
             panel.set(xlabel="predicted", ylabel="observed", title=name)
-            panel.legend(frameon=False, fontsize=7, title="ECE")
+            panel.legend(frameon=False, fontsize=7, title="ECE", loc="upper center", bbox_to_anchor=(0.5, -0.1))
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / "calibration.png") as part:
             figure.savefig(part, dpi=110)
