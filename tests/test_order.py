@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -19,6 +21,18 @@ def with_slice(values: np.ndarray, number: int = 12) -> np.ndarray:
     return changed
 
 
+def changed(part: slice, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The CT with some of its slices ``[X, Y, Z]`` changed."""
+    whole = CT.copy()
+    whole[..., part] = change(CT[..., part])
+    return whole
+
+
+def backwards(values: np.ndarray) -> np.ndarray:
+    """Slices in the opposite order."""
+    return values[..., ::-1]
+
+
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
     "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
@@ -28,6 +42,18 @@ SCRAMBLED = {
     "a slice of air": (with_slice(np.full(1, -1024)), "slice 12 of 0 to 31"),
     "a slice of elsewhere": (with_slice(CT[..., 29]), "slice 12 of 0 to 31"),
     "a slice turned over": (with_slice(CT[::-1, ::-1, 12]), "slice 12 of 0 to 31"),
+    "the upper half mirrored": (changed(slice(16, None), lambda v: v[::-1]), "slice 16 of 0 to 31 is turned over"),
+    "the lower half on its face": (changed(slice(16), lambda v: v[:, ::-1]), "slice 16 of 0 to 31 is turned over"),
+    "a third turned round": (changed(slice(20, None), lambda v: v[::-1, ::-1]), "slice 20 of 0 to 31 is turned over"),
+    "a few mirrored": (changed(slice(10, 14), lambda v: v[::-1]), "is turned over against the one before it"),
+    "one mirrored": (changed(slice(12, 13), lambda v: v[::-1]), "slice 1"),
+    "two exchanged": (changed(slice(12, 14), backwards), "slice 12 of 0 to 31 and the 1 after it fit those around"),
+    "the first two exchanged": (changed(slice(2), backwards), "slice 0 of 0 to 31 and the 1 after it"),
+    "the last two exchanged": (changed(slice(-2, None), backwards), "slice 30 of 0 to 31 and the 1 after it"),
+    "five in the opposite order": (changed(slice(9, 14), backwards), "slice 9 of 0 to 31 and the 4 after it"),
+    "the upper half in the opposite order": (changed(slice(16, None), backwards), "the wrong place or order"),
+    "the lower half in the opposite order": (changed(slice(16), backwards), "the wrong place or order"),
+    "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
 }
 
 

@@ -14,6 +14,7 @@ from shared.geometry import is_unit
 HU_RANGE = (-(2**15), 2**16)  # 16 bits with any usual intercept
 SAMPLE = 2**21  # voxels that are enough to judge by
 PADDED = 0.02  # share of voxels from which on one lowest value is padding, or air that was clipped
+DENSE, CLIPPED = 0.02, 0.15  # shares of voxels: 0.006 and 0.031 at most in 46 CTs
 HIGHEST_AIR = -750  # HU; the darkest of lungs are darker
 
 
@@ -58,7 +59,21 @@ def _not_hu(sample: torch.Tensor) -> str:
         return "much lies below -1100, where air is -1000"
     if lowest > -850 and below > 0.3 and share(sample == lowest) < 0.02:  # not air, nor clipped there
         return f"the lowest values are {lowest.item():.0f}, where air is -1000"
-    return _scaled_air(sample)
+    return _turned_sign(sample) or _scaled_air(sample)
+
+
+def _turned_sign(sample: torch.Tensor) -> str:
+    """Why values are of the wrong sign though padding or clipping hides it, "" where they are not."""
+    lowest, highest = sample.min(), sample.max()
+    between = ((sample > 500) & (sample < 1100), (sample > lowest) & (sample < -500))
+    dense, airy, most, least = (
+        found.count_nonzero().item() / sample.numel() for found in (*between, sample == highest, sample == lowest)
+    )
+    if dense > DENSE and dense > 3 * airy:
+        return "much lies at 500 to 1100 HU and little below -500: the sign is turned"
+    if most > CLIPPED and most > 3 * least:
+        return f"the most frequent value is the highest, {highest.item():.0f}: the sign is turned"
+    return ""
 
 
 def _scaled_air(sample: torch.Tensor) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from monai.data import MetaTensor
 from scripts.seg_dicom_neighbours import AROUND, JUMP, LITTLE, WINDOW, differences
 from scripts.seg_errors import StudyError
+from scripts.seg_sequence import out_of_sequence
 
 # How far neighbours along an axis differ, against any two: in 45 CTs at most 0.30 in plane and 0.55 across (10 mm
 # apart); 0.93 and more with their slices shuffled, 0.77 and more for most with the sizes of their axes exchanged.
@@ -35,8 +36,17 @@ def check_order(path: Path, image: MetaTensor) -> None:
         raise StudyError(f"{path}: {cause}. {FIX}")
     slices = np.moveaxis(values, int(np.argmax(np.abs(image.affine.numpy()[2, :3]))), 0)
     if (odd := _odd_slice(slices)) is not None:
-        cause = f"slice {odd} of 0 to {len(slices) - 1} does not fit those beside it, which fit each other"
+        cause = f"{_named(image, odd, len(slices))} does not fit those beside it, which fit each other"
         raise StudyError(f"{path}: {cause}. {FIX}")
+    if found := out_of_sequence(slices):
+        raise StudyError(f"{path}: {_named(image, found[0], len(slices))} {found[1]}. {FIX}")
+
+
+def _named(image: MetaTensor, number: int, count: int) -> str:
+    """A slice by its number, and its file where it has one of its own."""
+    files = image.meta.get("files")
+    name = f" ({Path(files[number]).name})" if files and len(files) == count else ""
+    return f"slice {number} of 0 to {count - 1}{name}"
 
 
 def _lines(values: np.ndarray, axis: int, count: int = LINES) -> np.ndarray:
