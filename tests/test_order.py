@@ -33,6 +33,11 @@ def backwards(values: np.ndarray) -> np.ndarray:
     return values[..., ::-1]
 
 
+def noise(values: np.ndarray) -> np.ndarray:
+    """Whatever was in memory."""
+    return np.random.default_rng(0).integers(-1000, 1000, values.shape)
+
+
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
     "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
@@ -53,6 +58,10 @@ SCRAMBLED = {
     "five in the opposite order": (changed(slice(9, 14), backwards), "slice 9 of 0 to 31 and the 4 after it"),
     "the upper half in the opposite order": (changed(slice(16, None), backwards), "the wrong place or order"),
     "the lower half in the opposite order": (changed(slice(16), backwards), "the wrong place or order"),
+    "the last slices of zeros": (changed(slice(27, None), lambda v: v * 0), "slice 27 of 0 to 31 holds nothing but 0"),
+    "the first slice of zeros": (changed(slice(1), lambda v: v * 0), "slice 0 of 0 to 31 holds nothing but 0 HU"),
+    "the last slices of noise": (changed(slice(27, None), noise), "slice 27 of 0 to 31 does not go on"),
+    "half of another place": (changed(slice(14, None), lambda v: np.roll(v, 20, axis=0)), "does not go on"),
     "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
 }
 

@@ -1,4 +1,4 @@
-"""Slices exchanged, in the opposite order or turned over against those beside them, which their values tell."""
+"""Slices exchanged, in the opposite order, turned over, of elsewhere or not written, which their values tell."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from shared.dicom_neighbours import AROUND, WINDOW
 EXCHANGED = 1.2
 # The same against one of the two turned over: at most 0.89, and 1.14; 1.43 and more in 999 of 1000 places.
 TURNED = 1.25
-STEP, BETTER = 2.5, 1.75  # of one step, against those around it and another sequence: at most 2.1 with 0.74, or less
+STEP, BETTER = 2.5, 1.75  # of one step, against those around it and another sequence; one of both is 0.52 of it at most
+PARTS, PARTS_HU = 5.0, 40.0  # of one step, against those around it, where no other sequence is better: at most 2.1
+EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what is as frequent in the others
 PIECES, SAMPLED = 32, 128  # along a row and a column: means that noise hardly moves, and voxels they are made of
 LONGEST = 10  # slices of a run within others
+FAR_LOOKS = 16  # slices that are held against all others
 LITTLE = 1.0  # HU, below which nothing is concluded
 
 TURNS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -33,11 +36,13 @@ def out_of_sequence(slices: np.ndarray) -> tuple[int, str] | None:
     """Where slices ``[Z, ...]`` in HU go on better in another sequence: the first such slice, and what is wrong."""
     means = _means(slices)
     held = np.flatnonzero(np.ptp(means, axis=(1, 2)) > LITTLE)
+    if found := _unwritten(slices, held):
+        return found
     if len(held) < 2 * AROUND:
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
-    for look in (_turned_over, _exchanged, _opposite):
+    for look in (_turned_over, _exchanged, _opposite, _scattered, _elsewhere):
         if found := look(means, steps):
             return start + found[0], found[1]
     return None
@@ -59,6 +64,16 @@ def _shrunk(values: np.ndarray, axis: int) -> np.ndarray:
     for first in range(1, edge):
         pieces += whole[first::edge]
     return np.moveaxis(pieces, 0, axis) / np.float32(edge)
+
+
+def _unwritten(slices: np.ndarray, held: np.ndarray) -> tuple[int, str] | None:
+    """A slice that holds one value only, which is neither air nor the background of those that hold more."""
+    sample = slices[held, ::8, ::8]
+    for number in sorted({*range(len(slices))} - {*held.tolist()}):
+        value = slices[number, 0, 0]
+        if value > EMPTY_HU and np.count_nonzero(sample == value) < BACKGROUND * sample.size:
+            return number, f"holds nothing but {value:g} HU, as if it had not been written"
+    return None
 
 
 def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -93,8 +108,33 @@ def _exchanged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
 
 def _opposite(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
     """Where a step between two parts is less if one is in the opposite order, or the last comes first."""
-    around = np.median(sliding_window_view(np.pad(steps, AROUND, mode="reflect"), 2 * AROUND + 1), axis=1)
+    around = _around(steps)
     from_first, to_last = _apart(means[1:], means[:1]), _apart(means[:-1], means[-1:])
     others = np.minimum(np.minimum(from_first, to_last), to_last[0])
-    sharp = (steps > STEP * np.maximum(around, LITTLE)) & (steps > BETTER * others.clip(LITTLE))
+    sharp = (steps > STEP * around) & (steps > BETTER * others.clip(LITTLE))
     return (int(sharp.argmax()) + 1, "begins a part that is in the wrong place or order") if sharp.any() else None
+
+
+def _scattered(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where slices are more like some that lie far off, as when every other one comes first."""
+    looked_at = np.linspace(1, len(means) - 2, FAR_LOOKS).astype(int)
+    near = np.minimum(steps[looked_at - 1], steps[looked_at])
+    apart = np.array([_apart(means, means[i]) for i in looked_at])
+    apart[np.abs(np.arange(len(means)) - looked_at[:, None]) <= 2] = np.inf
+    if np.median(near / apart.min(1).clip(LITTLE)) <= EXCHANGED:
+        return None
+    other = int(apart[0].argmin())
+    return int(looked_at[0]), f"and most others are more like some that lie far off, as this is like slice {other}"
+
+
+def _elsewhere(_: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where a part begins that does not go on from the one before it."""
+    around = np.minimum(_around(steps), 2 * max(float(np.median(steps)), LITTLE))
+    sharp = (steps > PARTS * around) & (steps > PARTS_HU)
+    return (int(sharp.argmax()) + 1, "does not go on from the one before it") if sharp.any() else None
+
+
+def _around(steps: np.ndarray) -> np.ndarray:
+    """The usual step around each, in HU."""
+    windows = sliding_window_view(np.pad(steps, AROUND, mode="reflect"), 2 * AROUND + 1)
+    return np.median(windows, axis=1).clip(LITTLE)
