@@ -460,6 +460,16 @@ def test_half_of_a_series_mirrored_in_plane_is_refused(reading, series):
     assert f"slice 14 of 0 to 31 ({series[14].name}) is turned over against the one before it" in line
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_file_whose_second_half_was_not_written_is_named(reading, series, number):
+    header = pydicom.dcmread(series[number])
+    half = len(header.PixelData) // 2
+    header.PixelData = header.PixelData[:half] + bytes(half)
+    header.save_as(series[number])
+    line = test_headers.refusal(reading, series[0].parent)
+    assert f"({series[number].name}) ends in 26 lines of -1024 HU" in line
+
+
 def test_bytes_put_in_before_the_end_are_noticed(reading, series):
     data = series[4].read_bytes()
     series[4].write_bytes(data[:-400] + data[-408:])

@@ -13,7 +13,7 @@ from scripts.seg_errors import StudyError
 from scripts.seg_geometry import is_unit
 
 HU_RANGE = (-(2**15), 2**16)  # 16 bits with any usual intercept
-SAMPLE = 2**21  # voxels that are enough to judge by
+SAMPLE = 2**19  # voxels that are enough to judge by
 PADDED = 0.02  # share of voxels from which on one lowest value is padding, or air that was clipped
 DENSE, CLIPPED = 0.02, 0.15  # shares of voxels: 0.006 and 0.031 at most in 46 CTs
 GAP = 100  # HU between padding and all else; less is a CT clipped at the lowest
