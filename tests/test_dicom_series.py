@@ -467,7 +467,7 @@ def test_a_file_whose_second_half_was_not_written_is_named(reading, series, numb
     header.PixelData = header.PixelData[:half] + bytes(half)
     header.save_as(series[number])
     line = test_headers.refusal(reading, series[0].parent)
-    assert f"({series[number].name}) ends in 26 lines of -1024 HU" in line
+    assert f"({series[number].name}) ends in 28 lines of -1024 HU" in line
 
 
 def test_bytes_put_in_before_the_end_are_noticed(reading, series):

@@ -39,6 +39,7 @@ def noise(values: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1000, values.shape)
 
 
+THIN = np.stack([CT[..., :-1], (CT[..., :-1].astype(int) + CT[..., 1:]) // 2], -1).reshape(*CT.shape[:2], -1)
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
     "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
@@ -64,7 +65,8 @@ SCRAMBLED = {
     "the last slices of noise": (changed(slice(27, None), noise), "slice 27 of 0 to 31 does not go on"),
     "half of another place": (changed(slice(14, None), lambda v: np.roll(v, 20, axis=0)), "does not go on|is shifted"),
     "half shifted": (changed(slice(14, None), lambda v: np.roll(v, 6, axis=1)), "slice 14 of 0 to 31 is shifted"),
-    "every other slice first": (CT[..., [*range(0, 32, 2), *range(1, 32, 2)]], "far off"),
+    "every other slice first": (CT[..., [*range(0, 32, 2), *range(1, 32, 2)]], "nothing in common"),
+    "every other thin slice first": (THIN[..., [*range(0, 62, 2), *range(1, 62, 2)]], "more like some that lie far"),
     "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
 }
 

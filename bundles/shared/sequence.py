@@ -45,7 +45,7 @@ def out_of_sequence(slices: np.ndarray) -> tuple[int, str] | None:
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
-    for look in (_turned_over, _exchanged, _opposite, _scattered, _elsewhere):
+    for look in (_turned_over, _exchanged, _scattered, _opposite, _elsewhere):
         if found := look(means, steps):
             return start + found[0], found[1]
     return None
