@@ -425,7 +425,7 @@ def test_a_rescaling_a_little_off_from_a_slice_on_is_refused(reading, series, fi
 
 
 @pytest.mark.parametrize("values", [
-    {"RescaleIntercept": -1025}, {"RescaleIntercept": -1023.5}, {"RescaleSlope": 1.002}
+    {"RescaleIntercept": -1025}, {"RescaleIntercept": -1023.25}, {"RescaleSlope": 1.002}
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("which", [slice(0, 1), slice(15, 16), slice(31, 32), slice(24, 32)], ids=str)
 def test_a_scaling_of_its_own_without_a_reason_is_refused(reading, series, values, which):
