@@ -107,7 +107,8 @@ def _layout(one: Slice) -> tuple[float, ...]:
 def _scaled_alike(slices: Sequence[Slice], sample: np.ndarray, i: int) -> np.ndarray:
     """Slice ``i + 1`` in HU if it is scaled as slice ``i`` is."""
     one, other = slices[i], slices[i + 1]
-    return (sample[i + 1] - other.intercept) / other.slope * one.slope + one.intercept
+    scaled: np.ndarray = (sample[i + 1] - other.intercept) / other.slope * one.slope + one.intercept
+    return scaled
 
 
 def _apart(one: np.ndarray, other: np.ndarray, window: tuple[int, int]) -> float:
