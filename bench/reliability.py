@@ -104,6 +104,8 @@ def begin(source: Path, output: Path) -> multiprocessing.process.BaseProcess:
 
 def one_kill(source: Path, output: Path, moment: float, expected: dict[str, Any]) -> dict[str, Any]:
     """Kill a run after so many seconds, look at what it left, and run again to the end."""
+    from liver_ct.outputs.names import INDEX, SUMMARY
+
     killed = begin(source, output)
     killed.join(moment)
     killed.kill()
@@ -118,7 +120,7 @@ def one_kill(source: Path, output: Path, moment: float, expected: dict[str, Any]
         "broken": sum(files != expected[case] for case, files in there.items()),
         "ended": again.exitcode == 0,
         "other": sum(last.get(case) != files for case, files in expected.items()),
-        "left": len({p.name for p in output.iterdir()} - {*expected, "index.html"}),
+        "left": len({p.name for p in output.iterdir()} - {*expected, INDEX, SUMMARY}),
     }
 
 

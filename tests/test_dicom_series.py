@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import test_headers
 from programs import program
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -421,6 +422,52 @@ def test_a_rescaling_a_little_off_from_a_slice_on_is_refused(reading, series, fi
     for path in series[first:]:
         edit(path, RescaleIntercept=-1055)
     assert "is scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize("values", [
+    {"RescaleIntercept": -1025}, {"RescaleIntercept": -1023.25}, {"RescaleSlope": 1.002}
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("which", [slice(0, 1), slice(15, 16), slice(31, 32), slice(24, 32)], ids=str)
+def test_a_scaling_of_its_own_without_a_reason_is_refused(reading, series, values, which):
+    for path in series[which]:
+        edit(path, **values)
+    assert "is scaled or stored unlike the slices beside it" in refusal(reading, series[0].parent)
+
+
+def test_a_scaling_of_its_own_with_a_reason_is_read(reading, series, written):
+    expected = reading.read_image(written).numpy()
+    rescale(series[7], 0.5, -1024)
+    rescale(series[20], 1, -1200)
+    assert np.abs(reading.read_image(series[0].parent).numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("first", [0, 11, 30])
+def test_two_slices_whose_positions_are_exchanged_are_named(reading, series, first):
+    one, other = series[first : first + 2]
+    places = [pydicom.dcmread(path).ImagePositionPatient for path in (one, other)]
+    edit(one, ImagePositionPatient=places[1])
+    edit(other, ImagePositionPatient=places[0])
+    line = test_headers.refusal(reading, series[0].parent)
+    assert "in the opposite order" in line and (one.name in line or other.name in line)
+
+
+def test_half_of_a_series_mirrored_in_plane_is_refused(reading, series):
+    for path in series[:14]:
+        header = pydicom.dcmread(path)
+        header.PixelData = header.pixel_array[:, ::-1].tobytes()
+        header.save_as(path)
+    line = test_headers.refusal(reading, series[0].parent)
+    assert f"slice 14 of 0 to 31 ({series[14].name}) is turned over against the one before it" in line
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_file_whose_second_half_was_not_written_is_named(reading, series, number):
+    header = pydicom.dcmread(series[number])
+    half = len(header.PixelData) // 2
+    header.PixelData = header.PixelData[:half] + bytes(half)
+    header.save_as(series[number])
+    line = test_headers.refusal(reading, series[0].parent)
+    assert f"({series[number].name}) ends in 28 lines of -1024 HU" in line
 
 
 def test_bytes_put_in_before_the_end_are_noticed(reading, series):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz.fields import value_around
 from fuzz.judging import AS_SAID, BAD_LINE, CHANGED, REFUSED, SAME, Answer, judge, judge_line
 from fuzz.mutating import Mutant
 from fuzz.samples import SIZE, SPACING, Sample
@@ -74,6 +75,16 @@ def test_as_many_voxels_may_differ_as_bytes_of_pixels_were_changed(truth, pixels
     voxels[3, 4, 5] += 100
     mutant = Mutant(Sample("MHA raw", {}), frozenset({"pixels"}), pixels, "")
     assert judge(mutant, Answer(voxels, truth.affine), truth)[0] == kind
+
+
+def test_bytes_within_a_value_of_a_text_header_are_that_value():
+    data = b"NRRD0004\nspace origin: (-190.5,1,2)\nencoding: raw\n\n\0\0"
+    at = data.index(b"190")
+    assert value_around("ct.nrrd", data, at, at + 3) == "space origin"
+    assert value_around("ct.nrrd", data, at, at + 30) is None
+    assert value_around("ct.nrrd", data, at - 5, at) is None
+    assert value_around("ct.nrrd", data, len(data) - 1, len(data)) is None
+    assert value_around("ct.nii", bytes(400), 280, 284) is None
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,13 @@ MEDICAL = {
     "no spacing": (b"ElementSpacing", b"Comment", "how the patient lies"),
     "two origins": (b"NDims", b"Origin = 1 1 1\nNDims", "both stand"),
     "an MR": (b"NDims", b"Modality = MET_MOD_MR\nNDims", "Modality is 'MET_MOD_MR'"),
+    "a PET, by ITK": (b"NDims", b"0008|0060 = PT\nNDims", "0008|0060 is 'PT'"),
+    "other letters": (b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = LPI", "says otherwise"),
+    "feet and head": (b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = RAS", "says otherwise"),
+    "no letters": (b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = XYZ", "says otherwise"),
+    "no place": (b"Offset", b"Comment", "Offset is missing"),
+    "underscores": (b"DimSize = 48 40 20", b"DimSize = 4_8 40 20", "3 finite numbers"),
+    "a control character": (b"CenterOfRotation = 0", b"CenterOfRotation = \x07", "header is damaged"),
     "packed perhaps": (b"CompressedData = False", b"CompressedData = yes", "CompressedData is 'yes'"),
 }  # fmt: skip
 
@@ -393,6 +400,15 @@ def test_a_metaimage_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path
 @pytest.mark.parametrize("old, new, cause", [
     (b"space: left-posterior-superior\n", b"", "how the patient lies"),
     (b"space: left-posterior-superior\n", b"space: scanner-xyz\n", "how the patient lies"),
+    (b"endian: little", b"endian: little\nmodality:=MR", "modality is 'MR', not CT"),
+    (b"endian: little", b"endian: little\n0008|0060:=PT ", "0008|0060 is 'PT ', not CT"),
+    (b"endian: little", b"endian: little\nspacings: 8 8 9", "other voxel sizes"),
+    (b"endian: little", b"endian: little\nspace dimension: 4", "space dimension is '4'"),
+    (b"endian: little", b"endian: little\nspace_origin: (1,2,3)", "none of NRRD's"),
+    (b"space origin: ", b"space orgin: ", "none of NRRD's"),
+    (b"space origin: (", b"space origin: ", "3 finite numbers"),
+    (b"space origin: (", b"space origin: (1_", "3 finite numbers"),
+    (b"endian: little", b"endian: li\x0cttle", "header is damaged"),
     (b"type: int16", b"type: block", "holds no HU"),
     (b"encoding: raw", b"encoding: ascii", "not read here"),
     (b"endian: little", b"endian: middle", "not little or big"),
@@ -409,6 +425,17 @@ def test_an_nrrd_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path, ol
     assert old in text
     path.write_bytes(text.replace(old, new, 1))
     assert cause in refusal(reading, path)
+
+
+def test_what_programs_add_to_a_text_header_is_passed_over(reading, ct, tmp_path):
+    path = save_itk(tmp_path / "ct.nrrd", ct)
+    more = b"endian: little\r\n# by me\nmodality:=CT\n0010|0010:=A^\x1b$B\nspacings: nan nan nan\ncenterings: cell"
+    path.write_bytes(path.read_bytes().replace(b"endian: little", more, 1))
+    np.testing.assert_array_equal(read(reading, path)[0].numpy(), ct[0])
+    path = save_itk(tmp_path / "ct.mha", ct)
+    more = b"NDims = 3\nModality = MET_MOD_CT\n0008|0060 = CT\n0010|0010 = A^B"
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", more, 1))
+    np.testing.assert_array_equal(read(reading, path)[0].numpy(), ct[0])
 
 
 def test_an_nrrd_may_count_in_other_axes_and_units(reading, ct, tmp_path):
@@ -429,6 +456,13 @@ NO_HU = {
     "z-scores": lambda ct: 100 * (ct - ct.mean()) / ct.std(),
     "z-scores of a clipped CT": lambda ct: 100 * (ct.clip(-990) - ct.clip(-990).mean()) / ct.clip(-990).std(),
     "negated": lambda ct: -ct,
+    "negated, padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, -ct),
+    "negated, padded with -2000": lambda ct: np.where(padding(ct.shape), -2000, -ct),
+    "negated, all around the body padded with -2000": lambda ct: np.where(ct < -950, -2000, -ct),
+    "negated, padded with 0": lambda ct: np.where(padding(ct.shape), 0, -ct),
+    "negated, padded with 3000": lambda ct: np.where(padding(ct.shape), 3000, -ct),
+    "negated, clipped": lambda ct: -ct.clip(-160, 240),
+    "negated, clipped and padded": lambda ct: np.where(padding(ct.shape), -2000, -ct.clip(-160, 240)),
     "intercept twice": lambda ct: ct - 1024,
     "intercept never": lambda ct: ct + 1024,
     "intercept never, padded": lambda ct: np.where(padding(ct.shape), -2000 + 1024, ct + 1024),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -19,6 +22,24 @@ def with_slice(values: np.ndarray, number: int = 12) -> np.ndarray:
     return changed
 
 
+def changed(part: slice, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The CT with some of its slices ``[X, Y, Z]`` changed."""
+    whole = CT.copy()
+    whole[..., part] = change(CT[..., part])
+    return whole
+
+
+def backwards(values: np.ndarray) -> np.ndarray:
+    """Slices in the opposite order."""
+    return values[..., ::-1]
+
+
+def noise(values: np.ndarray) -> np.ndarray:
+    """Whatever was in memory."""
+    return np.random.default_rng(0).integers(-1000, 1000, values.shape)
+
+
+THIN = np.stack([CT[..., :-1], (CT[..., :-1].astype(int) + CT[..., 1:]) // 2], -1).reshape(*CT.shape[:2], -1)
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
     "first and last axis exchanged": (CT.ravel("F").reshape((32, 56, 64), order="F"), "nothing in common"),
@@ -28,13 +49,32 @@ SCRAMBLED = {
     "a slice of air": (with_slice(np.full(1, -1024)), "slice 12 of 0 to 31"),
     "a slice of elsewhere": (with_slice(CT[..., 29]), "slice 12 of 0 to 31"),
     "a slice turned over": (with_slice(CT[::-1, ::-1, 12]), "slice 12 of 0 to 31"),
+    "the upper half mirrored": (changed(slice(16, None), lambda v: v[::-1]), "slice 16 of 0 to 31 is turned over"),
+    "the lower half on its face": (changed(slice(16), lambda v: v[:, ::-1]), "slice 16 of 0 to 31 is turned over"),
+    "a third turned round": (changed(slice(20, None), lambda v: v[::-1, ::-1]), "slice 20 of 0 to 31 is turned over"),
+    "a few mirrored": (changed(slice(10, 14), lambda v: v[::-1]), "is turned over against the one before it"),
+    "one mirrored": (changed(slice(12, 13), lambda v: v[::-1]), "slice 1"),
+    "two exchanged": (changed(slice(12, 14), backwards), "slice 12 of 0 to 31 and the 1 after it fit those around"),
+    "the first two exchanged": (changed(slice(2), backwards), "slice 0 of 0 to 31 and the 1 after it"),
+    "the last two exchanged": (changed(slice(-2, None), backwards), "slice 30 of 0 to 31 and the 1 after it"),
+    "five in the opposite order": (changed(slice(9, 14), backwards), "slice 9 of 0 to 31 and the 4 after it"),
+    "the upper half in the opposite order": (changed(slice(16, None), backwards), "the wrong place or order"),
+    "the lower half in the opposite order": (changed(slice(16), backwards), "the wrong place or order"),
+    "the last slices of zeros": (changed(slice(27, None), lambda v: v * 0), "slice 27 of 0 to 31 holds nothing but 0"),
+    "the first slice of zeros": (changed(slice(1), lambda v: v * 0), "slice 0 of 0 to 31 holds nothing but 0 HU"),
+    "the last slices of noise": (changed(slice(27, None), noise), "slice 27 of 0 to 31 does not go on"),
+    "half of another place": (changed(slice(14, None), lambda v: np.roll(v, 20, axis=0)), "does not go on|is shifted"),
+    "half shifted": (changed(slice(14, None), lambda v: np.roll(v, 6, axis=1)), "slice 14 of 0 to 31 is shifted"),
+    "every other slice first": (CT[..., [*range(0, 32, 2), *range(1, 32, 2)]], "nothing in common"),
+    "every other thin slice first": (THIN[..., [*range(0, 62, 2), *range(1, 62, 2)]], "more like some that lie far"),
+    "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
 }
 
 
 @pytest.mark.parametrize("case", SCRAMBLED)
 def test_voxels_in_another_order_are_refused(reading, tmp_path, case):
     values, cause = SCRAMBLED[case]
-    assert cause in refusal(reading, save_nifti(tmp_path / "ct.nii", values.astype(np.int16), AFFINE))
+    assert re.search(cause, refusal(reading, save_nifti(tmp_path / "ct.nii", values.astype(np.int16), AFFINE)))
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SPL", "AIR", "PIR", "LSA"])
@@ -53,6 +93,13 @@ def test_a_ct_is_read_in_any_orientation_and_with_noise(reading, tmp_path, axcod
 def test_a_coarse_or_short_one_is_read(reading, tmp_path, size, spacing):
     values, _, affine = phantom.make_phantom(size, tuple(map(float, spacing)))
     assert read(reading, save_nifti(tmp_path / "ct.nii", values, affine)).shape[1:] == size
+
+
+@pytest.mark.parametrize("lines", [10, 30])
+def test_a_last_slice_that_breaks_off_is_refused(reading, tmp_path, lines):
+    cut = changed(slice(-1, None), lambda v: np.where(np.arange(56)[None, :, None] >= 56 - lines, -1024, v))
+    path = save_nifti(tmp_path / "ct.nii", cut.astype(np.int16), AFFINE)
+    assert f"slice 31 of 0 to 31 ends in {lines} lines of -1024 HU" in refusal(reading, path)
 
 
 def test_slices_that_hold_nothing_at_the_ends_are_read(reading, tmp_path):

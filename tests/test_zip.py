@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import pydicom
 import pytest
 from test_cascade import bundles, entries, read_result, run  # noqa: F401
 from test_dicom import DICOM_FILES, FILES, write_series
@@ -61,6 +62,21 @@ def test_it_gives_what_its_folder_gives_and_is_finished_then(series, bundles, tm
         archive.writestr("more.txt", b"another content")
     run(source, tmp_path / "out", bundles, dicom_output=True)
     assert capsys.readouterr().out.count("finished before") == 1
+
+
+def test_what_lies_beside_it_in_the_temporary_folder_is_not_looked_at(
+    series, bundles, tmp_path, capsys, empty_temporary
+):  # noqa: F811
+    (tmp_path / "in").mkdir()
+    (empty_temporary / "of-another").mkdir()
+    pack(series, tmp_path / "in" / "CT.zip")
+    for path in series.iterdir():  # the series goes on there
+        header = pydicom.dcmread(path)
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y, float(z) + 1000]
+        header.save_as(empty_temporary / "of-another" / path.name)
+    run(tmp_path / "in", tmp_path / "out", bundles)
+    assert "CT: highest slice" in capsys.readouterr().out
 
 
 def test_of_several_series_one_is_chosen(series, bundles, tmp_path, capsys):  # noqa: F811
@@ -137,6 +153,10 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
     out = pack(series, folder / "out.zip")
     with zipfile.ZipFile(out, "a") as archive:
         archive.writestr("../../evil.dcm", b"evil")
+    back = pack(series, folder / "back.zip")
+    with zipfile.ZipFile(back, "a") as archive:
+        archive.writestr("..\\..\\evil.dcm", b"evil")
+    zipfile.ZipFile(folder / "none.zip", "w").close()
     twice = pack(series, folder / "twice.zip")
     pack(series, twice)
     return {
@@ -147,6 +167,8 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
         "damaged": "damaged or cut short",
         "nested": "a zip in a zip",
         "out": "named to lie outside of it",
+        "back": "named to lie outside of it",
+        "none": "an empty zip",
         "twice": "have the same name",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from shared.errors import EXPORT_AGAIN, StudyError
 FIX_HEADER = "Fix the header, or export it again from the original."
 AS_NIFTI = "Convert it to NIfTI."
 MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001}  # by unit
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"  # Python's float also takes 1_000 and digits of other scripts
+MODALITY = "0008|0060"  # as ITK writes the attributes of the DICOM files that an image was made from
+NO_MODALITY = ("", "CT", "OT", "OTHER", "UNKNOWN")  # but for CT they say nothing
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,9 @@ class Header:
 
 def numbers(path: Path, name: str, text: str, count: int) -> list[float]:
     """The ``count`` finite numbers of a field, else StudyError."""
-    words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        values = []
+    words = text.split()
+    whole = all(re.fullmatch(NUMBER, word, re.ASCII) for word in words)
+    values = [float(word) for word in words] if whole else []
     if len(values) != count or not np.isfinite(values).all():
         raise StudyError(f"{path}: {name} is not {count} finite numbers ({text[:60]!r}). {FIX_HEADER}")
     return values
@@ -76,6 +78,18 @@ def sizes(path: Path, name: str, text: str) -> tuple[int, ...]:
     if min(shape) < 1:
         raise StudyError(f"{path}: {name} is {text[:60]!r}. {FIX_HEADER}")
     return shape
+
+
+def check_modality(path: Path, name: str, modality: str) -> None:
+    """Raise StudyError where a header says that the image is no CT."""
+    if modality.strip("\"' \0").upper().removeprefix("MET_MOD_") not in NO_MODALITY:
+        raise StudyError(f"{path}: its {name} is {modality[:60]!r}, not CT. Give a CT.")
+
+
+def check_line(path: Path, line: str) -> None:
+    """Raise StudyError where a line of a text header holds what no text does."""
+    if any(ord(character) < ord(" ") and character != "\t" for character in line) or "\x7f" in line:
+        raise StudyError(f"{path}: a line of its header is damaged ({line[:60]!r}). {FIX_HEADER}")
 
 
 def unit_mm(path: Path, name: str, unit: str) -> float:

@@ -13,7 +13,11 @@ from shared.errors import StudyError
 from shared.headers import (
     AS_NIFTI,
     FIX_HEADER,
+    MODALITY,
+    NUMBER,
     Header,
+    check_line,
+    check_modality,
     data_beside,
     integers,
     lps_to_ras,
@@ -44,8 +48,14 @@ TO_LPS = {  # signs of a space's axes in LPS
 }  # fmt: skip
 KINDS = {"domain", "space", "???", "none"}  # of axes in space
 PACKED = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-SPELLINGS = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min",
-             "oldmax": "old max"}  # fmt: skip
+NAMES = (  # all that there are; a program's own have := behind them
+    "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes", "spacings",
+    "thicknesses", "axis mins", "axis maxs", "centers", "centerings", "labels", "units", "kinds", "min", "max",
+    "old min", "old max", "data file", "endian", "encoding", "line skip", "byte skip", "sample units", "space units",
+    "space origin", "space directions", "measurement frame",
+)  # fmt: skip
+SPELLINGS = {name.replace(" ", ""): name for name in NAMES}
+VECTOR = rf"\(\s*{NUMBER}\s*,\s*{NUMBER}\s*,\s*{NUMBER}\s*\)"
 
 
 def read_nrrd(path: Path) -> Header:
@@ -80,15 +90,30 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     if end is None and len(text) == LONGEST:
         raise not_this(path, "NRRD")
     fields: dict[str, str] = {}
-    for line in text[: end.start() if end else None].decode("latin-1").splitlines()[1:]:
-        match = re.match(r"([^:#]+): (.*)", line)
-        if match is None:  # a comment, or a pair of a program's own with :=
-            continue
-        name = SPELLINGS.get(match[1].strip().lower(), match[1].strip().lower())
+    for line in re.split("\r?\n", text[: end.start() if end else None].decode("latin-1"))[1:]:
+        name, value = _field(path, line)
         if name in fields:
-            raise StudyError(f"{path}: {name[:60]!r} stands twice in its header. {FIX_HEADER}")
-        fields[name] = match[2].strip()
+            raise StudyError(f"{path}: {name!r} stands twice in its header. {FIX_HEADER}")
+        if name:
+            fields[name] = value
+        if name == "data file" and value.split()[:1] == ["LIST"]:  # names of files follow
+            break
     return fields, end.end() if end else len(text)
+
+
+def _field(path: Path, line: str) -> tuple[str, str]:
+    """Name and value of a line; both are empty for a comment, and for a pair of a program's own, ``name:=value``."""
+    key, pair, value = line.partition(":=")
+    if not line.strip() or line.startswith("#") or (pair and ": " not in key):
+        if key.lower() in ("modality", MODALITY):
+            check_modality(path, key, value)
+        return "", ""
+    check_line(path, line)
+    key, _, value = line.partition(": ")
+    name = SPELLINGS.get(key.strip().lower().replace(" ", ""))
+    if name is None:
+        raise StudyError(f"{path}: a line of its header is none of NRRD's ({line[:60]!r}). {FIX_HEADER}")
+    return name, value.strip()
 
 
 def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
@@ -104,18 +129,39 @@ def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
 
 def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
     space = fields.get("space", "").lower()
-    if space not in TO_LPS or "space directions" not in fields:
-        missing = "space directions" if space in TO_LPS else f"a space of the patient (it is {space[:60]!r})"
-        raise StudyError(f"{path}: {missing} is needed: how the patient lies is not known. Export it with it.")
-    directions = numbers(path, "space directions", fields["space directions"], 9)
-    origin = numbers(path, "space origin", fields.get("space origin", "0 0 0"), 3)
-    columns = [[step * sign for step, sign in zip(directions[i : i + 3], TO_LPS[space])] for i in (0, 3, 6)]
+    missing = [name for name in ("space directions", "space origin") if name not in fields]
+    missing = missing if space in TO_LPS else [f"a space of the patient (it is {space[:60]!r})"]
+    if missing:
+        raise StudyError(f"{path}: {missing[0]} is needed: how the patient lies is not known. Export it with it.")
+    directions, (origin,) = _vectors(path, "space directions", fields, 3), _vectors(path, "space origin", fields, 1)
+    _check_spacings(path, fields, directions)
+    columns = [[step * sign for step, sign in zip(direction, TO_LPS[space])] for direction in directions]
     affine = lps_to_ras(columns, [place * sign for place, sign in zip(origin, TO_LPS[space])])
     units = {unit_mm(path, "space units", unit) for unit in fields.get("space units", "mm").split()}
     if len(units) != 1:
         raise StudyError(f"{path}: space units differ between its axes. {FIX_HEADER}")
     affine[:3] *= units.pop()
     return affine
+
+
+def _vectors(path: Path, name: str, fields: dict[str, str], count: int) -> list[list[float]]:
+    """Vectors as they must be written, ``(1,0,0) (0,1,0)``, else StudyError."""
+    text = fields[name]
+    if not re.fullmatch(rf"({VECTOR}\s*){{{count}}}", text, re.ASCII):
+        raise StudyError(f"{path}: {name} is not {3 * count} finite numbers ({text[:60]!r}). {FIX_HEADER}")
+    found = numbers(path, name, re.sub("[(),]", " ", text), 3 * count)
+    return [found[i : i + 3] for i in range(0, 3 * count, 3)]
+
+
+def _check_spacings(path: Path, fields: dict[str, str], directions: list[list[float]]) -> None:
+    """Raise StudyError where what also tells of the voxels' sizes or of the space says otherwise."""
+    if fields.get("space dimension", "3") != "3":
+        raise StudyError(f"{path}: space dimension is {fields['space dimension'][:60]!r}, not 3. {FIX_HEADER}")
+    if "spacings" not in fields or set(fields["spacings"].lower().split()) == {"nan"}:
+        return
+    spacings = numbers(path, "spacings", fields["spacings"], 3)
+    if not np.allclose(spacings, np.linalg.norm(directions, axis=1), rtol=0.01):
+        raise StudyError(f"{path}: spacings and space directions speak of other voxel sizes. {FIX_HEADER}")
 
 
 def _place(path: Path, fields: dict[str, str], end: int, header: Header) -> Header:

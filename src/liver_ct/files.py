@@ -97,7 +97,8 @@ def is_file_or_lost(path: Path) -> bool:
 class TemporaryFolder:
     """A folder that is there until it is removed, or nothing holds this any more.
 
-    A killed run leaves it, as ``liver-ct-*`` where the system has such.
+    A killed run leaves it, in a folder ``liver-ct-*`` where the system has such. It is alone in that, as a series is
+    looked for in the folders beside it, too, and those of the system are many, and of others.
 
     Attributes:
         path: where it lies.
@@ -105,8 +106,10 @@ class TemporaryFolder:
     """
 
     def __init__(self) -> None:
-        self.path = Path(mkdtemp(prefix="liver-ct-"))
-        self.remove: Callable[[], object] = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        around = Path(mkdtemp(prefix="liver-ct-"))
+        self.path = around / "series"
+        self.path.mkdir()
+        self.remove: Callable[[], object] = weakref.finalize(self, shutil.rmtree, around, ignore_errors=True)
 
 
 def is_zip(path: Path) -> bool:

@@ -159,7 +159,7 @@ def interleave(rng: Generator, files: Files) -> FilesChanged:
 
 
 def swap_pixels(rng: Generator, files: Files) -> FilesChanged:
-    """The pixels of two neighbours exchanged, which no reader can tell."""
+    """The pixels of two neighbours exchanged, which only their values tell."""
     first = int(rng.integers(len(files) - 1))
     names = [*files][first : first + 2]
     a, b = (parse(files[name]) for name in names)

@@ -69,6 +69,14 @@ def text_spans(data: bytes, separator: str) -> list[Span]:
     return [*found, Span(at, len(data), "compressed pixels" if compressed else PIXELS)]
 
 
+def value_around(name: str, data: bytes, start: int, end: int) -> str | None:
+    """The field of a text header whose value holds all of these bytes, so that without them it has another value."""
+    if not name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
+        return None
+    held = [span.field for span in spans(name, data) if span.start <= start and end <= span.end]
+    return next((field for field in held if not field.endswith(("(name)", PIXELS, "header", "comment"))), None)
+
+
 def dicom_spans(data: bytes) -> list[Span]:
     """Each element's value, and its tag, type and length; elements of sequences lie inside these."""
     return [Span(0, 128, "preamble"), Span(128, 132, "mark"), *element_spans(data, 132, len(data))]

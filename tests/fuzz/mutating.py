@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from fuzz import dicom, headers
-from fuzz.fields import PIXELS, spans, touched
+from fuzz.fields import PIXELS, spans, touched, value_around
 from fuzz.samples import ENHANCED, GROUPS, SERIES, Sample
 
 ODD_BYTES = (0x00, 0x01, 0x20, 0x2D, 0x30, 0x39, 0x7F, 0x80, 0xFF)
@@ -103,8 +103,8 @@ def cut_or_fill(rng: Generator, sample: Sample) -> Mutant:
         "more at the end": data + run,
     }[way]
     fields, pixels = touched(name, data, at, end)
-    if way not in ("zeros", "noise"):  # all that follows moves
-        fields, pixels = {f"bytes {way}"}, 0
+    if way not in ("zeros", "noise"):  # all that follows moves, of which text takes no notice
+        fields, pixels = {value_around(name, data, at, end) or f"bytes {way}"}, 0
     return with_file(sample, name, new, fields, pixels, f"{name}: {way} {at} to {end}")
 
 

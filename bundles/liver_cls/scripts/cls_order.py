@@ -9,12 +9,14 @@ import numpy as np
 from monai.data import MetaTensor
 from scripts.cls_dicom_neighbours import AROUND, JUMP, LITTLE, WINDOW, differences
 from scripts.cls_errors import StudyError
+from scripts.cls_sequence import out_of_sequence
 
 # How far neighbours along an axis differ, against any two: in 45 CTs at most 0.30 in plane and 0.55 across (10 mm
 # apart); 0.93 and more with their slices shuffled, 0.77 and more for most with the sizes of their axes exchanged.
 UNRELATED = 0.75
 TIMES = 1.6  # against the axis along which they differ least, as noise is along all of them
 SKEWED = 1.75  # between two axes of voxels of one size; at most 1.28 in 45 CTs, 1.9 and more with 16 columns too few
+ENDING, BODY_HU = 0.1, -200  # of the lines along an axis; no air
 LINES, FINE = 24, 48  # across an axis, enough to judge it by, and a slice
 FIX = "Export it again from the scanner's original."
 
@@ -35,8 +37,40 @@ def check_order(path: Path, image: MetaTensor) -> None:
         raise StudyError(f"{path}: {cause}. {FIX}")
     slices = np.moveaxis(values, int(np.argmax(np.abs(image.affine.numpy()[2, :3]))), 0)
     if (odd := _odd_slice(slices)) is not None:
-        cause = f"slice {odd} of 0 to {len(slices) - 1} does not fit those beside it, which fit each other"
+        cause = f"{_named(image, odd, len(slices))} does not fit those beside it, which fit each other"
         raise StudyError(f"{path}: {cause}. {FIX}")
+    _check_ends(path, image, values)
+    if found := out_of_sequence(slices):
+        raise StudyError(f"{path}: {_named(image, found[0], len(slices))} {found[1]}. {FIX}")
+
+
+def _check_ends(path: Path, image: MetaTensor, values: np.ndarray) -> None:
+    """Raise StudyError where the first or last slice that is stored ends in lines of one value, amid the body.
+
+    So does a file whose end was not written; in a series, either may be that of the last file.
+    """
+    for number, beside in ((0, 1), (-1, -2)):
+        plane, other = values[..., number], values[..., beside]
+        blank = _blank_lines(plane)
+        edge = plane[:, -blank - 1] if blank < plane.shape[1] else plane[:0, 0]
+        cut = blank - _blank_lines(other) > ENDING * plane.shape[1]
+        if cut and np.count_nonzero(edge > BODY_HU) > ENDING * len(edge) > 0:
+            slice_name = _named(image, number % values.shape[2], values.shape[2])
+            cause = f"{slice_name} ends in {blank} lines of {plane[-1, -1]:g} HU, as if it was not written to its end"
+            raise StudyError(f"{path}: {cause}. {FIX}")
+
+
+def _blank_lines(plane: np.ndarray) -> int:
+    """How many of the last lines of ``[X, Y]`` hold one value."""
+    other = np.flatnonzero((plane != plane[-1, -1]).any(0))
+    return plane.shape[1] - 1 - int(other[-1]) if len(other) else plane.shape[1]
+
+
+def _named(image: MetaTensor, number: int, count: int) -> str:
+    """A slice by its number, and its file where it has one of its own."""
+    files = image.meta.get("files")
+    name = f" ({Path(files[number]).name})" if files and len(files) == count else ""
+    return f"slice {number} of 0 to {count - 1}{name}"
 
 
 def _lines(values: np.ndarray, axis: int, count: int = LINES) -> np.ndarray:

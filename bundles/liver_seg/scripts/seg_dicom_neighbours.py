@@ -20,8 +20,11 @@ BETTER = 0.7  # of the difference is left where a slice is scaled as its neighbo
 BETTER_ALL = 0.95  # the same of a whole series, where headers differ
 OTHER_STEP = 2.0  # as STEP, where headers differ
 OTHER_AIR = 4.0  # step of the air's HU, against those around it, where headers differ
+FEW = 4  # changes of the scaling in a series; more are its way of storing
+ROUNDED = 0.5  # HU, which change nothing
+REASON = 0.98  # of the difference is left by a scaling of its own that a slice's pixels give a reason for
 INTERLEAVED, INTERLEAVED_HERE = 1.15, 1.3  # difference of neighbours, against that of the next but one
-WINDOW = (-200, 300)  # HU, soft tissue
+WINDOW, AIR_TO_SOFT = (-200, 300), (-1100, 300)  # HU, soft tissue; with air
 AROUND = 5  # slices
 LITTLE = 4.0  # HU, below which nothing is concluded
 
@@ -68,7 +71,8 @@ def _check_layouts(folder: Path, slices: Sequence[Slice], sample: np.ndarray, ap
         alike = _around(apart, i)[_around(same, i)]
         jumps = len(alike) and apart[i] > OTHER_STEP * np.median(alike)
         shifted = air[i] > OTHER_AIR * max(LITTLE, np.median(_around(air, i)))
-        if apart[i] > LITTLE and (jumps or shifted or _scaled_alike(slices, sample, i) < BETTER * apart[i]):
+        fits = _apart(sample[i], _scaled_alike(slices, sample, i), WINDOW) >= BETTER * apart[i]
+        if (apart[i] > LITTLE and (jumps or shifted or not fits)) or _has_no_reason(slices, sample, same, i):
             counts = Counter(layouts)
             odd = min(slices[i : i + 2], key=lambda s: counts[_layout(s)])
             cause = "is scaled or stored unlike the slices beside it, and its values do not fit theirs"
@@ -100,11 +104,27 @@ def _layout(one: Slice) -> tuple[float, ...]:
     return one.slope, one.intercept, *one.layout
 
 
-def _scaled_alike(slices: Sequence[Slice], sample: np.ndarray, i: int) -> float:
-    """How far slices ``i`` and ``i + 1`` differ in HU if the second is scaled as the first."""
+def _scaled_alike(slices: Sequence[Slice], sample: np.ndarray, i: int) -> np.ndarray:
+    """Slice ``i + 1`` in HU if it is scaled as slice ``i`` is."""
     one, other = slices[i], slices[i + 1]
-    scaled = (sample[i + 1] - other.intercept) / other.slope * one.slope + one.intercept
-    return float(differences(np.stack([sample[i], scaled]), 1)[0])
+    scaled: np.ndarray = (sample[i + 1] - other.intercept) / other.slope * one.slope + one.intercept
+    return scaled
+
+
+def _apart(one: np.ndarray, other: np.ndarray, window: tuple[int, int]) -> float:
+    """How far two slices differ within a window of HU."""
+    return float(np.abs(one.clip(*window) - other.clip(*window)).mean())
+
+
+def _has_no_reason(slices: Sequence[Slice], sample: np.ndarray, same: np.ndarray, i: int) -> bool:
+    """Whether slice ``i + 1`` is scaled unlike ``i``, which is rare in this series, and fits it as well if it is not.
+
+    The eye does not see a shift of 1 HU, but nobody writes one for nothing.
+    """
+    alike = _scaled_alike(slices, sample, i)
+    if (~same).sum() > FEW or np.abs(alike - sample[i + 1]).max() <= ROUNDED:
+        return False
+    return _apart(sample[i], sample[i + 1], AIR_TO_SOFT) > REASON * _apart(sample[i], alike, AIR_TO_SOFT)
 
 
 def _around(values: np.ndarray, i: int) -> np.ndarray:

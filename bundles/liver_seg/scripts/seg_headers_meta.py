@@ -13,7 +13,10 @@ from scripts.seg_errors import StudyError
 from scripts.seg_headers import (
     AS_NIFTI,
     FIX_HEADER,
+    MODALITY,
     Header,
+    check_line,
+    check_modality,
     data_beside,
     integers,
     lps_to_ras,
@@ -29,13 +32,15 @@ TYPES = {
     "CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4", "ULONG": "u4",
     "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8",
 }  # fmt: skip
-MODALITIES = ("MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN")
+AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "I": (2, 1), "S": (2, -1)}  # of LPS, from that side
+PLAIN = 0.8  # cosine from which on there is no doubt which of the patient's axes one of the voxels' is
 NAMES = {  # of one field
     "offset": ("Offset", "Origin", "Position"),
     "directions": ("TransformMatrix", "Rotation", "Orientation"),
     "spacing": ("ElementSpacing",),
     "big endian": ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 }
+NAMED = {kind: names[0] for kind, names in NAMES.items()}
 
 
 def read_meta(path: Path) -> Header:
@@ -48,8 +53,8 @@ def read_meta(path: Path) -> Header:
     for name, value in {"ObjectType": "Image", "NDims": "3", "ElementNumberOfChannels": "1"}.items():
         if fields.get(name, value) != value:
             raise StudyError(f"{path}: {name} is {fields[name][:60]!r}, not {value}. Give one 3D CT volume.")
-    if fields.get("Modality", "MET_MOD_CT") not in MODALITIES:
-        raise StudyError(f"{path}: its Modality is {fields['Modality'][:60]!r}, not MET_MOD_CT. Give a CT.")
+    for name in ("Modality", MODALITY):
+        check_modality(path, name, fields.get(name, ""))
     if fields.get("BinaryData", "True").lower() != "true":
         raise StudyError(f"{path}: voxels written as text. {AS_NIFTI}")
     for name, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
@@ -68,6 +73,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         key, separator, value = (part.strip() for part in line.decode("latin-1").partition("="))
         if not separator and key:
             break
+        check_line(path, line.decode("latin-1").rstrip("\r\n"))
         if key in fields:
             raise StudyError(f"{path}: {key[:60]!r} stands twice in its header. {FIX_HEADER}")
         if key:
@@ -100,20 +106,36 @@ def is_true(path: Path, name: str, text: str) -> bool:
 
 
 def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
-    directions, spacing = _field(path, fields, "directions"), _field(path, fields, "spacing")
-    if directions is None or spacing is None:
-        missing = "TransformMatrix" if directions is None else "ElementSpacing"
-        raise StudyError(f"{path}: {missing} is missing: how the patient lies is not known. Export it with it.")
-    steps = numbers(path, "ElementSpacing", spacing, 3)
+    found = {kind: _field(path, fields, kind) for kind in ("directions", "spacing", "offset")}
+    for kind, text in found.items():
+        if text is None:
+            raise StudyError(f"{path}: {NAMED[kind]} is missing: how the patient lies is not known. Export it with it.")
+    steps, matrix, origin = (
+        numbers(path, NAMED[kind], str(found[kind]), count)
+        for kind, count in (("spacing", 3), ("directions", 9), ("offset", 3))
+    )
     if min(steps) <= 0:
-        raise StudyError(f"{path}: ElementSpacing is {spacing[:60]!r}. {FIX_HEADER}")
-    matrix = np.reshape(numbers(path, "TransformMatrix", directions, 9), (3, 3))
-    origin = numbers(path, "Offset", _field(path, fields, "offset") or "0 0 0", 3)
-    if np.abs(np.linalg.norm(matrix, axis=1) - 1).max() > 0.01:
+        raise StudyError(f"{path}: ElementSpacing is {str(found['spacing'])[:60]!r}. {FIX_HEADER}")
+    rows = np.reshape(matrix, (3, 3))
+    if np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 0.01:
         raise StudyError(f"{path}: TransformMatrix holds no directions of length 1. {FIX_HEADER}")
-    affine = lps_to_ras((matrix * np.array(steps)[:, None]).tolist(), origin)
+    _check_letters(path, fields.get("AnatomicalOrientation", "???"), rows)
+    affine = lps_to_ras((rows * np.array(steps)[:, None]).tolist(), origin)
     affine[:3] *= unit_mm(path, "DistanceUnits", fields.get("DistanceUnits", "mm"))
     return affine
+
+
+def _check_letters(path: Path, letters: str, rows: np.ndarray) -> None:
+    """Raise StudyError where the letters, of the sides that the axes come from, speak of other directions ``[3, 3]``.
+
+    "?" is an axis of which they say nothing.
+    """
+    for letter, row in zip(letters, rows):
+        axis, sign = AXES.get(letter, (0, 0))
+        plain = np.abs(row).max() > PLAIN
+        if letter != "?" and (sign == 0 or len(letters) != 3 or (plain and row[axis] * sign < PLAIN)):
+            cause = f"AnatomicalOrientation is {letters[:60]!r}, and TransformMatrix says otherwise"
+            raise StudyError(f"{path}: {cause}. {FIX_HEADER}")
 
 
 def _place(path: Path, fields: dict[str, str], end: int, header: Header) -> Header:

@@ -30,6 +30,8 @@ def why_no_series(path: Path) -> str | None:
     with opened(path) as archive:
         names = [entry.filename.lower() for entry in _entries(archive)]
         locked = any(entry.flag_bits & ENCRYPTED for entry in archive.infolist())
+    if not names:
+        return f"an empty zip. {COPY_AGAIN}"
     if locked:
         return f"a zip with a password, which is not opened. {UNPACK}"
     if any(name.endswith(".zip") and not name.endswith(NOT_READ) for name in names):
@@ -55,9 +57,9 @@ def unpack(path: Path, folder: Path) -> None:
     with opened(path) as archive:
         entries = [*_entries(archive)]
         _check(path, entries, folder)
-        homes = [*dict.fromkeys(PurePosixPath(entry.filename).parent for entry in entries)]
+        homes = [*dict.fromkeys(place(entry).parent for entry in entries)]
         for entry in entries:
-            name = PurePosixPath(entry.filename)
+            name = place(entry)
             letters = "".join(chr(ord("g") + int(digit)) for digit in str(homes.index(name.parent)))  # no hexadecimal
             target = folder / (name.name if len(homes) == 1 else f"{letters}-{name.name}")
             with archive.open(entry) as source, target.open("xb") as file:
@@ -78,10 +80,15 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise StudyError(f"{path}: two files in it have the same name ({Path(e.filename).name}). {COPY_AGAIN}") from e
 
 
+def place(entry: zipfile.ZipInfo) -> PurePosixPath:
+    """Where a file lies in a zip; some programs on Windows separate folders in their own way."""
+    return PurePosixPath(entry.filename.replace("\\", "/"))
+
+
 def _entries(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     """Its files, without what programs leave beside images."""
     for entry in archive.infolist():
-        name = PurePosixPath(entry.filename).name
+        name = place(entry).name
         if not (entry.is_dir() or name.startswith(".") or name.upper() == "DICOMDIR"):
             yield entry
 
@@ -95,7 +102,7 @@ def _is_dicom(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None:
     """Raise StudyError for a zip that is not to be unpacked; nothing has been inflated yet."""
-    if any(".." in PurePosixPath(entry.filename).parts for entry in entries):
+    if any(".." in place(entry).parts for entry in entries):
         raise StudyError(f"{path}: a file in it is named to lie outside of it. Do not open it; ask who sent it.")
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise StudyError(f"{path}: a zip with a password, which is not opened. {UNPACK}")
