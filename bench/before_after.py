@@ -75,7 +75,7 @@ def make_bundles(checkout: Path, folder: Path, weights: Mapping[str, Path], knob
 def run_chain(checkout: Path, source: Path, output: Path, bundles: Mapping[str, str]) -> None:
     """Run a checkout's chain with these bundles, by option, on a study or a folder."""
     words = [sys.executable, str(checkout / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
-    if (checkout / "scripts" / "report.py").exists():
+    if any((checkout / place).exists() for place in ("scripts/report.py", "src")):  # versions that write a report
         words += ["--report", "false"]
     words += ["--picture", "false", "--overwrite", "true", *(word for pair in bundles.items() for word in pair)]
     subprocess.run(words, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})

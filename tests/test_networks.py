@@ -251,6 +251,34 @@ def test_the_chain_names_weights_of_another_network(others, tmp_path):
         LiverCT(device="cpu", seg_bundle=seg, cls_bundle=others / "liver_cls")
 
 
+@pytest.mark.parametrize("bundle", ["liver_seg", "liver_cls"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"res_block": False}, {"dropout": 0.2}, {"norm_name": "instance"}, UNET],
+    ids=["shipped", "no-residuals", "dropout", "instance-norm", "UNet"],
+)
+def test_the_network_with_batch_norm_folded_answers_as_the_network(bundle, changes):
+    channels = 9 if bundle == "liver_seg" else 6
+    change = {"network_def": {**UNET, "in_channels": channels}} if changes is UNET else {}
+    change = change or {f"network_def#{key}": value for key, value in changes.items()}
+    parser = workflow(bundle, "inference.json", kind="inference", **change).parser
+    made = parser.get_parsed_content("network").eval()
+    norms = [module for module in made.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.manual_seed(0)
+    for norm in norms:
+        for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+            values.uniform_(0.5, 1.5)
+    before = {key: value.clone() for key, value in made.state_dict().items()}
+    folded = parser.get_parsed_content("folded")
+    x = torch.rand(2, channels, 64, 96)
+    with torch.inference_mode():
+        expected = made(x)
+        torch.testing.assert_close(folded(x), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
+    torch.testing.assert_close(dict(made.state_dict()), before)  # what is saved, exported and explained stays
+    left = any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert left == (bool(norms) and changes not in ({}, {"res_block": False}))
+
+
 # ------------------------------------------------------------------------------------------ the original's recipe
 
 

@@ -24,12 +24,12 @@ class SliceGroupInferer(CpuBf16Inferer):
 
     Args:
         gop: number of adjacent slices, odd; the network's input channels are ``C * gop``, channel by channel.
-        batch_size: groups per network call.
+        batch_size: groups per network call; 32 no longer fit in a CPU's cache.
         bf16: autocast on the CPU; None asks the CPU, and tries it on a pattern before a network's first study.
         mirrored: average a study's logits with those of its mirror image, front to back, which training saw as often.
     """
 
-    def __init__(self, gop: int, batch_size: int = 32, bf16: bool | None = None, mirrored: bool = False) -> None:
+    def __init__(self, gop: int, batch_size: int = 16, bf16: bool | None = None, mirrored: bool = False) -> None:
         super().__init__(bf16, padding="replicate", one_logit=True)  # 0 is the liver's level, not air
         self.gop, self.batch_size, self.mirrored = gop, batch_size, mirrored
 

@@ -101,7 +101,9 @@ def liver_box(mask: torch.Tensor, largest: bool) -> tuple[slice, slice, slice] |
     box = bounding_box(above)
     if box is None or not largest:
         return box
-    parts = cc3d.connected_components(np.asfortranarray(above[box]))
+    parts, count = cc3d.connected_components(np.asfortranarray(above[box]), return_N=True)
+    if count == 1:  # statistics take three times as long as finding the parts
+        return box
     found = cc3d.statistics(parts)
     inner = found["bounding_boxes"][1 + np.argmax(found["voxel_counts"][1:])]
     x, y, z = (slice(o.start + int(i.start), o.start + int(i.stop)) for o, i in zip(box, inner))

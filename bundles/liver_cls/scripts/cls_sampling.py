@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,21 @@ def sample_plane(volume: torch.Tensor, wx: torch.Tensor, wy: torch.Tensor, fill:
     used = [slice(int(w.any(0).nonzero()[0]), int(w.any(0).nonzero()[-1]) + 1) for w in (wx, wy)]
     x, ux, uy = volume[0][used[0], used[1]].float(), wx[:, used[0]], wy[:, used[1]]
     if x.stride(0) == 1:  # as NIfTI is stored; each branch reads the volume in its own order
-        out = (uy @ (x.permute(2, 1, 0) @ ux.T)).permute(2, 1, 0)
+        out = x.permute(2, 1, 0)
+        out = torch.cat([out[..., part] @ rows.T for rows, part in bands(ux)], -1)
+        out = torch.cat([rows @ out[:, part] for rows, part in bands(uy)], -2).permute(2, 1, 0)
     else:
-        out = torch.tensordot(ux, uy @ x, dims=1).permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        out = torch.cat([rows @ x[:, part] for rows, part in bands(uy)], -2)
+        out = torch.cat([torch.tensordot(rows, out[part], dims=1) for rows, part in bands(ux)])
+        out = out.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     if fill:
         out = out + (fill * (1 - wx.sum(1)[:, None] * wy.sum(1)))[..., None]
     return out[None]
+
+
+def bands(weights: torch.Tensor, count: int = 4) -> Iterator[tuple[torch.Tensor, slice]]:
+    """Some rows of weights ``[new, old]`` at a time, and the part of the old axis that they reach: half the work."""
+    for rows in weights.chunk(count):
+        reached = rows.any(0).nonzero().flatten().tolist() or [0]
+        part = slice(reached[0], reached[-1] + 1)
+        yield rows[:, part], part

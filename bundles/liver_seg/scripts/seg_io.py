@@ -86,8 +86,11 @@ class TakeLiverd(MapTransform):
         box = bounding_box(above)
         if box:
             parts, count = cc3d.connected_components(np.asfortranarray(above[box]), return_N=True)
-            sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"][1:]
-            mask[box] = parts == 1 + np.argmax(sizes) if count > 1 else parts > 0
+            largest = 1
+            if count > 1:  # counting their voxels takes three times as long as finding the parts
+                sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"][1:]
+                largest += int(np.argmax(sizes))
+            mask[box] = parts == largest
         if self.required:
             self._check(mask, prob)
         liver = torch.from_numpy(mask)[None].to(prob.device)

@@ -43,6 +43,8 @@ class Stage:
         self.network = load_weights(self["network"], weights, device)
         if device.type == "mps":  # not tried by us
             check_answer(self.network, device)
+        if device.type == "cpu" and "folded" in self:
+            self.network = self["folded"]
         self.identity = {
             "version": self["_meta_"]["version"],
             "weights_sha256": sha256(weights),
