@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import highdicom as hd
 import pydicom
@@ -13,8 +13,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from liver_ct.outputs.dicom_lesions import finding_of, remark_on
+from liver_ct.outputs.dicom_places import long_axis, outline
 from liver_ct.outputs.dicom_series import MODEL, SOFTWARE, WARNING, checksums, serial_number, series_of, versions
-from liver_ct.outputs.lesions import Lesion, Lesions
+from liver_ct.outputs.lesions import Lesions
 from liver_ct.outputs.names import DICOM_REPORT
 from liver_ct.outputs.results import Item, StudyResult
 
@@ -42,18 +43,17 @@ def make_report(
         evidence: everything the report rests on.
     """
     rows, result = study.rows, study.result
-    finding = {"finding_category": codes.SCT.MorphologicallyAbnormalStructure, "finding_type": NEOPLASM}
     likeliest = max(
         (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
     )
     highest = result["study_tumour_probability"]
-    groups: list[Any] = [volume_group(liver, result)]
-    if study.lesions is not None and lesions is not None:
-        groups += [lesion_group(headers, lesions, study.lesions, lesion, result) for lesion in study.lesions.found]
-    groups.append(tumour_group("Tumour, highest slice", headers[likeliest.slice], highest, finding, result))
+    groups: list[Any] = [volume_group(headers, liver, study)]
+    if lesions is not None:
+        groups += [lesion_group(headers, lesions, study, number) for number in range(len(lesions.SegmentSequence))]
+    groups.append(tumour_group("Tumour, highest slice", headers, study, likeliest.slice, highest))
     for row in (rows[i] for i in result["flagged_slices"]):
         name = f"Tumour, slice {row.slice}, z {row.z_mm:.1f} mm"
-        groups.append(tumour_group(name, headers[row.slice], row.tumour_probability, finding, result))
+        groups.append(tumour_group(name, headers, study, row.slice, row.tumour_probability or 0))
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(result)),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
@@ -73,39 +73,42 @@ def make_report(
     )
 
 
-def volume_group(liver: Segmentation, result: Item) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """The liver's volume, of the segment that it was measured on."""
+def volume_group(
+    headers: Sequence[pydicom.Dataset], liver: Segmentation, study: StudyResult
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """The liver's volume, of the segment that it was measured on; it is outlined where it is largest."""
+    largest = max(study.rows, key=lambda row: row.liver_area_mm2).slice
+    place = outline(headers[largest], study.liver_mask[..., largest])
+    volume = study.summary.liver_volume_ml
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         finding_category=codes.SCT.AnatomicalStructure,
         finding_type=codes.SCT.Liver,
-        algorithm_id=algorithm(result),
-        measurements=[sr.Measurement(codes.SCT.Volume, result["liver_volume_ml"], MILLILITRE)],
+        algorithm_id=algorithm(study),
+        measurements=[sr.Measurement(codes.SCT.Volume, volume, MILLILITRE, referenced_coordinates=[place])],
         **segment_of(liver, 1),
     )
 
 
 def lesion_group(
-    headers: Sequence[pydicom.Dataset], drawn: Segmentation, lesions: Lesions, lesion: Lesion, result: Item
+    headers: Sequence[pydicom.Dataset], drawn: Segmentation, study: StudyResult, index: int
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """A lesion's measurements, of the segment that they were taken on; the diameter names its slice."""
+    """A lesion's measurements, of the segment that they were taken on; the diameter has its line in its slice."""
+    lesions = cast(Lesions, study.lesions)
+    lesion = lesions.found[index]
     category, kind = finding_of(lesions)
-    key = headers[lesion.key_slice]
-    longest = sr.Measurement(
-        codes.SCT.LongAxis,
-        lesion.diameter_mm,
-        codes.UCUM.Millimeter,
-        referenced_images=[sr.SourceImageForMeasurement(key.SOPClassUID, key.SOPInstanceUID)],
-    )
+    line = long_axis(headers[lesion.key_slice], lesions, lesion, study.affine)
     attenuation = (codes.DCM.AttenuationCoefficient, lesion.mean_hu, codes.UCUM.HounsfieldUnit)
     percent = round(100 * lesion.probability, 4)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         finding_category=category,
         finding_type=kind,
         finding_sites=[sr.FindingSite(codes.SCT.Liver)],
-        algorithm_id=algorithm(result),
+        algorithm_id=algorithm(study),
         measurements=[
             sr.Measurement(codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent),
-            longest,
+            sr.Measurement(
+                codes.SCT.LongAxis, lesion.diameter_mm, codes.UCUM.Millimeter, referenced_coordinates=[line]
+            ),
             sr.Measurement(codes.SCT.Volume, lesion.volume_ml, MILLILITRE),
             sr.Measurement(*attenuation, derivation=codes.SCT.Mean),
         ],
@@ -123,24 +126,28 @@ def segment_of(drawn: Segmentation, number: int) -> Item:
 
 
 def tumour_group(
-    name: str, header: pydicom.Dataset, probability: float, finding: Item, result: Item
+    name: str, headers: Sequence[pydicom.Dataset], study: StudyResult, index: int, probability: float
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """How certain a tumour is, and the slice that says so."""
-    percent = round(100 * probability, 4)
+    """How certain a tumour is, the slice that says so, and the liver in it, which was judged."""
+    header, percent = headers[index], round(100 * probability, 4)
+    place = outline(header, study.liver_mask[..., index])
+    certainty = (codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent)
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), name),
         source_images=[sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)],
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_type=NEOPLASM,
         finding_sites=[sr.FindingSite(codes.SCT.Liver)],
-        algorithm_id=algorithm(result),
-        measurements=[sr.Measurement(codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent)],
-        **finding,
+        algorithm_id=algorithm(study),
+        measurements=[sr.Measurement(*certainty, referenced_coordinates=[place])],
     )
 
 
-def algorithm(result: Item) -> sr.AlgorithmIdentification:
+def algorithm(study: StudyResult) -> sr.AlgorithmIdentification:
     """What computed a value, and with which settings."""
-    settings = [f"mask_source {result['mask_source']}", f"slices flagged from {result['flag_threshold']:g} on"]
-    return sr.AlgorithmIdentification(SOFTWARE, ", ".join(versions(result)), settings)
+    mask_source, threshold = study.record["mask_source"], study.summary.flag_threshold
+    settings = [f"mask_source {mask_source}", f"slices flagged from {threshold:g} on"]
+    return sr.AlgorithmIdentification(SOFTWARE, ", ".join(versions(dict(study.record))), settings)
 
 
 def observer(result: Item) -> sr.ObserverContext:
