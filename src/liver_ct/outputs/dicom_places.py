@@ -1,6 +1,6 @@
-"""Where in a slice a measurement of the Structured Report lies: as coordinates, which viewers draw and jump to.
+"""Where in a slice something of the Structured Report lies: outlines, which viewers draw and jump to.
 
-OHIF lists a measurement only by its coordinates, and shows nothing of a report where any one has none.
+OHIF lists a measurement by its coordinates alone, and shows nothing of a report in which any has none.
 """
 
 from __future__ import annotations
@@ -14,37 +14,50 @@ from highdicom import sr
 from highdicom.sr import GraphicTypeValues
 from numpy.typing import NDArray
 
-from liver_ct.outputs.lesions import Lesion, Lesions, longest_axis
-
-CORNERS = 100  # of an outline, at most some
+CORNERS = 100  # of an outline, at most
 
 
-def long_axis(header: pydicom.Dataset, lesions: Lesions, lesion: Lesion, affine: NDArray[Any]) -> Any:
-    """The line that a lesion's longest axial diameter was measured along.
+def outlined(
+    group: sr.VolumetricROIMeasurementsAndQualitativeEvaluations, header: pydicom.Dataset, plane: NDArray[Any]
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """What a group measures, outlined in one slice: a group without figures of its own (TID 1410).
+
+    By its tracking identifier it is known to be the same thing; the group itself may only name a segment (TID 1411).
 
     Args:
-        header: of the lesion's key slice.
-        lesions: all of them.
-        lesion: which one.
-        affine: 4 x 4, voxel to world mm; slices lie along the third axis.
+        group: of a volume.
+        header: of the slice.
+        plane: ``[X, Y]``, not 0 where it lies.
     """
-    plane = lesions.labels[..., lesion.key_slice] == lesion.number
-    return coordinates(header, longest_axis(plane, affine[:3, :2])[1])
+    found = group.finding_category, group.finding_type
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(group.tracking_uid, group.tracking_identifier),
+        referenced_region=sr.ImageRegion(GraphicTypeValues.POLYLINE, outline(plane), source(header)),
+        finding_category=found[0],
+        finding_type=found[1],
+    )
 
 
-def outline(header: pydicom.Dataset, plane: NDArray[Any]) -> Any:
-    """The largest outline of what is not 0 in a slice ``[X, Y]``; the slice's own border where nothing is."""
+def judged(header: pydicom.Dataset, plane: NDArray[Any]) -> sr.CoordinatesForMeasurement:
+    """What a slice's certainty comes from: the liver in it, true in ``plane`` [X, Y]."""
+    return sr.CoordinatesForMeasurement(GraphicTypeValues.POLYLINE, outline(plane), source(header))
+
+
+def source(header: pydicom.Dataset) -> sr.SourceImageForRegion:
+    """The slice that coordinates count in."""
+    return sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
+
+
+def outline(plane: NDArray[Any]) -> NDArray[Any]:
+    """The longest outline of what is not 0 in ``[X, Y]``, closed; the slice's own border where nothing is.
+
+    Returns:
+        ``[N, 2]``, column and row as DICOM counts them: the first pixel's outer corner is 0, its middle 0.5.
+    """
     lines = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32)).lines(0.5)
     if not lines:
-        right, bottom = (size - 0.5 for size in plane.shape)
-        border = [(-0.5, -0.5), (right, -0.5), (right, bottom), (-0.5, bottom), (-0.5, -0.5)]
-        return coordinates(header, np.array(border))
-    longest = np.asarray(max(lines, key=len)) - 1
+        columns, rows = plane.shape
+        return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
+    longest = np.asarray(max(lines, key=len)) - 0.5  # 1 of padding, half a pixel from middle to corner
     step = -(-len(longest) // CORNERS)
-    return coordinates(header, np.vstack([longest[:-1:step], longest[-1:]]))
-
-
-def coordinates(header: pydicom.Dataset, points: NDArray[Any]) -> Any:
-    """A line through points ``[N, 2]`` of a slice, (X, Y) in voxels; DICOM counts from a pixel's corner."""
-    image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
-    return sr.CoordinatesForMeasurement(GraphicTypeValues.POLYLINE, points + 0.5, image)
+    return np.vstack([longest[:-1:step], longest[-1:]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import highdicom as hd
 import pydicom
@@ -13,9 +13,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from liver_ct.outputs.dicom_lesions import finding_of, remark_on
-from liver_ct.outputs.dicom_places import long_axis, outline
+from liver_ct.outputs.dicom_places import judged, outlined
 from liver_ct.outputs.dicom_series import MODEL, SOFTWARE, WARNING, checksums, serial_number, series_of, versions
-from liver_ct.outputs.lesions import Lesions
+from liver_ct.outputs.lesions import Lesion, Lesions
 from liver_ct.outputs.names import DICOM_REPORT
 from liver_ct.outputs.results import Item, StudyResult
 
@@ -47,13 +47,19 @@ def make_report(
         (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
     )
     highest = result["study_tumour_probability"]
-    groups: list[Any] = [volume_group(headers, liver, study)]
-    if lesions is not None:
-        groups += [lesion_group(headers, lesions, study, number) for number in range(len(lesions.SegmentSequence))]
-    groups.append(tumour_group("Tumour, highest slice", headers, study, likeliest.slice, highest))
+    largest = max(rows, key=lambda row: row.liver_area_mm2).slice
+    groups: list[Any] = [volume_group(liver, result)]
+    groups.append(outlined(groups[0], headers[largest], study.liver_mask[..., largest]))
+    if study.lesions is not None and lesions is not None:
+        for lesion in study.lesions.found:
+            groups.append(lesion_group(headers, lesions, study.lesions, lesion, result))
+            within = study.lesions.labels[..., lesion.key_slice] == lesion.number
+            groups.append(outlined(groups[-1], headers[lesion.key_slice], within))
+    top = tumour_group("Tumour, highest slice", headers, study, likeliest.slice, highest, result)
+    groups.append(top)
     for row in (rows[i] for i in result["flagged_slices"]):
         name = f"Tumour, slice {row.slice}, z {row.z_mm:.1f} mm"
-        groups.append(tumour_group(name, headers, study, row.slice, row.tumour_probability or 0))
+        groups.append(tumour_group(name, headers, study, row.slice, row.tumour_probability or 0, result))
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(result)),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
@@ -73,42 +79,39 @@ def make_report(
     )
 
 
-def volume_group(
-    headers: Sequence[pydicom.Dataset], liver: Segmentation, study: StudyResult
-) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """The liver's volume, of the segment that it was measured on; it is outlined where it is largest."""
-    largest = max(study.rows, key=lambda row: row.liver_area_mm2).slice
-    place = outline(headers[largest], study.liver_mask[..., largest])
-    volume = study.summary.liver_volume_ml
+def volume_group(liver: Segmentation, result: Item) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """The liver's volume, of the segment that it was measured on."""
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         finding_category=codes.SCT.AnatomicalStructure,
         finding_type=codes.SCT.Liver,
-        algorithm_id=algorithm(study),
-        measurements=[sr.Measurement(codes.SCT.Volume, volume, MILLILITRE, referenced_coordinates=[place])],
+        algorithm_id=algorithm(result),
+        measurements=[sr.Measurement(codes.SCT.Volume, result["liver_volume_ml"], MILLILITRE)],
         **segment_of(liver, 1),
     )
 
 
 def lesion_group(
-    headers: Sequence[pydicom.Dataset], drawn: Segmentation, study: StudyResult, index: int
+    headers: Sequence[pydicom.Dataset], drawn: Segmentation, lesions: Lesions, lesion: Lesion, result: Item
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """A lesion's measurements, of the segment that they were taken on; the diameter has its line in its slice."""
-    lesions = cast(Lesions, study.lesions)
-    lesion = lesions.found[index]
+    """A lesion's measurements, of the segment that they were taken on; the diameter names its slice."""
     category, kind = finding_of(lesions)
-    line = long_axis(headers[lesion.key_slice], lesions, lesion, study.affine)
+    key = headers[lesion.key_slice]
+    longest = sr.Measurement(
+        codes.SCT.LongAxis,
+        lesion.diameter_mm,
+        codes.UCUM.Millimeter,
+        referenced_images=[sr.SourceImageForMeasurement(key.SOPClassUID, key.SOPInstanceUID)],
+    )
     attenuation = (codes.DCM.AttenuationCoefficient, lesion.mean_hu, codes.UCUM.HounsfieldUnit)
     percent = round(100 * lesion.probability, 4)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         finding_category=category,
         finding_type=kind,
         finding_sites=[sr.FindingSite(codes.SCT.Liver)],
-        algorithm_id=algorithm(study),
+        algorithm_id=algorithm(result),
         measurements=[
             sr.Measurement(codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent),
-            sr.Measurement(
-                codes.SCT.LongAxis, lesion.diameter_mm, codes.UCUM.Millimeter, referenced_coordinates=[line]
-            ),
+            longest,
             sr.Measurement(codes.SCT.Volume, lesion.volume_ml, MILLILITRE),
             sr.Measurement(*attenuation, derivation=codes.SCT.Mean),
         ],
@@ -126,28 +129,27 @@ def segment_of(drawn: Segmentation, number: int) -> Item:
 
 
 def tumour_group(
-    name: str, headers: Sequence[pydicom.Dataset], study: StudyResult, index: int, probability: float
+    name: str, headers: Sequence[pydicom.Dataset], study: StudyResult, index: int, probability: float, result: Item
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """How certain a tumour is, the slice that says so, and the liver in it, which was judged."""
     header, percent = headers[index], round(100 * probability, 4)
-    place = outline(header, study.liver_mask[..., index])
     certainty = (codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent)
+    place = judged(header, study.liver_mask[..., index])
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), name),
         source_images=[sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)],
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
         finding_type=NEOPLASM,
         finding_sites=[sr.FindingSite(codes.SCT.Liver)],
-        algorithm_id=algorithm(study),
+        algorithm_id=algorithm(result),
         measurements=[sr.Measurement(*certainty, referenced_coordinates=[place])],
     )
 
 
-def algorithm(study: StudyResult) -> sr.AlgorithmIdentification:
+def algorithm(result: Item) -> sr.AlgorithmIdentification:
     """What computed a value, and with which settings."""
-    mask_source, threshold = study.record["mask_source"], study.summary.flag_threshold
-    settings = [f"mask_source {mask_source}", f"slices flagged from {threshold:g} on"]
-    return sr.AlgorithmIdentification(SOFTWARE, ", ".join(versions(dict(study.record))), settings)
+    settings = [f"mask_source {result['mask_source']}", f"slices flagged from {result['flag_threshold']:g} on"]
+    return sr.AlgorithmIdentification(SOFTWARE, ", ".join(versions(result)), settings)
 
 
 def observer(result: Item) -> sr.ObserverContext:

@@ -189,24 +189,18 @@ def _measure(
 def longest_diameter(plane: NDArray[Any], axes: NDArray[Any]) -> float:
     """The largest Feret diameter, mm, of what is true in ``[I, J]``; 0 where nothing is.
 
+    As scikit-image's feret_diameter_max, from the middles of the pixels' edges; that knows no oblique axes.
+
     Args:
         plane: bool.
         axes: ``[3, 2]``, the steps from pixel to pixel in mm.
     """
-    return longest_axis(plane, axes)[0] if plane.any() else 0.0
-
-
-def longest_axis(plane: NDArray[Any], axes: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-    """Length in mm and ends ``[2, 2]``, in pixels, of the largest Feret diameter; arguments as of longest_diameter.
-
-    As scikit-image's feret_diameter_max, from the middles of the pixels' edges; that knows no oblique axes.
-    """
-    points = (np.argwhere(plane)[:, None] + EDGES).reshape(-1, 2)
+    pixels = np.argwhere(plane)
+    if not len(pixels):
+        return 0.0
+    points = (pixels[:, None] + EDGES).reshape(-1, 2)
     corners = points[ConvexHull(points).vertices]
-    lengths = pdist(corners @ axes.T)
-    longest = int(lengths.argmax())
-    ends = [corner[longest] for corner in np.triu_indices(len(corners), 1)]  # in the order of pdist
-    return float(lengths[longest]), corners[ends]
+    return float(pdist(corners @ axes.T).max())
 
 
 def write_table(found: Sequence[Lesion], file: Path) -> None:
