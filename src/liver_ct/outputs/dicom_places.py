@@ -15,6 +15,7 @@ from highdicom.sr import GraphicTypeValues
 from numpy.typing import NDArray
 
 CORNERS = 100  # of an outline, at most
+EDGE = 0.49  # between 0 and 1; a little below a half, so that pixels whose corners touch are one
 
 
 def outlined(
@@ -54,7 +55,7 @@ def outline(plane: NDArray[Any]) -> NDArray[Any]:
     Returns:
         ``[N, 2]``, column and row as DICOM counts them: the first pixel's outer corner is 0, its middle 0.5.
     """
-    lines = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32)).lines(0.5)
+    lines = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32)).lines(EDGE)
     if not lines:
         columns, rows = plane.shape
         return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
