@@ -442,7 +442,11 @@ class TestViewer:
     @pytest.mark.parametrize("name", ["plain", HARMFUL])
     def test_each_lesion_is_listed_and_shown(self, done, visit, name):
         result, page = read_result(done[1] / name), visit(done[1] / name / "report.html")
-        assert result["lesions"] and result["lesions_shown_as"] in page.inner_text("#lesion-meaning").lower()
+        meaning = page.inner_text("#lesion-meaning")
+        assert result["lesions"] and result["lesions_shown_as"] in meaning.lower()
+        measured = json.loads((ROOT / "bundles/liver_cls/configs/metadata.json").read_text())["eval_metrics"]
+        share, false = measured["lesion_sensitivity_over_2_cm"], measured["false_lesions_per_person"]
+        assert f"{100 * share:.0f}\xa0% over 2 cm" in meaning and f"{false} false ones per person" in meaning
         lesions, _ = turned_to_ras(nib.load(done[1] / name / "lesion_prob.nii.gz"))
         box = report.body_box(turned_to_ras(nib.load(done[0] / f"{name}.nii.gz"))[0])
         shown = lesions[box[0], box[1]][::-1, ::-1]

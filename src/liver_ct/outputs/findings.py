@@ -76,7 +76,7 @@ def lesion_words(study: StudyResult) -> Item | None:
 def _measured(figures: Item) -> str:
     """How many lesions a bundle has found, as far as it says so."""
     shares = {size: figures.get(name) for name, size in FOUND.items()}
-    found = [f"{share:.0%} {size}" for size, share in shares.items() if isinstance(share, (int, float))]
+    found = [f"{100 * share:.0f}\xa0% {size}" for size, share in shares.items() if isinstance(share, (int, float))]
     if not found:
         return ""
     false = f", with {figures[FALSE]} false ones per person" if FALSE in figures else ""
