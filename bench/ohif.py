@@ -51,7 +51,7 @@ SHOWN = (
     "Liver and tumour.",
     "Liver, probability",
     "Tumour, probability",
-)  # series, by how they begin
+)  # by how they begin
 DRAWN = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
