@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,10 +36,10 @@ class Bare(LiverCT):
         return None
 
 
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process, all threads, system included."""
+def cpu_seconds(chain: LiverCT, ct: Path, outputs: tuple[Output, ...], folder: Path) -> float:
+    """CPU seconds of a study, all threads, system included."""
     start = time.process_time()
-    work()
+    write_study(chain(ct, regions=Output.REPORT in outputs), folder, outputs)
     return time.process_time() - start
 
 
@@ -55,16 +54,10 @@ def main() -> None:
     chains = {False: Bare(device="cpu"), True: LiverCT(device="cpu")}
     import_writers([Output.REPORT, Output.PICTURE])
     found: dict[str, list[float]] = {name: [] for name in KINDS}
-    steps: list[dict[str, float]] = []
     for _ in range(args.repeats + 1):
         for name, (lesions, outputs) in KINDS.items():
             folder = fresh_folder(args.work.resolve() / "study")
-
-            def study(chain: LiverCT = chains[lesions], folder: Path = folder, outputs: Any = outputs) -> None:
-                write_study(chain(ct, regions=Output.REPORT in outputs), folder, outputs)
-
-            found[name].append(cpu_seconds(study))
-        steps.append({})
+            found[name].append(cpu_seconds(chains[lesions], ct, outputs, folder))
     least = median(found["without"][1:])
     rows = []
     for name, seconds in found.items():
