@@ -55,10 +55,11 @@ def outline(plane: NDArray[Any]) -> NDArray[Any]:
     Returns:
         ``[N, 2]``, column and row as DICOM counts them: the first pixel's outer corner is 0, its middle 0.5.
     """
+    lines: list[NDArray[Any]]
     lines = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32)).lines(EDGE)
     if not lines:
         columns, rows = plane.shape
         return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
-    longest = np.asarray(max(lines, key=len)) - 0.5  # 1 of padding, half a pixel from middle to corner
+    longest = max(lines, key=len) - 0.5  # 1 of padding, half a pixel from middle to corner
     step = -(-len(longest) // CORNERS)
     return np.vstack([longest[:-1:step], longest[-1:]])

@@ -76,7 +76,7 @@ def _liver_blocks(view: View) -> NDArray[Any]:
     box = tuple(slice(max(0, line[0] // step - 2) * step, line[-1] + 8) for line, step in zip(lines, steps))
     found = []
     for z in heights[:: -(-len(heights) // SLABS)]:
-        ct, inside = (_blocks(array[(*box, z)], steps) for array in (view.ct, view.prob))
+        ct, inside = (_blocks(array[box][..., z], steps) for array in (view.ct, view.prob))
         found.append(ct.mean((1, 3), dtype=np.float32)[inside.min((1, 3)) > SURE])
     return np.concatenate(found)
 
