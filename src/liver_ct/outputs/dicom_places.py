@@ -5,7 +5,7 @@ OHIF lists a measurement by its coordinates alone, and shows nothing of a report
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import contourpy
 import numpy as np
@@ -55,8 +55,8 @@ def outline(plane: NDArray[Any]) -> NDArray[Any]:
     Returns:
         ``[N, 2]``, column and row as DICOM counts them: the first pixel's outer corner is 0, its middle 0.5.
     """
-    lines: list[NDArray[Any]]
-    lines = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32)).lines(EDGE)
+    found = contourpy.contour_generator(z=np.pad(plane > 0, 1).T.astype(np.float32))
+    lines = cast("list[NDArray[Any]]", found.lines(EDGE))
     if not lines:
         columns, rows = plane.shape
         return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
