@@ -45,7 +45,13 @@ CONFIG = {
     "dataSources": [{"namespace": "@ohif/extension-default.dataSourcesModule.dicomweb", "sourceName": "orthanc",
                      "configuration": SOURCE}],
 }  # fmt: skip
-SHOWN = ("Lesions.", "Candidates.", "Liver, probability", "Tumour, probability")  # series, by how they begin
+SHOWN = (
+    "Lesions.",
+    "Candidates.",
+    "Liver and tumour.",
+    "Liver, probability",
+    "Tumour, probability",
+)  # by how they begin
 DRAWN = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 

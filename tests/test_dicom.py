@@ -15,8 +15,10 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom.sr import srread
+from matplotlib.path import Path as MplPath
 from programs import program
 from pydicom.uid import generate_uid
+from scipy import ndimage
 from test_cascade import SIZE, SPACING, bundles, entries, read_result, read_table, run, run_bundle  # noqa: F401
 
 from liver_ct import phantom
@@ -122,6 +124,30 @@ def items(container: pydicom.Dataset, name: str) -> list[pydicom.Dataset]:
     return [i for i in container.ContentSequence if i.ConceptNameCodeSequence[0].CodeMeaning == name]
 
 
+def measured(report: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The measurement groups with figures; the others outline in a slice what one of these measures."""
+    groups = items(items(report, "Imaging Measurements")[0], "Measurement Group")
+    return [group for group in groups if any(item.ValueType == "NUM" for item in group.ContentSequence)]
+
+
+def places(report: pydicom.Dataset) -> dict[str, pydicom.Dataset]:
+    """Of each thing that is tracked, by its UID, the coordinates: its group's own, or those of its certainty."""
+    found = {}
+    for group in items(items(report, "Imaging Measurements")[0], "Measurement Group"):
+        inner = [i for item in group.ContentSequence for i in item.get("ContentSequence", ())]
+        drawn = [item for item in [*group.ContentSequence, *inner] if item.ValueType == "SCOORD"]
+        for item in drawn:
+            found[items(group, "Tracking Unique Identifier")[0].UID] = item
+    return found
+
+
+def filled(item: pydicom.Dataset, shape: tuple[int, int]) -> np.ndarray:
+    """What lies within a closed line, of an image of so many columns and rows: [X, Y]."""
+    points = np.reshape(item.GraphicData, (-1, 2))
+    assert item.GraphicType == "POLYLINE" and (points[0] == points[-1]).all()
+    return MplPath(points).contains_points(np.argwhere(np.ones(shape)) + 0.5).reshape(shape)
+
+
 def number(item: pydicom.Dataset) -> tuple[float, str]:
     value = item.MeasuredValueSequence[0]
     return float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue
@@ -133,7 +159,7 @@ class TestReport:
         source, folder = done[0] / axcodes, done[1] / axcodes
         report, result, rows = srread(folder / "report.dcm"), read_result(folder), read_table(folder)
         heights = {s.SOPInstanceUID: float(s.ImagePositionPatient[2]) for s in map(pydicom.dcmread, source.iterdir())}
-        liver, study, *slices = items(items(report, "Imaging Measurements")[0], "Measurement Group")
+        liver, study, *slices = measured(report)
         assert number(items(liver, "Volume")[0]) == (pytest.approx(result["liver_volume_ml"]), "ml")
         segment = items(liver, "Referenced Segment")[0].ReferencedSOPSequence[0]
         assert segment.ReferencedSOPInstanceUID == pydicom.dcmread(folder / "liver_mask.dcm").SOPInstanceUID
@@ -148,12 +174,32 @@ class TestReport:
             uid = image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
             assert heights[uid] == pytest.approx(rows[index].z_mm, abs=1e-3)
 
+    @pytest.mark.parametrize("axcodes", DIRECTIONS)
+    def test_whatever_is_measured_has_a_place_in_a_slice(self, done, axcodes):
+        """OHIF lists what has coordinates, and shows nothing where any has none."""
+        source, folder = done[0] / axcodes, done[1] / axcodes
+        report, mask = pydicom.dcmread(folder / "report.dcm"), nib.load(folder / "liver_mask.nii.gz")
+        voxels, place = np.asarray(mask.dataobj), places(report)
+        heights = {s.SOPInstanceUID: float(s.ImagePositionPatient[2]) for s in map(pydicom.dcmread, source.iterdir())}
+        groups = measured(report)
+        assert {items(group, "Tracking Unique Identifier")[0].UID for group in groups} == {*place}
+        for group in groups:
+            drawn = place[items(group, "Tracking Unique Identifier")[0].UID]
+            uid = drawn.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            k = round((np.linalg.inv(mask.affine) @ [0, 0, heights[uid], 1])[2])
+            liver, within = voxels[..., k] > 0, filled(drawn, voxels.shape[:2])
+            if liver.any():  # its largest part, holes and all
+                largest = np.bincount(ndimage.label(liver, np.ones((3, 3)))[0].ravel())[1:].max()
+                assert (liver & within).sum() >= max(0.9 * largest, 0.6 * within.sum())
+            else:
+                assert within.all()
+
     def test_it_is_marked_as_an_algorithms_and_unverified(self, done):
         report = pydicom.dcmread(done[1] / "LPS" / "report.dcm")
         assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
         assert "not for diagnosis" in items(report, "Comment")[0].TextValue
         assert items(report, "Observer Type")[0].ConceptCodeSequence[0].CodeMeaning == "Device"
-        group = items(items(report, "Imaging Measurements")[0], "Measurement Group")[1]
+        group = measured(report)[1]
         assert items(group, "Algorithm Name")[0].TextValue == "liver-ct"
         assert "liver_cls" in items(group, "Algorithm Version")[0].TextValue
 

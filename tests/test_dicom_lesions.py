@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from programs import program
 from test_cascade import bundles, run  # noqa: F401
-from test_dicom import KNOWN, OBJECTS, items, number, place_frames, write_series
+from test_dicom import KNOWN, OBJECTS, filled, items, measured, number, place_frames, places, write_series
 
 from liver_ct import LiverCT, write_dicom
 from liver_ct.outputs.lesions import find_lesions
@@ -117,7 +117,7 @@ class TestLesions:
     def test_the_report_measures_each_on_its_segment(self, studies, axcodes):
         study, folder = studies[axcodes]
         seg, report = (pydicom.dcmread(folder / name) for name in ("lesions.dcm", "report.dcm"))
-        groups = items(items(report, "Imaging Measurements")[0], "Measurement Group")
+        groups, place = measured(report), places(report)
         word = study.lesions.shown_as.capitalize()
         own = [g for g in groups if items(g, "Tracking Identifier")[0].TextValue.startswith(f"{word} ")]
         assert len(own) == 2
@@ -136,12 +136,16 @@ class TestLesions:
             (key,) = [i for i in items(group, "Long axis")[0].ContentSequence if i.ValueType == "IMAGE"]
             header = pydicom.dcmread(study.files[lesion.key_slice], stop_before_pixels=True)
             assert key.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+            drawn = place[segment.TrackingUID]
+            assert drawn.ContentSequence[0].ReferencedSOPSequence == key.ReferencedSOPSequence
+            within = study.lesions.labels[..., lesion.key_slice] == lesion.number
+            np.testing.assert_array_equal(filled(drawn, within.shape), within)
 
     def test_candidates_are_not_called_lesions(self, studies, axcodes):
         study, folder = studies[axcodes]
         is_lesion = study.lesions.shown_as == "lesion"
         report = pydicom.dcmread(folder / "report.dcm")
-        group = items(items(report, "Imaging Measurements")[0], "Measurement Group")[1]
+        group = measured(report)[1]
         finding = items(group, "Finding")[0].ConceptCodeSequence[0]
         assert finding.CodeMeaning == ("Lesion" if is_lesion else "Selected region")
         assert any("Candidates are" in item.TextValue for item in items(report, "Comment")) != is_lesion

@@ -61,6 +61,19 @@ def test_same_seed_same_phantom_other_seed_another(tiny):
     assert (first == again).all() and (first != other).any()
 
 
+@pytest.mark.parametrize(
+    ("mm", "low", "high"), [(0.75, 0.5, 0.8), (1.5, 0.5, 0.8), (3.0, -0.1, 0.15), (4.0, -0.1, 0.1)]
+)
+def test_neighbours_share_noise_as_far_as_a_kernel_reaches(mm, low, high):
+    """In mm: coarse voxels share none, or they would form blobs that look like tumours."""
+    knobs = {"size": (48, 48, 4), "spacing": (mm, mm, 5.0), "tumours": 0, "dtype": np.float32}
+    noisy, clean = (phantom.make_phantom(**knobs, noise=noise)[0] for noise in (12.0, 0.0))
+    noise = noisy - clean
+    assert noise.std() == pytest.approx(12, abs=0.2)
+    for one, other in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
+        assert low < np.corrcoef(one.ravel(), other.ravel())[0, 1] < high
+
+
 @pytest.mark.parametrize("codes", CODES)
 def test_every_orientation_holds_the_same_patient(tiny, codes):
     knobs = {**tiny, "noise": 0}

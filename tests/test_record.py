@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ import torch
 from test_cascade import SIZE, SPACING, bundles, entries, read_result, run, save_ct, stamps  # noqa: F401
 
 import liver_ct
-from liver_ct import LiverCT, phantom
+from liver_ct import LiverCT, files, phantom
 from liver_ct.chain import folder
 from liver_ct.chain.progress import Progress
 from liver_ct.files import sha256
@@ -195,13 +196,30 @@ class TestRecord:
             weights = Path(bundles[stage.replace("liver_", "") + "_bundle"], "models", "model.pt")
             assert known["weights_sha256"] == sha256(weights)
 
-    def test_detached_voxels_are_files_too(self, bundles, tmp_path):  # noqa: F811
+    def test_detached_voxels_are_files_too_and_each_is_read_for_its_checksum_once(
+        self,
+        bundles,  # noqa: F811
+        tmp_path,
+        monkeypatch,
+    ):
         import itk
 
         ct = save_ct(tmp_path / "ct.nii.gz")
         itk.imwrite(itk.imread(str(ct)), str(tmp_path / "ct.mhd"))
-        result = LiverCT(device="cpu", **bundles)(tmp_path / "ct.mhd", regions=False).result
+        chain, read = LiverCT(device="cpu", **bundles), []
+        monkeypatch.setattr(files, "sha256", lambda file: (read.append(file.name), sha256(file))[1])
+        result = chain(tmp_path / "ct.mhd", regions=False).result
         assert result["input_files"] == 2
+        assert sorted(read) == ["ct.mhd", "ct.zraw"]
+
+    def test_a_file_that_was_replaced_has_another_checksum(self, tmp_path):
+        checksum, file, other = files.Checksums(), tmp_path / "ct.nii", tmp_path / "other.nii"
+        file.write_bytes(b"one")
+        before = checksum(file)
+        other.write_bytes(b"two")
+        os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        other.replace(file)  # of the same size, and of the same time
+        assert checksum(file) == sha256(file) != before
 
     def test_no_patient_and_no_folder_is_in_it(self, done):
         for file in [*done[1].glob("*/result.json"), done[1] / "summary.csv", done[1] / "index.html"]:

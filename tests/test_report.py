@@ -351,7 +351,7 @@ class TestReport:
         bundle = cls_bundle_with(tmp_path / "liver_cls", regions=None)
         run(done[0] / "healthy.nii.gz", tmp_path / "out", cls_bundle=str(bundle))
         page = visit(tmp_path / "out" / "healthy" / "report.html")
-        assert page.is_disabled("#show-regions") and "GradCAM" not in page.inner_text(".said")
+        assert page.is_disabled("#show-regions") and "Regions:" not in page.inner_text(".said")
 
 
 class TestViewer:
@@ -442,7 +442,11 @@ class TestViewer:
     @pytest.mark.parametrize("name", ["plain", HARMFUL])
     def test_each_lesion_is_listed_and_shown(self, done, visit, name):
         result, page = read_result(done[1] / name), visit(done[1] / name / "report.html")
-        assert result["lesions"] and result["lesions_shown_as"] in page.inner_text("#lesion-meaning").lower()
+        meaning = page.inner_text("#lesion-meaning")
+        assert result["lesions"] and result["lesions_shown_as"] in meaning.lower()
+        measured = json.loads((ROOT / "bundles/liver_cls/configs/metadata.json").read_text())["eval_metrics"]
+        share, false = measured["lesion_sensitivity_over_2_cm"], measured["false_lesions_per_person"]
+        assert f"{100 * share:.0f}\xa0% over 2 cm" in meaning and f"{false} false ones per person" in meaning
         lesions, _ = turned_to_ras(nib.load(done[1] / name / "lesion_prob.nii.gz"))
         box = report.body_box(turned_to_ras(nib.load(done[0] / f"{name}.nii.gz"))[0])
         shown = lesions[box[0], box[1]][::-1, ::-1]
@@ -736,11 +740,20 @@ class TestRegions:
         np.testing.assert_allclose(highest[probs >= 0.1], probs[probs >= 0.1], rtol=1e-3)
         assert not highest[probs < 0.1].any() and (probs < 0.1).any()
 
+    def test_of_a_network_that_draws_a_map_they_are_that_map(self, cls, scored, monkeypatch):
+        """No gradient is asked for, and no network."""
+        monkeypatch.setattr(type(cls["regions"]), "make_cam", lambda *_: pytest.fail("GradCAM was asked for"))
+        item = cls["regions"](scored[0])
+        lesions, probs = item["lesions"].permute(1, 2, 0).numpy(), item["pred"].numpy()
+        for k in np.flatnonzero(probs >= 0.1):
+            expected = lesions[..., k] / lesions[..., k].max() * probs[k]
+            np.testing.assert_allclose(item["regions"][0, ..., k].numpy(), expected, atol=1e-6)
+
     @torch.inference_mode()
     def test_gradcam_is_the_lesion_map_that_makes_the_score(self, cls, scored):
-        """The logit is the largest of the map that a 1 x 1 convolution makes of the target layer: GradCAM must give
-        that map above its bias."""
-        item, image = scored[0], scored[0]["image"]
+        """Of an item without a map. The logit is the largest of the map that a 1 x 1 convolution makes of the target
+        layer: GradCAM must give that map above its bias."""
+        item, image = {k: v for k, v in scored[0].items() if k != "lesions"}, scored[0]["image"]
         regions = type(cls["regions"])(cls.network, cls["inferer"], "upsamples.3", smooth_mm=0, lowest=0)(item)[
             "regions"
         ]

@@ -144,6 +144,24 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+class Checksums:
+    """SHA-256 of files, each computed once as long as the file stays as it is.
+
+    Told by place, number, size and both times of change, so that a file that was replaced is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | int, ...], str] = {}
+
+    def __call__(self, file: Path) -> str:
+        """Checksum of a file, hexadecimal; raises OSError."""
+        found = file.stat()
+        key = (os.path.realpath(file), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if key not in self._known:
+            self._known[key] = sha256(file)
+        return self._known[key]
+
+
 def sha256_of_all(files: Iterable[Path]) -> str:
     """One checksum of several files, in the order of their names."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

@@ -20,11 +20,13 @@ from scripts.cls_slices import SmoothAlongZd
 class TumourRegionsd(Transform):
     """Add ``regions`` [1, X, Y, Z], 0..1, on the network's grid with its affine.
 
-    MONAI's GradCAM of every slice's logit, counted as far as the mask takes a pixel for liver and smoothed along z, as
-    the score is, and brought to the slice's tumour probability at its highest.
+    Where the network draws a lesion map, whose largest value is the score, the map itself tells: ``lesions``
+    [Z, X, Y] of the score. MONAI's GradCAM of the network's last layer gives that map again, for another pass.
 
-    Where the logit is the largest of a lesion map, GradCAM at the last layer before it is that map above its bias; of a
-    network that gives the logit alone it is as coarse as its last feature maps.
+    Of a network that gives one logit alone: MONAI's GradCAM of every slice's logit, counted as far as the mask takes a
+    pixel for liver and smoothed along z, as the score is. It is as coarse as the network's last feature maps.
+
+    Either is brought to the slice's tumour probability at its highest.
 
     ``image`` [C, X, Y, Z], ``pred`` [Z] (probabilities), ``slice_z`` [Z] in mm and ``affine`` come from preprocessing
     and score.
@@ -34,7 +36,7 @@ class TumourRegionsd(Transform):
         inferer: the one that gave ``pred``.
         target_layer: module of ``network`` whose features are weighed; None takes the last one that gives maps.
         smooth_mm: as for the score.
-        lowest: slices of a lower tumour probability get no regions, which takes a forward pass each.
+        lowest: slices of a lower tumour probability get no regions.
         batch_size: groups per pass.
     """
 
@@ -57,11 +59,18 @@ class TumourRegionsd(Transform):
         regions = torch.zeros(image.shape[3], *image.shape[1:3])
         chosen = (probs >= self.lowest).nonzero().flatten()
         if len(chosen):
-            maps = self._maps(image, chosen).flatten(1)
-            maps = self.smooth({"regions": maps, "slice_z": torch.as_tensor(data["slice_z"])[chosen]})["regions"]
+            maps = torch.as_tensor(data["lesions"])[chosen] if "lesions" in data else self._smooth_maps(data, chosen)
+            maps = maps.as_subclass(torch.Tensor).flatten(1)
             maps = maps / maps.amax(1, keepdim=True).clamp(min=1e-12) * probs[chosen, None]
-            regions[chosen] = maps.unflatten(1, regions.shape[1:]).as_subclass(torch.Tensor)
+            regions[chosen] = maps.unflatten(1, regions.shape[1:])
         return {**data, "regions": MetaTensor(regions.permute(1, 2, 0)[None], affine=data["affine"])}
+
+    def _smooth_maps(self, data: Mapping[Hashable, Any], chosen: torch.Tensor) -> torch.Tensor:
+        """GradCAM as `_maps` has it, averaged with that of the slices nearby."""
+        maps = self._maps(torch.as_tensor(data["image"]), chosen)
+        heights = torch.as_tensor(data["slice_z"])[chosen]
+        smoothed: torch.Tensor = self.smooth({"regions": maps, "slice_z": heights})["regions"]
+        return smoothed
 
     def _maps(self, image: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """GradCAM of the slices ``chosen`` [N] of ``[C, X, Y, Z]``, times the mask: ``[N, X, Y]`` >= 0."""

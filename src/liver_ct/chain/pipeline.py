@@ -25,7 +25,7 @@ from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
-from liver_ct.files import TemporaryFolder, is_zip, shipped
+from liver_ct.files import Checksums, TemporaryFolder, is_zip, shipped
 from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
@@ -77,6 +77,7 @@ class LiverCT:
         series = None if series is None else str(series)
         self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
+        self.checksums = Checksums()
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
             "mask_source": self.cls["mask_source"],
@@ -147,8 +148,9 @@ class LiverCT:
         A finished study need not be done again where content, settings and bundles are the same.
         """
         where = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-        known = {"input": printable(path.name), "input_path_sha256": where, "input_fingerprint": fingerprint(path)}
-        return {**known, **self.settings}
+        self.checksums = Checksums()  # of this study's files, which are hashed again for the record
+        known = {"input": printable(path.name), "input_path_sha256": where}
+        return {**known, "input_fingerprint": fingerprint(path, self.checksums), **self.settings}
 
     def _find_zipped(self, path: Path, case: str, record: Item, regions: bool) -> StudyResult:
         """Both stages on a zipped DICOM series, whose slices stay unpacked as long as the result is held."""
@@ -178,7 +180,7 @@ class LiverCT:
         with timed(seconds, "read"):
             ct = self.seg["load"]({"image": str(path)})["image"]
             files = tuple(ct.meta.get("files", ()))
-            made |= inputs(map(Path, files or files_of(path)) if hashed is None else hashed)
+            made |= inputs(map(Path, files or files_of(path)) if hashed is None else hashed, self.checksums)
         with timed(seconds, "resample"):
             item = self.seg["transform"]({"image": ct})
         with timed(seconds, "segment"):

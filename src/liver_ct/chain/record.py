@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,12 @@ def device_name(device: torch.device) -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
-def inputs(files: Iterable[Path]) -> Item:
+def inputs(files: Iterable[Path], checksum: Callable[[Path], str] = sha256) -> Item:
     """Checksum and number of the files that a CT was read from; None and 0 without any, as for one in memory.
 
     A single file's is its SHA-256; that of several, such as a series' slices, is the SHA-256 of their hexadecimal
     SHA-256, sorted and written one after the other: whatever the files are called, and in whichever order they come.
     """
-    each = sorted(sha256(file) for file in {*files})
+    each = sorted(map(checksum, {*files}))
     of_all = hashlib.sha256("".join(each).encode()).hexdigest() if len(each) > 1 else next(iter(each), None)
     return {"input_sha256": of_all, "input_files": len(each)}

@@ -29,11 +29,12 @@ def cascade(
     dicom_output: bool = False,
     series: str | None = None,
 ) -> None:
-    """Find the liver in CTs, and in which slices of it a tumour is likely.
+    """Find the liver in CTs, in which slices of it a tumour is likely, and which lesions there are.
 
-    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, slices.csv, result.json, overview.png and
-    report.html, all or none; OUTPUT/index.html and summary.csv list all studies there. A study that cannot be processed
-    gives one line on stderr, and the exit status is 1 at the end. Under torchrun the processes share the studies.
+    For each study, OUTPUT/<case>/ gets prob_mask.nii.gz, liver_mask.nii.gz, lesion_prob.nii.gz, slices.csv,
+    lesions.csv, result.json, overview.png and report.html, all or none; OUTPUT/index.html and summary.csv list all
+    studies there. A study that cannot be processed gives one line on stderr, and the exit status is 1 at the end. Under
+    torchrun the processes share the studies.
 
     Args:
         input: a NIfTI, MHA or NRRD file, a DICOM series folder or a zip of one, or a folder of studies.
@@ -44,7 +45,7 @@ def cascade(
         overwrite: true does finished studies again; false leaves out those of the same input, bundles and mask_source.
         seg_bundle: folder of the segmentation bundle.
         cls_bundle: folder of the classification bundle.
-        picture: false leaves out overview.png, which takes a second per study.
+        picture: false leaves out overview.png, which takes half a second per study.
         report: false leaves out report.html, and makes neither index.html nor summary.csv where there is no index.html.
         dicom_output: true also writes masks as DICOM SEG, probabilities as Parametric Maps, and a Structured Report.
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.

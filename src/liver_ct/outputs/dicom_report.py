@@ -13,6 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from liver_ct.outputs.dicom_lesions import finding_of, remark_on
+from liver_ct.outputs.dicom_places import judged, outlined
 from liver_ct.outputs.dicom_series import MODEL, SOFTWARE, WARNING, checksums, serial_number, series_of, versions
 from liver_ct.outputs.lesions import Lesion, Lesions
 from liver_ct.outputs.names import DICOM_REPORT
@@ -42,18 +43,23 @@ def make_report(
         evidence: everything the report rests on.
     """
     rows, result = study.rows, study.result
-    finding = {"finding_category": codes.SCT.MorphologicallyAbnormalStructure, "finding_type": NEOPLASM}
     likeliest = max(
         (row for row in rows if row.tumour_probability is not None), key=lambda row: row.tumour_probability or 0
     )
     highest = result["study_tumour_probability"]
+    largest = max(rows, key=lambda row: row.liver_area_mm2).slice
     groups: list[Any] = [volume_group(liver, result)]
+    groups.append(outlined(groups[0], headers[largest], study.liver_mask[..., largest]))
     if study.lesions is not None and lesions is not None:
-        groups += [lesion_group(headers, lesions, study.lesions, lesion, result) for lesion in study.lesions.found]
-    groups.append(tumour_group("Tumour, highest slice", headers[likeliest.slice], highest, finding, result))
+        for lesion in study.lesions.found:
+            groups.append(lesion_group(headers, lesions, study.lesions, lesion, result))
+            within = study.lesions.labels[..., lesion.key_slice] == lesion.number
+            groups.append(outlined(groups[-1], headers[lesion.key_slice], within))
+    top = tumour_group("Tumour, highest slice", headers, study, likeliest.slice, highest, result)
+    groups.append(top)
     for row in (rows[i] for i in result["flagged_slices"]):
         name = f"Tumour, slice {row.slice}, z {row.z_mm:.1f} mm"
-        groups.append(tumour_group(name, headers[row.slice], row.tumour_probability, finding, result))
+        groups.append(tumour_group(name, headers, study, row.slice, row.tumour_probability or 0, result))
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(result)),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
@@ -123,17 +129,20 @@ def segment_of(drawn: Segmentation, number: int) -> Item:
 
 
 def tumour_group(
-    name: str, header: pydicom.Dataset, probability: float, finding: Item, result: Item
+    name: str, headers: Sequence[pydicom.Dataset], study: StudyResult, index: int, probability: float, result: Item
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """How certain a tumour is, and the slice that says so."""
-    percent = round(100 * probability, 4)
+    """How certain a tumour is, the slice that says so, and the liver in it, which was judged."""
+    header, percent = headers[index], round(100 * probability, 4)
+    certainty = (codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent)
+    place = judged(header, study.liver_mask[..., index])
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), name),
         source_images=[sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)],
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_type=NEOPLASM,
         finding_sites=[sr.FindingSite(codes.SCT.Liver)],
         algorithm_id=algorithm(result),
-        measurements=[sr.Measurement(codes.DCM.CertaintyOfFinding, percent, codes.UCUM.Percent)],
-        **finding,
+        measurements=[sr.Measurement(*certainty, referenced_coordinates=[place])],
     )
 
 

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from liver_ct.outputs.results import Item, StudyResult
     from liver_ct.outputs.slices import View
 
-BLOCK_MM, SLABS, SURE = (
-    4.0,
-    15,
-    0.9,
-)  # what enhancement is told from: blocks in so many slices, where it is sure of liver
+BLOCK_MM, SLABS, SURE = 4.0, 15, 0.9  # enhancement is told from blocks in so many slices, where it is sure of liver
 ENHANCED_HU = 80  # of the liver; without contrast few livers reach it
 VESSELS_HU, BRIGHTER_HU = 75, 20  # of vessels in it, and above the liver: blood without contrast is neither
 
@@ -71,13 +67,16 @@ def enhancement(view: View) -> Enhancement:
 
 def _liver_blocks(view: View) -> NDArray[Any]:
     """Mean HU of blocks some BLOCK_MM wide that lie within the liver, in slices spread over it."""
-    heights = np.flatnonzero((view.prob[::8, ::8] > SURE).any((0, 1)))
+    sure = view.prob[::8, ::8] > SURE
+    heights = np.flatnonzero(sure.any((0, 1)))
     if not len(heights):
         return np.zeros(0)
     steps = [max(1, round(BLOCK_MM / mm)) for mm in voxel_sizes(view.affine)[:2]]
+    lines = (np.flatnonzero(sure.any((1 - axis, 2))) * 8 for axis in (0, 1))
+    box = tuple(slice(max(0, line[0] // step - 2) * step, line[-1] + 8) for line, step in zip(lines, steps))
     found = []
     for z in heights[:: -(-len(heights) // SLABS)]:
-        ct, inside = (_blocks(array[..., z], steps) for array in (view.ct, view.prob))
+        ct, inside = (_blocks(array[box][..., z], steps) for array in (view.ct, view.prob))
         found.append(ct.mean((1, 3), dtype=np.float32)[inside.min((1, 3)) > SURE])
     return np.concatenate(found)
 

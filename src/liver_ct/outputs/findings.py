@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from liver_ct.outputs.lesions import FALSE
+
 if TYPE_CHECKING:
     from liver_ct.outputs.results import Item, SliceRow, StudyResult
 
@@ -17,8 +19,12 @@ HIGHEST = (
 MEANING = {  # of what the lesion map shows, by how that is called
     "candidate": "Candidates are places to look at, no findings: it is not shown that, on people the networks had not "
     "seen, 70 % or more of the lesions over 2 cm are found at one false one per person.",
-    "lesion": "On people the networks had not seen, 70 % or more of the lesions over 2 cm were found at one false one "
-    "or fewer per person. Kinds of lesion are not told apart.",
+    "lesion": "Kinds of lesion are not told apart.",
+}
+FOUND = {  # figures of a bundle, by what they are of
+    "lesion_sensitivity_over_2_cm": "over 2 cm",
+    "lesion_sensitivity_1_to_2_cm": "of 1 to 2 cm",
+    "lesion_sensitivity_under_1_cm": "under 1 cm",
 }
 
 
@@ -62,13 +68,19 @@ def lesion_words(study: StudyResult) -> Item | None:
     if not study.lesions:
         return None
     noun = study.lesions.shown_as
-    figures = {
-        name.replace("_", " "): value
-        for card in study.model_cards
-        for name, value in card["figures"].items()
-        if "lesion" in name
-    }
-    return {"noun": noun, "heading": f"{noun.capitalize()}s", "meaning": MEANING[noun], "figures": figures}
+    figures = {name: value for card in study.model_cards for name, value in card["figures"].items()}
+    words = {"noun": noun, "heading": f"{noun.capitalize()}s", "meaning": MEANING[noun]}
+    return {**words, "measured": _measured(figures)}
+
+
+def _measured(figures: Item) -> str:
+    """How many lesions a bundle has found, as far as it says so."""
+    shares = {size: figures.get(name) for name, size in FOUND.items()}
+    found = [f"{100 * share:.0f}\xa0% {size}" for size, share in shares.items() if isinstance(share, (int, float))]
+    if not found:
+        return ""
+    false = f", with {figures[FALSE]} false ones per person" if FALSE in figures else ""
+    return f"Of lesions in people the networks had not seen, these were found: {', '.join(found)}{false}."
 
 
 def _about_volume(result: Item) -> str:

@@ -37,7 +37,7 @@ def layers(view: View, study: StudyResult) -> Item:
     for layer, data in found.values():
         layer["start"] = start
         start += data.size
-    maps = igzip.compress(b"".join(data.tobytes() for _, data in found.values()), 2)
+    maps = igzip.compress(b"".join(np.ascontiguousarray(data).reshape(-1).data for _, data in found.values()), 2)
     return {"layers": {name: layer for name, (layer, _) in found.items()}, "maps": base64.b64encode(maps).decode()}
 
 

@@ -122,10 +122,17 @@ def _jpegs(view: View, places: Sequence[int], size: tuple[int, int]) -> Iterator
         yield file.getvalue()
 
 
-_GRAYS = np.interp(np.arange(KNOTS_HU[0], KNOTS_HU[-1] + 1), KNOTS_HU, KNOTS_GRAY).round().astype(np.uint8)
-
-
 def to_gray(hu: NDArray[Any]) -> NDArray[Any]:
-    """HU to 0..255."""
-    grays: NDArray[Any] = _GRAYS[np.clip(hu, KNOTS_HU[0], KNOTS_HU[-1]).astype(np.int16) - KNOTS_HU[0]]
+    """HU, int16 or floats, to 0..255."""
+    whole = hu if hu.dtype == np.int16 else np.clip(hu, KNOTS_HU[0], KNOTS_HU[-1]).astype(np.int16)
+    grays: NDArray[Any] = _GRAYS[whole.view(np.uint16)]
     return grays
+
+
+def _grays() -> NDArray[Any]:
+    """The gray of every int16, looked up by its bits: to clip first takes as long as all the rest."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.int16)
+    return np.interp(every, KNOTS_HU, KNOTS_GRAY).round().astype(np.uint8)
+
+
+_GRAYS = _grays()

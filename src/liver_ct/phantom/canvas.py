@@ -58,6 +58,7 @@ class Canvas:
     def __init__(self, size: Sequence[int], spacing: Vector, centre: Vector, rng: np.random.Generator):
         self.rng = rng
         self.axes = [(np.arange(n) - (n - 1) / 2) * step + mid for n, step, mid in zip(size, spacing, centre)]
+        self.spacing = tuple(spacing)
         self.step = max(spacing)
         self.soft = max(1.2, 1.1 * min(spacing))  # mm over which an edge blurs: partial volume
         self.hu = np.full(tuple(size), AIR, np.float32)

@@ -2,6 +2,10 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+// The cross is open in the middle, so that what it points at is seen: a line up to there, a gap, the rest.
+const GAP = 12; // px to either side
+const openAt = (middle) => `${Math.max(0, middle - GAP)} ${GAP + Math.min(GAP, Math.max(0, middle))} 99999`;
+
 class Pane {
   // u and v: which coordinate of the state lies across and down; through: which one the wheel moves.
   constructor(id, canvas, [u, v, through], [width_mm, height_mm], pixels) {
@@ -77,8 +81,8 @@ class Pane {
     Object.assign(this.canvas.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
     const point = ([u, v]) => [left + u * width, top + v * height];
     const [x, y] = point(cross);
-    this.set("across", { x1: 0, x2: this.element.clientWidth, y1: y, y2: y });
-    this.set("down", { x1: x, x2: x, y1: 0, y2: this.element.clientHeight });
+    this.set("across", { x1: 0, x2: this.element.clientWidth, y1: y, y2: y, "stroke-dasharray": openAt(x) });
+    this.set("down", { x1: x, x2: x, y1: 0, y2: this.element.clientHeight, "stroke-dasharray": openAt(y) });
     const shown = ruler && Math.abs(ruler.at - ruler.now) < 1e-9;
     const [[x1, y1], [x2, y2]] = shown ? [point(ruler.from), point(ruler.to)] : [[-9, -9], [-9, -9]];
     for (const name of ["halo", "ruler"]) this.set(name, { x1, y1, x2, y2 });

@@ -3,6 +3,7 @@
 const LIVER = [53, 201, 193];
 const LESION = [255, 255, 255];
 const LINES = [[26, 0.6], [128, 1.4], [230, 0.6]]; // Prob-Mask 0.1, 0.5 and 0.9, and how strong
+const TINT = 0.08; // of the liver within them: a lesion must be seen through it
 const WHOLE = [0, 0, 1, 1];
 
 // For each slice of the CT, head first, the shown slices below and above it, and how far it lies between them.
@@ -119,7 +120,7 @@ function drawProb(pixels, field, columns, opacity) {
   for (let i = 0; i < field.length; i += 4) {
     const value = field[i];
     if (!value) continue;
-    blend(pixels, i, LIVER, opacity * 0.2 * (value / 255));
+    blend(pixels, i, LIVER, opacity * TINT * (value / 255));
     const lowest = lowestAround(field, i, 4 * columns);
     for (const [level, strength] of LINES) {
       if (value >= level && lowest < level) blend(pixels, i, LIVER, Math.min(1, opacity * strength));
