@@ -180,7 +180,14 @@ class TestRefusals:
             (lambda ct, affine: (np.stack([ct, ct], -1), affine), "4D"),
             (lambda ct, affine: (np.where(ct == ct.max(), np.nan, ct), affine), "NaN or infinite voxels"),
             (lambda ct, affine: (ct.astype(complex), affine), "voxels of type complex128"),
-            (lambda ct, affine: (np.clip(ct, None, 40), affine), "no liver found"),
+            (
+                lambda ct, affine: (np.clip(ct, None, 40), affine),
+                "the highest, 40: cut off there, or the sign is turned",
+            ),
+            (
+                lambda ct, affine: (np.minimum(ct, np.random.default_rng(0).integers(20, 41, ct.shape)), affine),
+                "no liver",
+            ),
         ],
     )
     def test_an_array_that_is_no_ct_is_one_clear_line(self, chain, array, change, cause):

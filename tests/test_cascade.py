@@ -425,7 +425,7 @@ def save_bad_studies(folder: Path) -> dict[str, str]:
     save_array(folder / "mr.nii.gz", np.clip(ct + 1024, 0, None))
     save_array(folder / "flat.nii.gz", ct[..., 10])
     save_array(folder / "four_d.nii.gz", np.stack([ct, ct], axis=-1))
-    save_array(folder / "liverless.nii.gz", np.clip(ct, None, 40))
+    save_array(folder / "liverless.nii.gz", np.minimum(ct, np.random.default_rng(0).integers(20, 41, ct.shape)))
     save_array(folder / "nan_affine.nii.gz", ct, np.full((4, 4), np.nan))
     save_array(folder / "singular.nii.gz", ct, np.diag([6.0, 0, 10, 1]))
     for name, value in (("nan", np.nan), ("inf", np.inf)):

@@ -411,6 +411,14 @@ def test_headers_that_contradict_the_pixels_are_refused(reading, series, fault, 
     assert cause in refusal(reading, series[0].parent)
 
 
+@pytest.mark.parametrize("kept", [132, 400, 2000])
+def test_a_file_filled_with_zeros_is_refused_at_once(reading, series, kept):
+    """Each eight zeros are an element of nothing to pydicom, which took minutes over them."""
+    series[3].write_bytes(series[3].read_bytes()[:kept] + bytes(200 << 20))
+    line = refusal(reading, series[3].parent)
+    assert series[3].name in line and ("filled with zeros" in line or "cannot be read" in line)
+
+
 @pytest.mark.parametrize("name", ["SeriesInstanceUID", "ConvolutionKernel", "RescaleType"])
 def test_a_damaged_text_makes_no_long_line(reading, series, name):
     edit(series[3], **{"SeriesInstanceUID": generate_uid(), name: "x" * 2000})

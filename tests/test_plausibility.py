@@ -59,12 +59,12 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
     "upside_down": (flipped(2), PLAIN[2], ["lungs"]),
     "clipped": (np.clip(PLAIN[0], -40, 160), PLAIN[2], ["clipped"]),
     "windowed": (np.clip(PLAIN[0], -160, 240), PLAIN[2], ["clipped"]),
-    "noisy": (noisy(40), PLAIN[2], ["noise", "unsure"]),
+    "noisy": (noisy(60), PLAIN[2], ["noise", "unsure"]),
     "metal": (with_metal(), PLAIN[2], ["metal"]),
     "thick": (*phantom.make_phantom(**THICK)[::2], ["thick_slices"]),
     "cut_below": (PLAIN[0][..., 25:], PLAIN[2], ["scan_end"]),
     "cut_above": (PLAIN[0][..., :27], PLAIN[2], ["scan_end"]),
-    "snow": (noisy(60), PLAIN[2], None),
+    "snow": (noisy(80), PLAIN[2], None),
     "liverless": (*phantom.make_phantom(**KNOBS, liver=False)[::2], None),
 }
 

@@ -210,7 +210,8 @@ class TestRecord:
         monkeypatch.setattr(files, "sha256", lambda file: (read.append(file.name), sha256(file))[1])
         result = chain(tmp_path / "ct.mhd", regions=False).result
         assert result["input_files"] == 2
-        assert sorted(read) == ["ct.mhd", "ct.zraw"]
+        (voxels,) = (file.name for file in tmp_path.glob("ct.*raw"))
+        assert sorted(read) == ["ct.mhd", voxels]
 
     def test_a_file_that_was_replaced_has_another_checksum(self, tmp_path):
         checksum, file, other = files.Checksums(), tmp_path / "ct.nii", tmp_path / "other.nii"

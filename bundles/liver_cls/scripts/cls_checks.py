@@ -76,7 +76,7 @@ def _turned_sign(sample: torch.Tensor, inside: torch.Tensor) -> str:
     if dense > DENSE and dense > 3 * airy:
         return "much lies at 500 to 1100 HU and little below -500: the sign is turned"
     if most > CLIPPED and most > 3 * least:
-        return f"the most frequent value is the highest, {highest.item():.0f}: the sign is turned"
+        return f"the most frequent value is the highest, {highest.item():.0f}: cut off there, or the sign is turned"
     return ""
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SEND_AGAIN = "Send or copy this series again."
 DEFER = 2**14  # bytes; longer values, the pixels, are read when they are asked for
+ZEROS = 1000  # elements of nothing, a tag of 0 each
 SUFFIXES = (".dcm", ".ima")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".gz", ".bz2", ".zip")
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"  # transfer syntaxes, little endian
@@ -56,13 +58,13 @@ def read_dicom(path: Path) -> pydicom.Dataset:
 
     try:
         try:
-            header = pydicom.dcmread(path, defer_size=DEFER)
+            header = _read_elements(path)
         except pydicom.errors.InvalidDicomError:
             if path.stat().st_size == 0:
                 raise ValueError("the file is empty") from None
             if not has_dicom_mark(path):
                 raise
-            header = pydicom.dcmread(path, defer_size=DEFER, force=True)
+            header = _read_elements(path, force=True)
         if not any(name in header for name in ("SeriesInstanceUID", "PixelData", "DirectoryRecordSequence")):
             raise ValueError("it is cut short")
     except MemoryError:  # only the header is read here, and that is small
@@ -76,6 +78,25 @@ def read_dicom(path: Path) -> pydicom.Dataset:
     if not header.file_meta.get("TransferSyntaxUID") and little:
         header.file_meta.TransferSyntaxUID = IMPLICIT if implicit else EXPLICIT
     return header
+
+
+def _read_elements(path: Path, force: bool = False) -> pydicom.Dataset:
+    """As pydicom's dcmread, but a file filled with zeros is a ValueError: each eight would be read as an element of
+    nothing, for minutes."""
+    from pydicom.filereader import read_partial
+
+    seen = itertools.count()
+
+    def filled_with_zeros(tag: int, _vr: str | None, _length: int) -> bool:
+        if tag == 0 and next(seen) > ZEROS:
+            raise ValueError("it is filled with zeros")
+        return False
+
+    with path.open("rb") as file:
+        if file.read(140)[128:] == b"DICM" + bytes(8):
+            raise ValueError("it is filled with zeros")
+        file.seek(0)
+        return read_partial(file, filled_with_zeros, defer_size=DEFER, force=force)
 
 
 def has_pydicom_2() -> bool:
