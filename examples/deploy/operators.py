@@ -126,12 +126,14 @@ def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
     The SDK's reader takes gaps and repeated slices without a word, and swaps a pixel's width and height.
     """
     folders = {Path(item.get_native_sop_instance().filename).parent for item in series.get_sop_instances()}
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory() as around:  # alone in it, as the reader looks for more of a series beside it
+        work = Path(around, "series")
+        work.mkdir()
         for i, file in enumerate(sorted(file for folder in folders for file in folder.iterdir() if file.is_file())):
             if series_uid(file) == series.SeriesInstanceUID:
                 Path(work, f"{i}{file.suffix}").symlink_to(file.resolve())
-        with study_errors(Path(work), str(min(folders))):
-            return stage["load"]({"image": work})["image"]
+        with study_errors(work, str(min(folders))):
+            return stage["load"]({"image": str(work)})["image"]
 
 
 def series_uid(file: Path) -> str | None:

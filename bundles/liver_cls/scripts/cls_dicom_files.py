@@ -58,13 +58,13 @@ def read_dicom(path: Path) -> pydicom.Dataset:
 
     try:
         try:
-            header = _read_elements(path)
+            header = read_elements(path)
         except pydicom.errors.InvalidDicomError:
             if path.stat().st_size == 0:
                 raise ValueError("the file is empty") from None
             if not has_dicom_mark(path):
                 raise
-            header = _read_elements(path, force=True)
+            header = read_elements(path, force=True)
         if not any(name in header for name in ("SeriesInstanceUID", "PixelData", "DirectoryRecordSequence")):
             raise ValueError("it is cut short")
     except MemoryError:  # only the header is read here, and that is small
@@ -80,7 +80,7 @@ def read_dicom(path: Path) -> pydicom.Dataset:
     return header
 
 
-def _read_elements(path: Path, force: bool = False) -> pydicom.Dataset:
+def read_elements(path: Path, force: bool = False) -> pydicom.Dataset:
     """As pydicom's dcmread, but a file filled with zeros is a ValueError: each eight would be read as an element of
     nothing, for minutes."""
     from pydicom.filereader import read_partial

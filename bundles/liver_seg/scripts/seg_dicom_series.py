@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scripts.seg_dicom_files import files_in, has_dicom_mark, sop_class, value
+from scripts.seg_dicom_files import files_in, has_dicom_mark, read_elements, sop_class, value
 from scripts.seg_dicom_slices import normal, place_slice
 from scripts.seg_errors import StudyError
 
@@ -167,12 +167,9 @@ def _series_at(folder: Path, _changed: int) -> frozenset[str]:
 
 def _peek(path: Path) -> pydicom.Dataset | None:
     """What tells whose slice a file is, or None for what is no DICOM."""
-    import pydicom
-
-    names = ["SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "AcquisitionNumber", "ImagePositionPatient"]
     try:
         if not path.is_file() or not has_dicom_mark(path):
             return None
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=True)
+        return read_elements(path, force=True)
     except Exception:  # of another folder, which is read in its own turn
         return None
