@@ -104,7 +104,7 @@ def _exchanged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
     for run in range(2, min(LONGEST, len(means) - 2) + 1):
         apart = _apart(means[run:], means[:-run])
         ratios = (steps[:-run] + steps[run:]) / (apart[:-1] + apart[1:]).clip(2 * LITTLE)
-        if run == 2 or ratios.max() > REVERSED:
+        if ratios.max() > (EXCHANGED if run == 2 else REVERSED):
             worst = max(worst, (float(ratios.max()), int(ratios.argmax()) + 1, run))
         if run == 2:
             ends = steps[[1, -2]] / apart[[0, -1]].clip(LITTLE)

@@ -32,6 +32,12 @@ from liver_ct.training.intervals import patient_draws
 Results = Mapping[str, Any]
 Fit = Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]]
 VOLUMES, OUTSIDE, _ = SETS
+AS_IT_IS, TEMPERATURE, SCALE_AND_BIAS = "as it is", "temperature", "scale and bias"
+WAYS: dict[str, Fit] = {  # of making a logit a probability
+    AS_IT_IS: lambda *_: (1.0, 0.0),
+    TEMPERATURE: lambda label, raw: (scale_only(label, raw), 0.0),
+    SCALE_AND_BIAS: calibrate,
+}
 
 
 def parts(results: Results) -> dict[str, NDArray[Any]]:
@@ -177,19 +183,14 @@ class Analysis:
         p = np.concatenate([p for _, p in after])
         hits = np.concatenate([counts[1:].sum(0) for counts, _ in after])
         total = np.concatenate([counts.sum(0) for counts, _ in after])
-        return {"as it is": before["reliability"], "temperature": reliability(p, hits, total)}
+        return {AS_IT_IS: before["reliability"], TEMPERATURE: reliability(p, hits, total)}
 
     def tumour_calibration(self, arm: str) -> dict[str, Any]:
-        """Reliability of an arm's tumour probability: raw, by temperature, and by scale and bias; first seed."""
+        """Reliability of an arm's tumour probability: as it is, by temperature, and by scale and bias; first seed."""
         label = self.labels[self.gop(arm)]
-        ways: dict[str, Fit] = {
-            "raw": lambda *_: (1.0, 0.0),
-            "temperature": lambda y, raw: (scale_only(y, raw), 0.0),
-            "scale and bias": calibrate,
-        }
         return {
             name: reliability(self.probabilities(arm, fit=fit)[0], label.astype(float), np.ones(len(label)), bins=10)
-            for name, fit in ways.items()
+            for name, fit in WAYS.items()
         }
 
 

@@ -11,24 +11,18 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from liver_ct.errors import StudyError
-from liver_ct.experiment.analysis import Fit, parts, scale_only
+from liver_ct.experiment.analysis import AS_IT_IS, TEMPERATURE, WAYS, parts
 from liver_ct.experiment.collecting import read_results
 from liver_ct.experiment.mask_steps import temperatures
-from liver_ct.experiment.masks import CENTRES, logit_histograms
+from liver_ct.experiment.masks import CENTRES, binned, ece, logit_histograms
 from liver_ct.experiment.stats import interval
 from liver_ct.files import read_json, write_json
-from liver_ct.training.calibration import calibrate, cross_fitted
+from liver_ct.training.calibration import cross_fitted
 from liver_ct.training.datalists import Entry, read_lists
 from liver_ct.training.intervals import patient_draws
 
 FILE = "calibration.json"
-AS_IT_IS, TEMPERATURE, SCALE_AND_BIAS = "as it is", "temperature", "scale and bias"
 MASK_BINS, SLICE_BINS = 15, 10
-WAYS: dict[str, Fit] = {
-    AS_IT_IS: lambda *_: (1.0, 0.0),
-    TEMPERATURE: lambda label, raw: (scale_only(label, raw), 0.0),
-    SCALE_AND_BIAS: calibrate,
-}
 Content = Mapping[str, Any]
 
 
@@ -94,19 +88,6 @@ def slices(results: Mapping[str, Any], arm: str | None) -> dict[str, Any]:
         "label": results["labels"][str(results["arms"][arm]["gop"])],
         "logit": scores[next(iter(scores))],
     }
-
-
-def binned(p: NDArray[Any], hits: NDArray[Any], total: NDArray[Any], bins: int) -> NDArray[Any]:
-    """``[3, bins]`` of probabilities [N], how often it was so [N], out of how many [N]: number, hits, sum of p."""
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    return np.stack([np.bincount(index, w, minlength=bins) for w in (total, hits, total * p)])
-
-
-def ece(sums: NDArray[Any]) -> NDArray[Any]:
-    """Expected calibration error ``[...]`` of ``binned`` sums ``[..., 3, bins]``; nan where there is nothing."""
-    with np.errstate(invalid="ignore"):
-        error: NDArray[Any] = np.abs(sums[..., 1, :] - sums[..., 2, :]).sum(-1) / sums[..., 0, :].sum(-1)
-    return error
 
 
 def figures(sums: NDArray[Any], draws: int) -> dict[str, Any]:

@@ -86,16 +86,27 @@ def reliability(p: NDArray[Any], hits: NDArray[Any], total: NDArray[Any], bins: 
     Returns:
         ``predicted``, ``observed`` and ``share`` of the bins that hold something, and ``ece``.
     """
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    n, k, s = (np.bincount(index, w, minlength=bins) for w in (total, hits, total * p))
-    used = n > 0
-    predicted, observed, share = s[used] / n[used], k[used] / n[used], n[used] / n.sum()
+    sums = binned(p, hits, total, bins)
+    n, k, s = sums[:, sums[0] > 0]
     return {
-        "predicted": predicted.round(4).tolist(),
-        "observed": observed.round(4).tolist(),
-        "share": share.round(5).tolist(),
-        "ece": float((share * abs(predicted - observed)).sum()),
+        "predicted": (s / n).round(4).tolist(),
+        "observed": (k / n).round(4).tolist(),
+        "share": (n / n.sum()).round(5).tolist(),
+        "ece": float(ece(sums)),
     }
+
+
+def binned(p: NDArray[Any], hits: NDArray[Any], total: NDArray[Any], bins: int) -> NDArray[Any]:
+    """``[3, bins]`` of probabilities [N], how often it was so [N], out of how many [N]: number, hits, sum of p."""
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    return np.stack([np.bincount(index, w, minlength=bins) for w in (total, hits, total * p)])
+
+
+def ece(sums: NDArray[Any]) -> NDArray[Any]:
+    """Expected calibration error ``[...]`` of ``binned`` sums ``[..., 3, bins]``; nan where there is nothing."""
+    with np.errstate(invalid="ignore"):
+        error: NDArray[Any] = np.abs(sums[..., 1, :] - sums[..., 2, :]).sum(-1) / sums[..., 0, :].sum(-1)
+    return error
 
 
 def mask_figures(histogram: NDArray[Any]) -> dict[str, Any]:
