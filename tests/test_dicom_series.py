@@ -495,7 +495,7 @@ def test_a_length_beyond_the_file_is_no_want_of_memory(reading, series, monkeypa
     def read(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(pydicom, "dcmread", read)
+    monkeypatch.setattr(pydicom.filereader, "read_partial", read)
     assert "a length in it is damaged" in refusal(reading, series[0].parent)
 
 
