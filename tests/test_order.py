@@ -88,10 +88,14 @@ def test_a_ct_is_read_in_any_orientation_and_with_noise(reading, tmp_path, axcod
 
 
 @pytest.mark.parametrize(
-    "size, spacing", [((40, 40, 16), (10, 10, 12)), ((96, 96, 12), (4, 4, 15)), ((64, 64, 4), (6, 6, 10))]
-)
-def test_a_coarse_or_short_one_is_read(reading, tmp_path, size, spacing):
-    values, _, affine = phantom.make_phantom(size, tuple(map(float, spacing)))
+    "size, spacing, seed",
+    [
+        ((40, 40, 16), (10, 10, 12), 0), ((96, 96, 12), (4, 4, 15), 0), ((64, 64, 4), (6, 6, 10), 0),
+        ((96, 80, 30), (4, 4, 12), 2), ((60, 50, 24), (7, 7, 15), 1), ((60, 50, 24), (7, 7, 15), 3),
+    ],
+)  # fmt: skip
+def test_a_coarse_or_short_one_is_read(reading, tmp_path, size, spacing, seed):
+    values, _, affine = phantom.make_phantom(size, tuple(map(float, spacing)), seed=seed)
     assert read(reading, save_nifti(tmp_path / "ct.nii", values, affine)).shape[1:] == size
 
 

@@ -34,12 +34,13 @@ def check_order(path: Path, image: MetaTensor) -> None:
             f"neighbours along axis {worst} have nothing in common: their order, or the sizes in the header, are wrong"
         )
         raise StudyError(f"{path}: {cause}. {FIX}")
-    slices = np.moveaxis(values, int(np.argmax(np.abs(image.affine.numpy()[2, :3]))), 0)
+    along = int(np.argmax(np.abs(image.affine.numpy()[2, :3])))
+    slices = np.moveaxis(values, along, 0)
     if (odd := _odd_slice(slices)) is not None:
         cause = f"{_named(image, odd, len(slices))} does not fit those beside it, which fit each other"
         raise StudyError(f"{path}: {cause}. {FIX}")
     _check_ends(path, image, values)
-    if found := out_of_sequence(slices):
+    if found := out_of_sequence(slices, sizes[along]):
         raise StudyError(f"{path}: {_named(image, found[0], len(slices))} {found[1]}. {FIX}")
 
 

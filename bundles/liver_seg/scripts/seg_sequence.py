@@ -23,6 +23,7 @@ PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise ha
 LONGEST = 10  # slices of a run within others
 FAR_LOOKS = 8  # slices that are held against all others
 LITTLE = 1.0  # HU, below which nothing is concluded
+FAR_MM = 10.0  # beyond which neighbours have too little in common to tell which of two comes first
 
 Change = Callable[[np.ndarray], np.ndarray]
 TURNS: tuple[Change, ...] = (lambda s: s[:, ::-1], lambda s: s[:, :, ::-1], lambda s: s[:, ::-1, ::-1])
@@ -37,8 +38,8 @@ SHIFTS: tuple[Change, ...] = tuple(  # by pieces, of 12 mm or so
 )
 
 
-def out_of_sequence(slices: np.ndarray) -> tuple[int, str] | None:
-    """Where slices ``[Z, ...]`` in HU go on better in another sequence: the first such slice, and what is wrong."""
+def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | None:
+    """Where slices ``[Z, ...]`` in HU, so far apart, go on better in another sequence: the first, and what is wrong."""
     means = _means(slices)
     held = np.flatnonzero(np.ptp(means, axis=(1, 2)) > LITTLE)
     if found := _unwritten(slices, held):
@@ -47,7 +48,8 @@ def out_of_sequence(slices: np.ndarray) -> tuple[int, str] | None:
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
-    for look in (_turned_over, _exchanged, _scattered, _opposite, _elsewhere):
+    looks = (_turned_over, *((_exchanged,) if apart_mm <= FAR_MM else ()), _scattered, _opposite, _elsewhere)
+    for look in looks:
         if found := look(means, steps):
             return start + found[0], found[1]
     return None
