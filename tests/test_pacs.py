@@ -102,7 +102,9 @@ class Network:
         if subprocess.run([*apart, "true"], capture_output=True).returncode:
             (pytest.fail if os.environ.get("CI") else pytest.skip)("this system allows no network namespace")
         hold = [sys.executable, "-c", f"{BRING_LOOPBACK_UP.replace('sys.argv[1:]', '[sys.argv[1], *sys.argv[2:]]')}"]
-        self.holder = subprocess.Popen([*apart, *hold, shutil.which("sleep"), "3600"])
+        ready = [shutil.which("sh"), "-c", "echo ready; exec sleep 3600"]
+        self.holder = subprocess.Popen([*apart, *hold, *ready], stdout=subprocess.PIPE, text=True)
+        assert self.holder.stdout.readline() == "ready\n"  # before that, whoever enters may find the old network still
         self.log = (folder / "log").open("w")
         self.workers: list[subprocess.Popen] = []
 
