@@ -39,6 +39,12 @@ def noise(values: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1000, values.shape)
 
 
+def zoomed(factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Slices enlarged around their middle."""
+    at = [np.rint((np.arange(n) - (n - 1) / 2) / factor + (n - 1) / 2).astype(int) for n in CT.shape[:2]]
+    return lambda values: values[at[0].clip(0, CT.shape[0] - 1)[:, None], at[1].clip(0, CT.shape[1] - 1)]
+
+
 THIN = np.stack([CT[..., :-1], (CT[..., :-1].astype(int) + CT[..., 1:]) // 2], -1).reshape(*CT.shape[:2], -1)
 SCRAMBLED = {
     "slices shuffled": (CT[..., np.random.default_rng(0).permutation(32)], "neighbours along axis 2"),
@@ -65,6 +71,10 @@ SCRAMBLED = {
     "the last slices of noise": (changed(slice(27, None), noise), "slice 27 of 0 to 31 does not go on"),
     "half of another place": (changed(slice(14, None), lambda v: np.roll(v, 20, axis=0)), "does not go on|is shifted"),
     "half shifted": (changed(slice(14, None), lambda v: np.roll(v, 6, axis=1)), "slice 14 of 0 to 31 is shifted"),
+    "half enlarged": (changed(slice(14, None), zoomed(1.2)), "slice 14 of 0 to 31 is enlarged or reduced|does not go on"),
+    "half reduced": (changed(slice(14), zoomed(0.8)), "slice 14 of 0 to 31 is enlarged or reduced"),
+    "rows begun half a row late": (np.roll(CT.ravel("F"), 32).reshape(CT.shape, order="F"), "go on at the opposite edge"),
+    "begun half a picture late": (np.roll(CT, 28, axis=1), "begin amid the body and go on at the opposite edge"),
     "every other slice first": (CT[..., [*range(0, 32, 2), *range(1, 32, 2)]], "nothing in common"),
     "every other thin slice first": (THIN[..., [*range(0, 62, 2), *range(1, 62, 2)]], "more like some that lie far"),
     "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
