@@ -639,6 +639,19 @@ def test_a_study_and_its_mirror_image_are_judged_alike():
     torch.testing.assert_close(both[0], (plain[0] + plain[1]) / 2)
 
 
+@pytest.mark.parametrize("mm, in_turn", [(2.0, True), (5.0, False)])
+def test_thin_slices_are_judged_in_turn_as_they_are_and_mirrored(mm, in_turn):
+    volume = MetaTensor(torch.rand(2, 32, 32, 5), affine=torch.diag(torch.tensor([2.0, 2.0, mm, 1.0])))
+    config = parser(**QUICK, combine="concat", bf16=False)
+    network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
+    with torch.inference_mode():
+        answers = inferer.answers(volume[None], network)[0]
+        both = inferer.answers(volume[None].as_tensor(), network)[0]
+    assert both.shape[:2] == (5, 2)
+    wanted = both[torch.arange(5), torch.tensor([0, 1, 0, 1, 0]), None] if in_turn else both
+    torch.testing.assert_close(answers, wanted)
+
+
 # ------------------------------------------------------------------------------------------ bad input
 
 

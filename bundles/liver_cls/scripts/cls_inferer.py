@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,21 @@ class SliceGroupInferer(CpuBf16Inferer):
         batch_size: groups per network call; 32 no longer fit in a CPU's cache.
         bf16: autocast on the CPU; None asks the CPU, and tries it on a pattern before a network's first study.
         mirrored: average a study's logits with those of its mirror image, front to back, which training saw as often.
+        alternate_mm: slices no further apart are judged in turn as they are and mirrored: half the work, where logits
+            are averaged along the body afterwards. Studies say how far that is by their affine (MetaTensor); of those
+            that do not, each slice is judged both ways.
     """
 
-    def __init__(self, gop: int, batch_size: int = 16, bf16: bool | None = None, mirrored: bool = False) -> None:
+    def __init__(
+        self,
+        gop: int,
+        batch_size: int = 16,
+        bf16: bool | None = None,
+        mirrored: bool = False,
+        alternate_mm: float = 0.0,
+    ) -> None:
         super().__init__(bf16, padding="replicate", one_logit=True)  # 0 is the liver's level, not air
-        self.gop, self.batch_size, self.mirrored = gop, batch_size, mirrored
+        self.gop, self.batch_size, self.mirrored, self.alternate_mm = gop, batch_size, mirrored, alternate_mm
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -41,33 +51,55 @@ class SliceGroupInferer(CpuBf16Inferer):
         Groups ``[B, C * gop, X, Y]``, as in training, become what the network gives: lesion maps ``[B, 1, X, Y]`` of
         logits, or one logit each, ``[B, 1]``.
         """
-        x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        if x.ndim == 4:
-            return self._forward(x, network, *args, **kwargs)
-        answers = self.answers(x, network, *args, **kwargs)
+        if inputs.ndim == 4:
+            return self._forward(as_plain(inputs), network, *args, **kwargs)
+        answers = self.answers(inputs, network, *args, **kwargs)
         return answers.reshape(*answers.shape[:3], -1).amax(3).mean(2)
 
     def answers(self, x: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Studies ``[B, C, X, Y, Z]`` to what the network says of each slice and, with ``mirrored``, of its mirror
-        image, turned back: lesion maps ``[B, Z, 1 or 2, X, Y]`` of logits, or logits ``[B, Z, 1 or 2]``."""
+        image, turned back: lesion maps ``[B, Z, n, X, Y]`` of logits, or logits ``[B, Z, n]``, n being 1 or 2."""
         self.try_bf16(network, x.shape[1] * self.gop, x.device)
-        return torch.stack([self._study(study, network, *args, **kwargs) for study in x])
+        views = self._views(x)
+        return torch.stack([self._study(study, views, network, *args, **kwargs) for study in as_plain(x)])
+
+    def _views(self, x: torch.Tensor) -> list[slice]:
+        """Which slices are judged as they are, and which mirrored."""
+        if not self.mirrored:
+            return [slice(None)]
+        if isinstance(x, MetaTensor) and x.affine.reshape(-1, 4, 4)[:, :3, 2].norm(dim=1).max() <= self.alternate_mm:
+            return [slice(0, None, 2), slice(1, None, 2)]
+        return [slice(None), slice(None)]
 
     def _study(
-        self, study: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+        self,
+        study: torch.Tensor,
+        views: Sequence[slice],
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
+        """Answers ``[Z, n, X, Y]`` or ``[Z, n]`` of a study ``[C, X, Y, Z]``."""
         slices = study.permute(3, 0, 1, 2).contiguous()
-        answer = self._slices(slices, network, *args, **kwargs)
-        if not self.mirrored:
-            return answer
-        return torch.cat([answer, self._slices(slices.flip(-1), network, *args, **kwargs).flip(-1)], dim=1)
+        index = torch.arange(len(slices), device=slices.device)
+        answers = [self._slices(slices, index[views[0]], network, *args, **kwargs)]
+        for view in views[1:]:
+            answers.append(self._slices(slices.flip(-1), index[view], network, *args, **kwargs).flip(-1))
+        shown = torch.cat([index[view] for view in views])
+        every = torch.cat(answers)[shown.argsort(stable=True)]  # slice by slice, as it is before mirrored
+        return every.unflatten(0, (len(slices), -1)).flatten(1, 2)
 
     def _slices(
-        self, slices: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+        self,
+        slices: torch.Tensor,
+        centres: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """Answers ``[Z, 1, X, Y]`` or ``[Z, 1]`` of slices ``[Z, C, X, Y]``."""
-        centres = torch.arange(len(slices), device=slices.device).split(self.batch_size)
-        return torch.cat([self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in centres])
+        """Answers ``[N, 1, X, Y]`` or ``[N, 1]`` of the slices ``centres`` [N] of ``[Z, C, X, Y]``."""
+        parts = centres.split(self.batch_size)
+        return torch.cat([self.judge(slice_groups(slices, c, self.gop), network, *args, **kwargs) for c in parts])
 
     def judge(
         self, groups: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -96,5 +128,9 @@ class LesionMapInferer(Inferer):
     ) -> torch.Tensor:
         """Studies ``[B, C, X, Y, Z]`` to ``[B, Z, 1 or 2, X, Y]``, or ``[B, Z, 1 or 2]`` of a network without maps; see
         SliceGroupInferer.answers."""
-        x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        return self.inferer.answers(x, network, *args, **kwargs)
+        return self.inferer.answers(inputs, network, *args, **kwargs)
+
+
+def as_plain(x: torch.Tensor) -> torch.Tensor:
+    """Without MONAI's metadata, which costs time at every step."""
+    return x.as_tensor() if isinstance(x, MetaTensor) else x

@@ -63,7 +63,7 @@ def dilate(mask: MetaTensor, reach: float) -> MetaTensor:
 
 
 class CombineMaskd(Transform):
-    """Join ``image`` and ``mask`` of one shape ``[n, ...]`` into ``image``.
+    """Join ``image`` and ``mask`` of one shape ``[n, ...]`` into ``image``, which bears the item's ``affine`` if it has one.
 
     Args:
         mode: ``multiply`` (``[n, ...]``) or ``concat`` (``[2n, ...]``, the CT first).
@@ -78,6 +78,5 @@ class CombineMaskd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with both in ``image``; ``mask`` stays."""
         image, mask = data["image"], data["mask"]
-        if self.mode is Combine.MULTIPLY:
-            return {**data, "image": image * mask}
-        return {**data, "image": torch.cat([image, mask])}
+        joined = image * mask if self.mode is Combine.MULTIPLY else torch.cat([image, mask])
+        return {**data, "image": MetaTensor(joined, affine=data["affine"]) if "affine" in data else joined}
