@@ -82,11 +82,12 @@ class SliceGroupInferer(CpuBf16Inferer):
         """Answers ``[Z, n, X, Y]`` or ``[Z, n]`` of a study ``[C, X, Y, Z]``."""
         slices = study.permute(3, 0, 1, 2).contiguous()
         index = torch.arange(len(slices), device=slices.device)
-        answers = [self._slices(slices, index[views[0]], network, *args, **kwargs)]
-        for view in views[1:]:
-            answers.append(self._slices(slices.flip(-1), index[view], network, *args, **kwargs).flip(-1))
-        shown = torch.cat([index[view] for view in views])
-        every = torch.cat(answers)[shown.argsort(stable=True)]  # slice by slice, as it is before mirrored
+        shown = [index[view] for view in views]
+        answers = self._slices(slices, shown[0], network, *args, **kwargs)
+        if len(shown) == 2:
+            mirrored = self._slices(slices.flip(-1), shown[1], network, *args, **kwargs)
+            answers = torch.cat([answers, mirrored.flip(-1)])
+        every = answers[torch.cat(shown).argsort(stable=True)]  # slice by slice, as it is before mirrored
         return every.unflatten(0, (len(slices), -1)).flatten(1, 2)
 
     def _slices(

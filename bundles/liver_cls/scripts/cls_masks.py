@@ -63,7 +63,7 @@ def dilate(mask: MetaTensor, reach: float) -> MetaTensor:
 
 
 class CombineMaskd(Transform):
-    """Join ``image`` and ``mask`` of one shape ``[n, ...]`` into ``image``, which bears the item's ``affine`` if it has one.
+    """Join ``image`` and ``mask`` of one shape ``[n, ...]`` into ``image``, which bears the item's ``affine``, if any.
 
     Args:
         mode: ``multiply`` (``[n, ...]``) or ``concat`` (``[2n, ...]``, the CT first).

@@ -81,7 +81,7 @@ def _check_edges(path: Path, slices: np.ndarray) -> None:
         usual = (np.abs(first - second)[body].mean() + np.abs(before - last)[body].mean()) / 2
         late = [np.roll(last, lines, axis=1) for lines in (-1, 0, 1)]  # one row earlier or later
         if min(np.abs(first - other)[body].mean() for other in late) < SEAM * max(usual, LITTLE):
-            cause = "its pictures begin amid the body and go on at the opposite edge, as if some bytes were lost or added"
+            cause = "its pictures begin amid the body and go on at the opposite edge: bytes were lost or added"
             raise StudyError(f"{path}: {cause}. {FIX}")
 
 
