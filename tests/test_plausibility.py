@@ -18,6 +18,7 @@ import pytest
 import torch
 from markupsafe import escape
 from monai.data import MetaTensor
+from scipy import ndimage
 
 from liver_ct import LiverCT, phantom
 from liver_ct.chain.pipeline import BUNDLES
@@ -45,6 +46,12 @@ def with_metal() -> np.ndarray:
     return np.clip(ct, -1024, 3071).astype(np.int16)
 
 
+def filled(hu: int) -> np.ndarray:
+    """The CT with another value around the body."""
+    outside = ndimage.label(PLAIN[0] < -500)[0]
+    return np.where(outside == outside[0, 0, 0], hu, PLAIN[0]).astype(np.int16)
+
+
 def noisy(hu: float) -> np.ndarray:
     """The CT with white noise."""
     return PLAIN[0] + np.random.default_rng(0).normal(0, hu, PLAIN[0].shape).astype(np.int16)
@@ -60,6 +67,7 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
     "clipped": (np.clip(PLAIN[0], -40, 160), PLAIN[2], ["clipped"]),
     "windowed": (np.clip(PLAIN[0], -160, 240), PLAIN[2], ["clipped"]),
     "noisy": (noisy(60), PLAIN[2], ["noise", "unsure"]),
+    "filled": (filled(60), PLAIN[2], ["surroundings"]),
     "metal": (with_metal(), PLAIN[2], ["metal"]),
     "thick": (*phantom.make_phantom(**THICK)[::2], ["thick_slices"]),
     "cut_below": (PLAIN[0][..., 25:], PLAIN[2], ["scan_end"]),

@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from liver_ct.chain.values import ends_of, fat, outside_air
+from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
@@ -27,6 +27,7 @@ NOISE_HU = 20
 METAL_ML = 0.5
 FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
+FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
@@ -56,6 +57,7 @@ class Figures(NamedTuple):
         slice_mm: distance of the slices.
         fat: HU that most fat has.
         air: HU that most air outside the body has.
+        around: HU that most of the outermost voxels share, if they do.
         sure: mean probability of the liver's voxels, a sample of them.
     """
 
@@ -74,6 +76,7 @@ class Figures(NamedTuple):
     slice_mm: float
     fat: float
     air: float
+    around: float
     sure: float
 
 
@@ -187,6 +190,13 @@ def about_scale(found: Figures) -> str | None:
     return None
 
 
+def about_surroundings(found: Figures) -> str | None:
+    """One value around the body that is no air."""
+    if not found.around > max(AIR, found.lowest + FILLED_HU):
+        return None
+    return f"All around the body lie {found.around:.0f} HU, not air: what is outside it was overwritten."
+
+
 def about_sureness(found: Figures) -> str | None:
     """A liver that the segmenter hardly believes in, as where there is none."""
     if not found.sure < SURE:
@@ -205,6 +215,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "metal": about_metal,
     "thick_slices": about_slices,
     "scale": about_scale,
+    "surroundings": about_surroundings,
     "unsure": about_sureness,
 }
 
@@ -239,6 +250,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         slice_mm=float(mm[2]),
         fat=fat(coarse.ct, lowest),
         air=outside_air(coarse.ct),
+        around=most_at_the_edges(coarse.ct),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
     )
 

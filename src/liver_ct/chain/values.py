@@ -1,4 +1,4 @@
-"""Where fat and air lie among a CT's values, which are the same in everybody, and which slices hold any."""
+"""Where fat and air lie among a CT's values, what lies around the body, and which slices hold any."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from scipy import ndimage
 
 SOFT_HU, BIN_HU, SMOOTH_HU = (-240, 200), 4, 8  # where fat and soft tissue are looked for
 DARKEST_SOFT, STANDS_OUT = -20, 1.2  # HU; the peak of fat, against what lies between it and that of soft tissue
+EDGES = 0.5  # share of the outermost voxels from which on one HU is what lies around the body
 DARKEST_AIR, LIGHTEST_AIR = -1200, -700  # HU where air is looked for
 OUTSIDE_HU, OUTSIDE = 25, 0.15  # around its peak, the air outside the body is at least that share of all voxels
 NOTHING = float("nan")
@@ -36,6 +37,13 @@ def outside_air(ct: NDArray[Any]) -> float:
     counts, edges = np.histogram(dark, np.arange(DARKEST_AIR, LIGHTEST_AIR + 1, BIN_HU))
     peak = float(edges[counts.argmax()] + BIN_HU / 2)
     return peak if (np.abs(dark - peak) <= OUTSIDE_HU).sum() >= OUTSIDE * ct.size else NOTHING
+
+
+def most_at_the_edges(ct: NDArray[Any]) -> float:
+    """HU that most of the outermost voxels of the slices of ``[X, Y, Z]`` share; NaN where there is none."""
+    edges = np.concatenate([ct[0], ct[-1], ct[:, 0], ct[:, -1]]).ravel()
+    values, counts = np.unique(edges, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() > EDGES * edges.size else NOTHING
 
 
 def ends_of(ct: NDArray[Any]) -> tuple[int, int]:
