@@ -650,6 +650,8 @@ def test_thin_slices_are_judged_in_turn_as_they_are_and_mirrored(mm, in_turn):
     assert both.shape[:2] == (5, 2)
     wanted = both[torch.arange(5), torch.tensor([0, 1, 0, 1, 0]), None] if in_turn else both
     torch.testing.assert_close(answers, wanted)
+    with torch.inference_mode():
+        assert inferer.answers(volume[None, ..., :1], network).shape[2] == 2  # alone, a slice is seen both ways
 
 
 # ------------------------------------------------------------------------------------------ bad input

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy.ndimage import rotate
 from test_headers import nifti, read, refusal, save_nifti
 
 from liver_ct import phantom
@@ -114,6 +115,26 @@ def test_a_last_slice_that_breaks_off_is_refused(reading, tmp_path, lines):
     cut = changed(slice(-1, None), lambda v: np.where(np.arange(56)[None, :, None] >= 56 - lines, -1024, v))
     path = save_nifti(tmp_path / "ct.nii", cut.astype(np.int16), AFFINE)
     assert f"slice 31 of 0 to 31 ends in {lines} lines of -1024 HU" in refusal(reading, path)
+
+
+@pytest.mark.parametrize("framed", [lambda v: framed(v, 0), lambda v: rotate(v, 4, reshape=True, order=1, cval=0)])
+def test_a_frame_around_the_picture_is_not_taken_for_the_body(reading, tmp_path, framed):
+    read(reading, save_nifti(tmp_path / "ct.nii", framed(CT).astype(np.int16), AFFINE))
+
+
+def framed(values: np.ndarray, hu: int) -> np.ndarray:
+    """The CT with another value along the edges of its pictures."""
+    changed = np.full_like(values, hu)
+    changed[1:-1, 1:-1] = values[1:-1, 1:-1]
+    return changed
+
+
+@pytest.mark.parametrize("mm", [3, 5])
+def test_a_body_that_tapers_is_read(reading, tmp_path, mm):
+    x, y, z = np.meshgrid(*(np.arange(n) * s - 120 for n, s in ((64, 4), (64, 4), (240 // mm, mm))), indexing="ij")
+    cone = np.where(np.hypot(x, y) < 70 - z / 2, 40, -1000)
+    noise = np.random.default_rng(0).normal(0, 10, cone.shape)
+    read(reading, save_nifti(tmp_path / "ct.nii", (cone + noise).astype(np.int16), np.diag([4.0, 4.0, mm, 1.0])))
 
 
 def test_slices_that_hold_nothing_at_the_ends_are_read(reading, tmp_path):

@@ -172,10 +172,12 @@ class TestRecord:
                 Path(bundles[bundle.replace("liver_", "") + "_bundle"], "configs/inference.json").read_text()
             )
             assert {"threshold", "hu_window", "bf16"} < {*knobs}
-            plain = {key: value for key, value in knobs.items() if config[key] != "@threshold" and key != "smallest_ml"}
+            set_by_others = {key for key in knobs if str(config[key]).startswith(("@", "$"))} | {"smallest_ml"}
+            plain = {key: value for key, value in knobs.items() if key not in set_by_others}
             assert {key: config[key] for key in plain} == plain
         assert settings["liver_seg"]["smallest_ml"] == 100  # the chain's own
-        assert settings["liver_cls"]["calibration"] and settings["liver_cls"]["mask_source"] == "prob"
+        assert settings["liver_cls"]["alternate_mm"] == 2.5 and settings["liver_cls"]["calibration"]
+        assert settings["liver_cls"]["mask_source"] == "prob"
 
     def test_another_mask_source_and_an_expression_are_told_as_their_values(self, bundles, tmp_path):  # noqa: F811
         copy = shutil.copytree(bundles["cls_bundle"], tmp_path / "cls")

@@ -76,7 +76,9 @@ def _check_edges(path: Path, slices: np.ndarray) -> None:
         if edge < EDGE_BODY or held.min() > BETWEEN * edge:
             continue
         first, second, before, last = pictures[[0, 1, -2, -1]].clip(*WINDOW).astype(np.float32)
-        body = (first > BODY_HU) | (last > BODY_HU)
+        body = ((first > BODY_HU) | (last > BODY_HU)) & (first != last)  # equal is what was filled in around the body
+        if np.count_nonzero(body) < EDGE_BODY * body.size:
+            continue
         usual = (np.abs(first - second)[body].mean() + np.abs(before - last)[body].mean()) / 2
         late = [np.roll(last, lines, axis=1) for lines in (-1, 0, 1)]  # one row earlier or later
         if min(np.abs(first - other)[body].mean() for other in late) < SEAM * max(usual, LITTLE):

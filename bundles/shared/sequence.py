@@ -93,16 +93,20 @@ def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
     """Where a slice fits the one before it better if it is turned over, lies elsewhere in its plane, or is zoomed."""
     turns = (*TURNS, *(QUARTERS if means.shape[1] == means.shape[2] else ()))
+    tapers = steps < BETTER * _around(steps)  # slice after slice, as towards the end of a head
     for changes, what in ((turns, "turned over"), (SHIFTS, "shifted"), (ZOOMS, "enlarged or reduced")):
         changed = [_apart(change(means)[1:], means[:-1]) for change in changes]
         ratios = steps / np.min(changed, 0).clip(LITTLE)
+        if changes is ZOOMS:
+            ratios[tapers] = 0
         if ratios.max() > TURNED:
             return int(ratios.argmax()) + 1, f"is {what} against the one before it"
     return None
 
 
 def _zoomed(means: np.ndarray, axis: int, factor: float) -> np.ndarray:
-    """Enlarged around the middle along an axis, linearly; scipy's zoom takes ten times as long."""
+    """Enlarged around the middle along an axis, linearly; below 1 reduced, the edge going on. scipy's zoom takes ten
+    times as long."""
     count = means.shape[axis]
     at = ((np.arange(count) - (count - 1) / 2) / factor + (count - 1) / 2).clip(0, count - 1)
     low = at.astype(int).clip(max=count - 2)

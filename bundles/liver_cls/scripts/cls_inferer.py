@@ -11,6 +11,8 @@ from monai.inferers import Inferer
 from scripts.cls_groups import slice_groups
 from scripts.cls_precision import CpuBf16Inferer
 
+FEW = 4  # slices, too few to stand for each other
+
 
 class SliceGroupInferer(CpuBf16Inferer):
     """Judge every slice of a study by its group of pictures (GOP): its logit is the largest of a lesion map.
@@ -28,8 +30,9 @@ class SliceGroupInferer(CpuBf16Inferer):
         bf16: autocast on the CPU; None asks the CPU, and tries it on a pattern before a network's first study.
         mirrored: average a study's logits with those of its mirror image, front to back, which training saw as often.
         alternate_mm: slices no further apart are judged in turn as they are and mirrored: half the work, where logits
-            are averaged along the body afterwards. Studies say how far that is by their affine (MetaTensor); of those
-            that do not, each slice is judged both ways.
+            are averaged along the body afterwards. A MetaTensor's affine says how far that is; in plain tensors, and
+            where a study has fewer than four slices, each is judged both ways. Which of two neighbours is mirrored
+            depends on where the study begins.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class SliceGroupInferer(CpuBf16Inferer):
         """Which slices are judged as they are, and which mirrored."""
         if not self.mirrored:
             return [slice(None)]
-        if isinstance(x, MetaTensor) and x.affine.reshape(-1, 4, 4)[:, :3, 2].norm(dim=1).max() <= self.alternate_mm:
-            return [slice(0, None, 2), slice(1, None, 2)]
+        if isinstance(x, MetaTensor) and x.shape[-1] >= FEW:
+            apart = x.affine.reshape(-1, 4, 4)[:, :3, 2].norm(dim=1).max()
+            if apart <= self.alternate_mm:
+                return [slice(0, None, 2), slice(1, None, 2)]
         return [slice(None), slice(None)]
 
     def _study(
@@ -82,13 +87,13 @@ class SliceGroupInferer(CpuBf16Inferer):
         """Answers ``[Z, n, X, Y]`` or ``[Z, n]`` of a study ``[C, X, Y, Z]``."""
         slices = study.permute(3, 0, 1, 2).contiguous()
         index = torch.arange(len(slices), device=slices.device)
-        shown = [index[view] for view in views]
-        answers = self._slices(slices, shown[0], network, *args, **kwargs)
-        if len(shown) == 2:
-            mirrored = self._slices(slices.flip(-1), shown[1], network, *args, **kwargs)
+        centres = [index[view] for view in views]
+        answers = self._slices(slices, centres[0], network, *args, **kwargs)
+        if len(centres) == 2:
+            mirrored = self._slices(slices.flip(-1), centres[1], network, *args, **kwargs)
             answers = torch.cat([answers, mirrored.flip(-1)])
-        every = answers[torch.cat(shown).argsort(stable=True)]  # slice by slice, as it is before mirrored
-        return every.unflatten(0, (len(slices), -1)).flatten(1, 2)
+        ordered = answers[torch.cat(centres).argsort(stable=True)]  # slice by slice, as it is before mirrored
+        return ordered.unflatten(0, (len(slices), -1)).flatten(1, 2)
 
     def _slices(
         self,
@@ -127,7 +132,7 @@ class LesionMapInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Studies ``[B, C, X, Y, Z]`` to ``[B, Z, 1 or 2, X, Y]``, or ``[B, Z, 1 or 2]`` of a network without maps; see
+        """Studies ``[B, C, X, Y, Z]`` to ``[B, Z, n, X, Y]``, or ``[B, Z, n]`` of a network without maps; see
         SliceGroupInferer.answers."""
         return self.inferer.answers(inputs, network, *args, **kwargs)
 
