@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,37 +63,30 @@ class SliceGroupInferer(CpuBf16Inferer):
         """Studies ``[B, C, X, Y, Z]`` to what the network says of each slice and, with ``mirrored``, of its mirror
         image, turned back: lesion maps ``[B, Z, n, X, Y]`` of logits, or logits ``[B, Z, n]``, n being 1 or 2."""
         self.try_bf16(network, x.shape[1] * self.gop, x.device)
-        views = self._views(x)
-        return torch.stack([self._study(study, views, network, *args, **kwargs) for study in as_plain(x)])
+        in_turn = self._in_turn(x)
+        return torch.stack([self._study(study, in_turn, network, *args, **kwargs) for study in as_plain(x)])
 
-    def _views(self, x: torch.Tensor) -> list[slice]:
-        """Which slices are judged as they are, and which mirrored."""
-        if not self.mirrored:
-            return [slice(None)]
-        if isinstance(x, MetaTensor) and x.shape[-1] >= FEW:
-            apart = x.affine.reshape(-1, 4, 4)[:, :3, 2].norm(dim=1).max()
-            if apart <= self.alternate_mm:
-                return [slice(0, None, 2), slice(1, None, 2)]
-        return [slice(None), slice(None)]
+    def _in_turn(self, x: torch.Tensor) -> bool:
+        """Whether slices lie so close that every second one is judged mirrored instead of each both ways."""
+        if not self.mirrored or not isinstance(x, MetaTensor) or x.shape[-1] < FEW:
+            return False
+        return bool(x.affine.reshape(-1, 4, 4)[:, :3, 2].norm(dim=1).max() <= self.alternate_mm)
 
     def _study(
-        self,
-        study: torch.Tensor,
-        views: Sequence[slice],
-        network: Callable[..., torch.Tensor],
-        *args: Any,
-        **kwargs: Any,
+        self, study: torch.Tensor, in_turn: bool, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Answers ``[Z, n, X, Y]`` or ``[Z, n]`` of a study ``[C, X, Y, Z]``."""
         slices = study.permute(3, 0, 1, 2).contiguous()
-        index = torch.arange(len(slices), device=slices.device)
-        centres = [index[view] for view in views]
-        answers = self._slices(slices, centres[0], network, *args, **kwargs)
-        if len(centres) == 2:
-            mirrored = self._slices(slices.flip(-1), centres[1], network, *args, **kwargs)
-            answers = torch.cat([answers, mirrored.flip(-1)])
-        ordered = answers[torch.cat(centres).argsort(stable=True)]  # slice by slice, as it is before mirrored
-        return ordered.unflatten(0, (len(slices), -1)).flatten(1, 2)
+        centres, step = torch.arange(len(slices), device=slices.device), 2 if in_turn else 1
+        plain = self._slices(slices, centres[::step], network, *args, **kwargs)
+        if not self.mirrored:
+            return plain
+        mirrored = self._slices(slices.flip(-1), centres[step - 1 :: step], network, *args, **kwargs).flip(-1)
+        if not in_turn:
+            return torch.cat([plain, mirrored], dim=1)
+        answers = plain.new_empty(len(slices), *plain.shape[1:])
+        answers[::2], answers[1::2] = plain, mirrored
+        return answers
 
     def _slices(
         self,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -50,7 +50,7 @@ def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | No
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
-    looks = (_turned_over, *((_exchanged,) if apart_mm <= FAR_MM else ()), _scattered, _opposite, _elsewhere)
+    looks = (_turned_over, _enlarged, *((_exchanged,) if apart_mm <= FAR_MM else ()), _scattered, _opposite, _elsewhere)
     for look in looks:
         if found := look(means, steps):
             return start + found[0], found[1]
@@ -92,17 +92,28 @@ def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
-    """Where a slice fits the one before it better if it is turned over, lies elsewhere in its plane, or is zoomed."""
-    turns = (*TURNS, *(QUARTERS if means.shape[1] == means.shape[2] else ()))
-    tapers = steps < BETTER * _around(steps)  # slice after slice, as towards the end of a head
-    for changes, what in ((turns, "turned over"), (SHIFTS, "shifted"), (ZOOMS, "enlarged or reduced")):
-        changed = [_apart(change(means)[1:], means[:-1]) for change in changes]
-        ratios = steps / np.min(changed, 0).clip(LITTLE)
-        if changes is ZOOMS:
-            ratios[tapers] = 0
+    """Where a slice fits the one before it better if it is turned over or lies elsewhere in its plane."""
+    square = means.shape[1] == means.shape[2]
+    for changes, what in (((*TURNS, *(QUARTERS if square else ())), "turned over"), (SHIFTS, "shifted")):
+        ratios = _ratios(means, steps, changes)
         if ratios.max() > TURNED:
             return int(ratios.argmax()) + 1, f"is {what} against the one before it"
     return None
+
+
+def _enlarged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where a slice fits the one before it better if it is zoomed; not where a body tapers slice after slice."""
+    ratios = _ratios(means, steps, ZOOMS) * (steps >= BETTER * _around(steps))
+    return (
+        (int(ratios.argmax()) + 1, "is enlarged or reduced against the one before it")
+        if ratios.max() > TURNED
+        else None
+    )
+
+
+def _ratios(means: np.ndarray, steps: np.ndarray, changes: Sequence[Change]) -> np.ndarray:
+    """How far neighbours differ as they lie, against the best of some changes of the second."""
+    return steps / np.min([_apart(change(means)[1:], means[:-1]) for change in changes], 0).clip(LITTLE)
 
 
 def _zoomed(means: np.ndarray, axis: int, factor: float) -> np.ndarray:
