@@ -104,11 +104,9 @@ def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None
 def _enlarged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
     """Where a slice fits the one before it better if it is zoomed; not where a body tapers slice after slice."""
     ratios = _ratios(means, steps, ZOOMS) * (steps >= BETTER * _around(steps))
-    return (
-        (int(ratios.argmax()) + 1, "is enlarged or reduced against the one before it")
-        if ratios.max() > TURNED
-        else None
-    )
+    if ratios.max() <= TURNED:
+        return None
+    return int(ratios.argmax()) + 1, "is enlarged or reduced against the one before it"
 
 
 def _ratios(means: np.ndarray, steps: np.ndarray, changes: Sequence[Change]) -> np.ndarray:

@@ -72,9 +72,8 @@ def _check_edges(path: Path, slices: np.ndarray) -> None:
     """Raise StudyError where pictures ``[Z, ...]`` begin amid the body and go on at the opposite edge."""
     for axis in (1, 2):
         pictures = np.moveaxis(slices[:: max(1, len(slices) // FINE)], axis, 0)
-        held = np.count_nonzero(pictures > BODY_HU, axis=(1, 2)) / pictures[0].size
-        edge = min(held[0], held[-1])
-        if edge < EDGE_BODY or held.min() > BETWEEN * edge:
+        edge = min(np.mean(line > BODY_HU) for line in (pictures[0], pictures[-1]))
+        if edge < EDGE_BODY or np.mean(pictures > BODY_HU, axis=(1, 2)).min() > BETWEEN * edge:
             continue
         first, second, before, last = pictures[[0, 1, -2, -1]].clip(*WINDOW).astype(np.float32)
         body = ((first > BODY_HU) | (last > BODY_HU)) & (first != last)  # equal is what was filled in around the body
