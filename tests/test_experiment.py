@@ -192,6 +192,11 @@ def test_a_list_without_prob_masks_is_not_judged_through_them(lists, tmp_path):
         study.judge("weights.pt", str(lists), str(tmp_path))
 
 
+def test_weights_are_one_for_all_masks_or_one_for_each(sites, tmp_path):
+    with pytest.raises(SystemExit, match=r"^ERROR --weights: 2 for 3 masks. Give one for all, or one for each."):
+        study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")
+
+
 def test_another_judgement_in_the_folder_is_refused(sites, tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"1")
     write_json(tmp_path / "out" / "judged.json", {"weights": "another"})
@@ -347,3 +352,13 @@ def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundl
     before = (out / "cases").stat().st_mtime_ns
     study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)  # what is done is left
     assert (out / "cases").stat().st_mtime_ns == before
+
+    other = tmp_path / "other.pt"  # weights of its own for each mask
+    torch.save({k: v + 0.1 for k, v in torch.load(weights).items()}, other)
+    study.judge(f"{weights},{other}", str(sites[0]), str(tmp_path / "two"), masks="manual,none", bundle=str(cls))
+    own = {e["case_id"] for e in content["validation"]}
+    both = json.loads((tmp_path / "two" / "results.json").read_text())
+    rows = [i for i, case in enumerate(both["slices"]["case"]) if case in own]
+    assert [both["scores"]["manual"]["0"][i] for i in rows] == results["scores"]["manual"]["0"]
+    assert [both["scores"]["none"]["0"][i] for i in rows] != results["scores"]["none"]["0"]
+    assert len(both["weights"]) == 2

@@ -193,6 +193,16 @@ def test_a_shift_is_noted_by_the_air(shift):
     assert "scale" in [note.code for note in notes_on(PLAIN[0] + shift, PLAIN[1] > 0, PLAIN[2])]
 
 
+def test_lung_or_fat_taken_for_liver_is_noted():
+    ct, liver = PLAIN[0], PLAIN[1] > 0
+    lung = ndimage.binary_dilation(liver, iterations=3) & (ct < -100)
+    some = lung & (np.arange(96)[:, None, None] % 2 == 0)
+    assert lung.sum() > 0.05 * liver.sum()
+    assert "dark" in [note.code for note in notes_on(ct, liver | some, PLAIN[2])]
+    for good in (ct, ct.clip(-40, 160)):
+        assert "dark" not in [note.code for note in notes_on(good, liver, PLAIN[2])]
+
+
 def test_empty_slices_do_not_hide_that_the_scan_ends_in_the_liver():
     ct, liver = PLAIN[0].copy(), PLAIN[1] > 0
     ct[..., 27:], liver[..., 27:] = -1024, False

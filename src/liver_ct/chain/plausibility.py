@@ -29,6 +29,7 @@ FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
+DARK_HU, DARK = -100, 0.02  # no liver is as dark, however fatty; share of what was taken for it
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
@@ -59,6 +60,7 @@ class Figures(NamedTuple):
         air: HU that most air outside the body has.
         around: HU that most of the outermost voxels share, if they do.
         sure: mean probability of the liver's voxels, a sample of them.
+        dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
     """
 
     volume_ml: float
@@ -78,6 +80,7 @@ class Figures(NamedTuple):
     air: float
     around: float
     sure: float
+    dark: float
 
 
 class View(NamedTuple):
@@ -204,6 +207,13 @@ def about_sureness(found: Figures) -> str | None:
     return f"The segmenter is unsure of the liver (mean probability {found.sure:.2f}): wrong organ, or an unusual CT."
 
 
+def about_darkness(found: Figures) -> str | None:
+    """Fat or lung in the liver."""
+    if not found.dark > DARK:
+        return None
+    return f"{found.dark:.0%} of what was taken for liver is as dark as fat or lung: part of it is something else."
+
+
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
     "volume": about_volume,
     "scan_end": about_ends,
@@ -217,6 +227,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "scale": about_scale,
     "surroundings": about_surroundings,
     "unsure": about_sureness,
+    "dark": about_darkness,
 }
 
 
@@ -252,6 +263,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         air=outside_air(coarse.ct),
         around=most_at_the_edges(coarse.ct),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
+        dark=darkness(coarse),
     )
 
 
@@ -259,6 +271,12 @@ def sureness(prob: NDArray[Any], whole: View) -> float:
     """Mean probability of the liver's voxels, some COARSE_MM apart: all of them take five times as long as the rest."""
     probabilities, liver, _ = whole._replace(ct=prob).coarse()
     return float(probabilities[liver > 0].mean()) if liver.any() else NOTHING
+
+
+def darkness(coarse: View) -> float:
+    """Share of the liver's voxels that are as dark as fat or air; NaN where the CT is clipped above that."""
+    found = coarse.ct[coarse.liver > 0]
+    return float((found < DARK_HU).mean()) if len(found) and coarse.ct.min() < DARK_HU else NOTHING
 
 
 def from_spine(near: View) -> tuple[float, float]:

@@ -90,7 +90,7 @@ def report(results: str = str(DOCS / "experiment")) -> None:
 
 
 def judge(
-    weights: str,
+    weights: Sequence[str] | str,
     datalist: str,
     output: str,
     masks: Sequence[str] | str = "prob,binary,dilated,none,manual",
@@ -100,11 +100,11 @@ def judge(
     """Judge weights of stage 2 that exist already through one mask after another, on people they have not seen.
 
     Writes OUTPUT/results.json, which ``compare`` takes, too, and OUTPUT/study.md: AUC by mask of the volumes, of the
-    isolated slices of people outside the volumes, and by source, and paired differences with intervals by person. The
+    isolated slices of people outside the volumes, and by source, and paired differences with intervals by person. One
     network has learned with one mask: the others are new to it. Goes on where it was killed.
 
     Args:
-        weights: of the bundle.
+        weights: of the bundle, for all masks; or comma between them, one for each mask, which has learned with it.
         datalist: who is judged, with a Prob-Mask (``prob``) each; everybody whose tumours are known. That the weights
             have not seen them is up to you.
         output: folder for all that is made.
@@ -117,7 +117,9 @@ def judge(
 
         chosen = masks.split(",") if isinstance(masks, str) else list(masks)
         more = Path(volumes) if volumes else None
-        judge_weights(Path(bundle), Path(weights), Path(datalist), Path(output), chosen, more, print_error)
+        files = [Path(file) for file in (weights.split(",") if isinstance(weights, str) else weights)]
+        own = files[0] if len(files) == 1 else files
+        judge_weights(Path(bundle), own, Path(datalist), Path(output), chosen, more, print_error)
         report(output)
 
 

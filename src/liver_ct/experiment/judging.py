@@ -30,23 +30,26 @@ class Judge:
 
     Args:
         bundle: a classification bundle with the ids of bundles/liver_cls.
-        weights: of it.
-        masks: values of its knob ``mask_source``.
+        weights: of it, for each of its knob ``mask_source``'s values that is looked through.
         knobs: further knobs of its train.json.
 
     Raises:
         StudyError: weights that cannot be used.
     """
 
-    def __init__(self, bundle: Path, weights: Path, masks: Sequence[str], knobs: Mapping[str, Any]) -> None:
+    def __init__(self, bundle: Path, weights: Mapping[str, Path], knobs: Mapping[str, Any]) -> None:
         read_bundle(bundle)  # so that its own transforms can be imported
-        configs = {mask: self._config(bundle, mask, knobs) for mask in masks}
-        config = configs[next((mask for mask in masks if mask in FROM_PROB), masks[0])]
+        configs = {mask: self._config(bundle, mask, knobs) for mask in weights}
+        config = configs[next((mask for mask in weights if mask in FROM_PROB), next(iter(weights)))]
         self.load = Compose(split(config)[0])
         self.finish = {
             mask: Compose([*split(own)[1], own.get_parsed_content("combine_mask")]) for mask, own in configs.items()
         }
-        self.network = load_weights(config.get_parsed_content("network"), weights, torch.device("cpu")).eval()
+        cpu = torch.device("cpu")
+        self.networks = {
+            mask: load_weights(own.get_parsed_content("network"), weights[mask], cpu).eval()
+            for mask, own in configs.items()
+        }
         self.inferer = config.get_parsed_content("validate#inferer")
         self.score = Compose(config.get_parsed_content("validate#postprocessing").transforms[:-1])  # the sigmoid
 
@@ -65,7 +68,7 @@ class Judge:
         for mask, finish in self.finish.items():
             item = finish(dict(loaded))
             with torch.inference_mode():
-                item["pred"] = self.inferer(item["image"][None], self.network)[0]
+                item["pred"] = self.inferer(item["image"][None], self.networks[mask])[0]
                 logits = torch.as_tensor(self.score(item)["pred"]).flatten().tolist()
             rows["slice"] = np.asarray(item["slices"]).flatten().astype(int).tolist()
             rows["label"] = np.asarray(item["label"]).flatten().astype(int).tolist()
@@ -85,7 +88,7 @@ def split(config: ConfigParser) -> tuple[list[Callable[..., Any]], list[Callable
 
 def judge(
     bundle: Path,
-    weights: Path,
+    weights: Path | Sequence[Path],
     datalist: Path,
     output: Path,
     masks: Sequence[str] = MASKS,
@@ -100,7 +103,7 @@ def judge(
 
     Args:
         bundle: a classification bundle.
-        weights: of stage 2; who they have learned from is not known here.
+        weights: of stage 2, for all masks, or one for each; who they have learned from is not known here.
         datalist: whose cases with known tumours are judged, all sections; with a ``prob`` each.
         output: folder for the above.
         masks: values of ``mask_source``; the first is the reference.
@@ -109,23 +112,30 @@ def judge(
         knobs: further knobs of the bundle's train.json.
 
     Raises:
-        StudyError: no case is left, or ``output`` holds another judgement.
+        StudyError: no case is left, ``output`` holds another judgement, or neither one nor as many weights as masks.
     """
+    files = [weights] * len(masks) if isinstance(weights, Path) else list(weights)
+    if len(files) != len(masks):
+        raise StudyError(f"--weights: {len(files)} for {len(masks)} masks. Give one for all, or one for each.")
     cases = judged_cases(datalist, masks)
     lists = read_lists((volumes or datalist).resolve())
     whole = {e["group"] for e in lists["training"] + lists["test"]}
-    claim = {"weights": sha256(weights), "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
+    hashes = [sha256(file) for file in dict.fromkeys(files)]
+    made_with = hashes[0] if len(hashes) == 1 else hashes
+    claim = {"weights": made_with, "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
     own = output / "judged.json"
     if own.exists() and read_json(own) != claim:
         raise StudyError(f"{own}: made with other weights, masks or knobs. Choose another --output.")
     write_json(own, claim)
     table: Rows = {name: [] for name in ("case", "slice", "person", "fold", "source", "set", "label", *masks)}
-    for entry, rows in judged_rows(cases, lambda: Judge(bundle, weights, masks, knobs), output / "cases", report):
+    for entry, rows in judged_rows(
+        cases, lambda: Judge(bundle, dict(zip(masks, files)), knobs), output / "cases", report
+    ):
         add_rows(table, entry, rows, masks, whole)
     if not table["case"]:
         raise StudyError(f"{datalist}: no case could be judged. Check its images, labels and Prob-Masks.")
     gop = int(knobs.get("gop", read_json(bundle / "configs" / "train.json")["gop"]))
-    results = as_results(table, masks, gop, sha256(weights))
+    results = as_results(table, masks, gop, made_with)
     write_json(output / "results.json", results, indent=None)
     return results
 
@@ -177,7 +187,7 @@ def add_rows(table: Rows, entry: Entry, rows: Rows, masks: Sequence[str], whole:
             table[mask].append(rows[mask][i])
 
 
-def as_results(table: Rows, masks: Sequence[str], gop: int, weights: str) -> dict[str, Any]:
+def as_results(table: Rows, masks: Sequence[str], gop: int, weights: str | list[str]) -> dict[str, Any]:
     """The table as an experiment's results: an arm for each mask, and every other mask against the first."""
     first = masks[0]
     return {
