@@ -171,6 +171,7 @@ class TestRefusals:
         "change, cause",
         [
             (lambda ct, affine: (np.clip(ct + 1024, 0, None), affine), "values are not the HU of a CT"),
+            (lambda ct, affine: (np.where(ct < -200, 0, ct), affine), "% of it is 0 exactly, where air is -1000"),
             (lambda ct, affine: (ct, np.full((4, 4), np.nan)), "its affine holds NaN"),
             (lambda ct, affine: (ct, np.diag([6.0, 0, 10, 1])), "its affine is singular"),
             (lambda ct, affine: (ct, affine.T), "last row is not 0 0 0 1"),
