@@ -16,7 +16,7 @@ from liver_ct.experiment import analysis, calibrating, mask_steps, stats
 from liver_ct.experiment import config as configs
 from liver_ct.experiment.collecting import SETS, set_of
 from liver_ct.experiment.masks import CENTRES
-from liver_ct.files import write_json
+from liver_ct.files import sha256, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 VOLUMES, OUTSIDE, INSIDE = SETS
@@ -195,6 +195,20 @@ def test_a_list_without_prob_masks_is_not_judged_through_them(lists, tmp_path):
 def test_weights_are_one_for_all_masks_or_one_for_each(sites, tmp_path):
     with pytest.raises(SystemExit, match=r"^ERROR --weights: 2 for 3 masks. Give one for all, or one for each."):
         study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")
+    with pytest.raises(SystemExit, match=r"^ERROR --masks prob,prob: one is there twice. Name each once."):
+        study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,prob")
+
+
+def test_the_same_weights_for_other_masks_are_another_judgement(sites, tmp_path):
+    files = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for i, file in enumerate(files):
+        file.write_bytes(b"%d" % i)
+    one, other = (sha256(file) for file in files)
+    made = {"weights": [one, other, one], "masks": ["prob", "binary", "manual"], "knobs": {}}
+    write_json(tmp_path / "out" / "judged.json", made)
+    words = f"{files[0]},{files[1]},{files[1]}"
+    with pytest.raises(SystemExit, match=r"^ERROR .*judged.json: made with other weights, masks or knobs"):
+        study.judge(words, str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")
 
 
 def test_another_judgement_in_the_folder_is_refused(sites, tmp_path):

@@ -104,6 +104,15 @@ def train_judge_and_infer(bundle: str, site: Path, folder: Path, knobs: dict, ov
     return folder
 
 
+@pytest.mark.parametrize("bundle, sizes", [("liver_seg", SEG), ("liver_cls", CLS)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_of_a_training_stay_from_epoch_to_epoch(sites, bundle, sizes, workers):
+    made = workflow(bundle, "train.json", datalist_file=str(sites[0]), num_workers=workers, **sizes)
+    loader = made.parser.get_parsed_content("train#dataloader")
+    assert (loader.num_workers, loader.persistent_workers) == (workers, workers > 0)
+    assert len(list(loader)) == len(list(loader)) > 0
+
+
 @pytest.mark.parametrize("kind", [UNET, BASIC, ATTENTION, SEGRES, DEEP, IF_EINOPS], ids=name_of)
 def test_stage_1_takes_any_network_that_gives_a_map(sites, tmp_path, kind):
     train_judge_and_infer("liver_seg", sites[0], tmp_path, {**SEG, "network_def": network("liver_seg", kind)})

@@ -446,7 +446,7 @@ class TestViewer:
         assert result["lesions"] and result["lesions_shown_as"] in meaning.lower()
         measured = json.loads((ROOT / "bundles/liver_cls/configs/metadata.json").read_text())["eval_metrics"]
         share, false = measured["lesion_sensitivity_over_2_cm"], measured["false_lesions_per_person"]
-        assert f"{100 * share:.0f}\xa0% over 2 cm" in meaning and f"{false} false ones per person" in meaning
+        assert f"{100 * share:.0f}\xa0% over 2 cm" in meaning and f"{false:g} false ones per person" in meaning
         lesions, _ = turned_to_ras(nib.load(done[1] / name / "lesion_prob.nii.gz"))
         box = report.body_box(turned_to_ras(nib.load(done[0] / f"{name}.nii.gz"))[0])
         shown = lesions[box[0], box[1]][::-1, ::-1]

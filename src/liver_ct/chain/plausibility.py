@@ -29,7 +29,7 @@ FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
-DARK_HU, DARK = -100, 0.02  # no liver is as dark, however fatty; share of what was taken for it
+DARK_HU, DARK = -60, 0.03  # no liver is as dark, however fatty; share of what was taken for it
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
 FAT = -150  # HU; what is clipped above that shows fat and air alike
@@ -211,7 +211,9 @@ def about_darkness(found: Figures) -> str | None:
     """Fat or lung in the liver."""
     if not found.dark > DARK:
         return None
-    return f"{found.dark:.0%} of what was taken for liver is as dark as fat or lung: part of it is something else."
+    return (
+        f"{100 * found.dark:.0f} % of what was taken for liver is as dark as fat or lung: part of it is something else."
+    )
 
 
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note

@@ -117,11 +117,13 @@ def judge(
     files = [weights] * len(masks) if isinstance(weights, Path) else list(weights)
     if len(files) != len(masks):
         raise StudyError(f"--weights: {len(files)} for {len(masks)} masks. Give one for all, or one for each.")
+    if len(set(masks)) != len(masks):
+        raise StudyError(f"--masks {','.join(masks)}: one is there twice. Name each once.")
     cases = judged_cases(datalist, masks)
     lists = read_lists((volumes or datalist).resolve())
     whole = {e["group"] for e in lists["training"] + lists["test"]}
-    hashes = [sha256(file) for file in dict.fromkeys(files)]
-    made_with = hashes[0] if len(hashes) == 1 else hashes
+    hashes = [sha256(file) for file in files]
+    made_with = hashes[0] if len(set(hashes)) == 1 else hashes
     claim = {"weights": made_with, "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
     own = output / "judged.json"
     if own.exists() and read_json(own) != claim:
@@ -179,7 +181,7 @@ def add_rows(table: Rows, entry: Entry, rows: Rows, masks: Sequence[str], whole:
         table["case"].append(entry["case_id"])
         table["slice"].append(rows["slice"][i])
         table["person"].append(entry["group"])
-        table["fold"].append("0")  # one network has judged all
+        table["fold"].append("0")  # nobody is judged by two networks of one arm
         table["source"].append(entry.get("source", ""))
         table["set"].append(set_of(isolated, entry["group"] in whole))
         table["label"].append(label)

@@ -79,7 +79,8 @@ def _measured(figures: Item) -> str:
     found = [f"{100 * share:.0f}\xa0% {size}" for size, share in shares.items() if isinstance(share, (int, float))]
     if not found:
         return ""
-    false = f", with {figures[FALSE]:g} false ones per person" if FALSE in figures else ""
+    number = figures.get(FALSE)
+    false = f", with {number:g} false ones per person" if isinstance(number, (int, float)) else ""
     return f"Of lesions in people the networks had not seen, these were found: {', '.join(found)}{false}."
 
 
