@@ -72,7 +72,7 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
     "thick": (*phantom.make_phantom(**THICK)[::2], ["thick_slices"]),
     "cut_below": (PLAIN[0][..., 25:], PLAIN[2], ["scan_end"]),
     "cut_above": (PLAIN[0][..., :27], PLAIN[2], ["scan_end"]),
-    "snow": (noisy(80), PLAIN[2], None),
+    "snow": (noisy(100), PLAIN[2], None),
     "liverless": (*phantom.make_phantom(**KNOBS, liver=False)[::2], None),
 }
 
