@@ -56,7 +56,7 @@ def _not_hu(sample: torch.Tensor) -> str:
         return "an MR, or rescale not applied"
     if tissue < 0.45 * (1 - below):  # 0.69 or more in 46 CTs, 0.41 or less with values negated or ten-fold
         if (empty := share(sample == 0)) > 0.2:
-            return f"{empty:.0%} of it is 0 exactly, where air is -1000: overwritten, or no CT"
+            return f"{100 * empty:.0f} % of it is 0 exactly, where air is -1000: overwritten, or no CT"
         return "too little soft tissue at 0 to 200 HU"
     lowest = sample.kthvalue(1 + sample.numel() // 200).values  # but for stray voxels
     if share((sample < -1100) & (sample > sample.min())) > 0.1:  # padding is one value

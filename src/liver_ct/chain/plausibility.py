@@ -211,9 +211,7 @@ def about_darkness(found: Figures) -> str | None:
     """Fat or lung in the liver."""
     if not found.dark > DARK:
         return None
-    return (
-        f"{100 * found.dark:.0f} % of what was taken for liver is as dark as fat or lung: part of it is something else."
-    )
+    return f"{100 * found.dark:.0f} % of the liver is as dark as fat or lung: part of it is something else."
 
 
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note

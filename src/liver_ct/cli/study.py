@@ -118,8 +118,7 @@ def judge(
         chosen = masks.split(",") if isinstance(masks, str) else list(masks)
         more = Path(volumes) if volumes else None
         files = [Path(file) for file in (weights.split(",") if isinstance(weights, str) else weights)]
-        own = files[0] if len(files) == 1 else files
-        judge_weights(Path(bundle), own, Path(datalist), Path(output), chosen, more, print_error)
+        judge_weights(Path(bundle), files, Path(datalist), Path(output), chosen, more, print_error)
         report(output)
 
 

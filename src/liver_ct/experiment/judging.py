@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def split(config: ConfigParser) -> tuple[list[Callable[..., Any]], list[Callable
 
 def judge(
     bundle: Path,
-    weights: Path | Sequence[Path],
+    weights: Sequence[Path],
     datalist: Path,
     output: Path,
     masks: Sequence[str] = MASKS,
@@ -103,7 +104,7 @@ def judge(
 
     Args:
         bundle: a classification bundle.
-        weights: of stage 2, for all masks, or one for each; who they have learned from is not known here.
+        weights: of stage 2, one for all masks or one for each; who they have learned from is not known here.
         datalist: whose cases with known tumours are judged, all sections; with a ``prob`` each.
         output: folder for the above.
         masks: values of ``mask_source``; the first is the reference.
@@ -114,15 +115,15 @@ def judge(
     Raises:
         StudyError: no case is left, ``output`` holds another judgement, or neither one nor as many weights as masks.
     """
-    files = [weights] * len(masks) if isinstance(weights, Path) else list(weights)
-    if len(files) != len(masks):
-        raise StudyError(f"--weights: {len(files)} for {len(masks)} masks. Give one for all, or one for each.")
+    if len(weights) not in (1, len(masks)):
+        raise StudyError(f"--weights: {len(weights)} for {len(masks)} masks. Give one for all, or one for each.")
     if len(set(masks)) != len(masks):
         raise StudyError(f"--masks {','.join(masks)}: one is there twice. Name each once.")
+    files = dict(zip(masks, itertools.cycle(weights)))
     cases = judged_cases(datalist, masks)
     lists = read_lists((volumes or datalist).resolve())
     whole = {e["group"] for e in lists["training"] + lists["test"]}
-    hashes = [sha256(file) for file in files]
+    hashes = [sha256(file) for file in files.values()]
     made_with = hashes[0] if len(set(hashes)) == 1 else hashes
     claim = {"weights": made_with, "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
     own = output / "judged.json"
@@ -130,9 +131,7 @@ def judge(
         raise StudyError(f"{own}: made with other weights, masks or knobs. Choose another --output.")
     write_json(own, claim)
     table: Rows = {name: [] for name in ("case", "slice", "person", "fold", "source", "set", "label", *masks)}
-    for entry, rows in judged_rows(
-        cases, lambda: Judge(bundle, dict(zip(masks, files)), knobs), output / "cases", report
-    ):
+    for entry, rows in judged_rows(cases, lambda: Judge(bundle, files, knobs), output / "cases", report):
         add_rows(table, entry, rows, masks, whole)
     if not table["case"]:
         raise StudyError(f"{datalist}: no case could be judged. Check its images, labels and Prob-Masks.")
