@@ -216,6 +216,16 @@ class TestNames:
         page = (output / "index.html").read_text(encoding="utf-8")
         assert page.count("report.html") >= len(HOSTILE) + 1 and "\x1b" not in page and "z%0A" in page
 
+    def test_monai_is_imported_for_a_user_without_a_name(self):
+        """By the line that an installation of the package reads at Python's start."""
+        words = "import pwd, site\ndef getpwuid(number):\n    raise KeyError(number)\npwd.getpwuid = getpwuid\n"
+        env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+        alone = subprocess.run([sys.executable, "-c", words + "import monai.bundle"], env=env, capture_output=True)
+        assert b"KeyError" in alone.stderr  # or the line below is needed no more
+        words += f"site.addsitedir({str(ROOT / 'src')!r})\nimport monai.bundle"
+        done = subprocess.run([sys.executable, "-c", words], env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
     def test_studies_whose_safe_names_meet_are_told_apart(self, tmp_path):
         for name in (
             "a\n.nii",
