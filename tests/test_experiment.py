@@ -119,6 +119,31 @@ def test_two_masks_of_a_judge_are_compared(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["excludes_0"]
 
 
+def test_judgements_of_other_people_are_pooled_as_folds(tmp_path, capsys):
+    """Scores of networks that share no scale: within each fold prob tells all apart."""
+    for k in (0, 1):
+        part = numbers()
+        part["slices"]["person"] = [f"{k}-{person}" for person in part["slices"]["person"]]
+        part["scores"]["prob"]["0"] = [label + 10.0 * k for label in part["labels"]["3"]]
+        write_json(tmp_path / str(k) / "results.json", part)
+    both = f"{tmp_path / '0'},{tmp_path / '1'}"
+    study.pool(both, str(tmp_path / "out"))
+    pooled = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(pooled["slices"]["case"]) == 720 and pooled["slices"]["fold"] == ["0"] * 360 + ["1"] * 360
+    text = (tmp_path / "out" / "study.md").read_text()
+    assert "of 12 people, 360 slices" in text
+    row = next(line for line in text.splitlines() if line.startswith("| prob |"))
+    assert row.startswith("| prob | 1 | 0.75") and row.endswith("| 1.000 |")
+    with pytest.raises(SystemExit, match=r"^ERROR .*0-person-0 is in .*0, too"):
+        study.pool(f"{both},{tmp_path / '0'}", str(tmp_path / "out"))
+    with pytest.raises(SystemExit, match=r"^ERROR .*one judgement is no pool"):
+        study.pool(str(tmp_path / "0"), str(tmp_path / "out"))
+    part["arms"]["other"] = {"mask_source": "prob", "gop": 3}
+    write_json(tmp_path / "1" / "results.json", part)
+    with pytest.raises(SystemExit, match=r"^ERROR .*other arms than"):
+        study.pool(both, str(tmp_path / "out"))
+
+
 # -------------------------------------------------------------------------------------------------------- calibration
 
 
@@ -197,6 +222,10 @@ def test_weights_are_one_for_all_masks_or_one_for_each(sites, tmp_path):
         study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")
     with pytest.raises(SystemExit, match=r"^ERROR --masks prob,prob: one is there twice. Name each once."):
         study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,prob")
+    with pytest.raises(SystemExit, match=r"^ERROR --names: 1 for 2 masks"):
+        study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,prob", names="one")
+    with pytest.raises(SystemExit, match=r"^ERROR --names case,other: case is no name for an arm"):
+        study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,prob", names="case,other")
 
 
 def test_the_same_weights_for_other_masks_are_another_judgement(sites, tmp_path):
@@ -376,3 +405,9 @@ def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundl
     assert [both["scores"]["manual"]["0"][i] for i in rows] == results["scores"]["manual"]["0"]
     assert [both["scores"]["none"]["0"][i] for i in rows] != results["scores"]["none"]["0"]
     assert len(both["weights"]) == 2
+    words = {"masks": "manual,manual", "names": "one,other", "bundle": str(cls), "smooth_mm": 0.0}
+    study.judge(f"{weights},{other}", str(tmp_path / "list.json"), str(tmp_path / "three"), **words)
+    named = json.loads((tmp_path / "three" / "results.json").read_text())
+    assert named["config"]["contrasts"] == [["one", "other"]] and named["arms"]["other"]["mask_source"] == "manual"
+    assert named["scores"]["one"] != named["scores"]["other"]
+    assert named["scores"]["one"]["0"] != results["scores"]["manual"]["0"]  # a knob of the bundle

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from liver_ct.cli.knobs import takes_knobs
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
 from liver_ct.cli.program import Program
 from liver_ct.errors import StudyError
@@ -89,6 +91,7 @@ def report(results: str = str(DOCS / "experiment")) -> None:
         write_page(folder, text)
 
 
+@takes_knobs("train.json")
 def judge(
     weights: Sequence[str] | str,
     datalist: str,
@@ -96,6 +99,8 @@ def judge(
     masks: Sequence[str] | str = "prob,binary,dilated,none,manual",
     volumes: str | None = None,
     bundle: str = str(CLS),
+    names: Sequence[str] | str | None = None,
+    **overrides: Any,
 ) -> None:
     """Judge weights of stage 2 that exist already through one mask after another, on people they have not seen.
 
@@ -111,14 +116,35 @@ def judge(
         masks: values of ``mask_source``, comma between them; the first is the reference.
         volumes: datalist that names everybody who has a whole volume; default ``datalist``.
         bundle: a classification bundle with the ids of bundles/liver_cls.
+        names: of the arms, one for each mask, which may then be there twice; default the masks.
+        overrides: further knobs of its train.json, with which the weights were trained.
     """
     with errors_in_one_line():
         from liver_ct.experiment.judging import judge as judge_weights
 
         chosen = masks.split(",") if isinstance(masks, str) else list(masks)
+        called = names.split(",") if isinstance(names, str) else names
         more = Path(volumes) if volumes else None
         files = [Path(file) for file in (weights.split(",") if isinstance(weights, str) else weights)]
-        judge_weights(Path(bundle), files, Path(datalist), Path(output), chosen, more, print_error)
+        data, folder = Path(datalist), Path(output)
+        judge_weights(Path(bundle), files, data, folder, chosen, more, print_error, called, **overrides)
+        report(output)
+
+
+def pool(results: Sequence[str] | str, output: str) -> None:
+    """Bring judgements of different people into one, such as of two folds, each by the weights that have not seen it.
+
+    Writes OUTPUT/results.json and OUTPUT/study.md, as ``judge`` does.
+
+    Args:
+        results: folders that ``judge`` wrote, with the same masks and names, comma between them.
+        output: folder for the above.
+    """
+    with errors_in_one_line():
+        from liver_ct.experiment.judging import pool as pool_judgements
+
+        folders = results.split(",") if isinstance(results, str) else results
+        pool_judgements([Path(folder) for folder in folders], Path(output))
         report(output)
 
 
@@ -218,6 +244,7 @@ DOORS: dict[str, Callable[..., None]] = {
     "run": run,
     "report": report,
     "judge": judge,
+    "pool": pool,
     "calibration": calibration,
     "compare": compare,
     "bundle": bundle,

@@ -14,13 +14,14 @@ from monai.transforms import Compose
 
 from liver_ct.chain.stages import load_weights, read_bundle
 from liver_ct.errors import StudyError
-from liver_ct.experiment.collecting import set_of
+from liver_ct.experiment.collecting import read_results, set_of
 from liver_ct.files import read_json, sha256, write_json
 from liver_ct.training.cross_validation import SECTIONS, known_tumour
 from liver_ct.training.datalists import Entry, read_lists
 
 MASKS = ("prob", "binary", "dilated", "none", "manual")
 FROM_PROB = ("prob", "binary", "dilated")
+COLUMNS = ("case", "slice", "person", "fold", "source", "set")  # of each slice
 Rows = dict[str, list[Any]]
 
 
@@ -31,25 +32,25 @@ class Judge:
 
     Args:
         bundle: a classification bundle with the ids of bundles/liver_cls.
-        weights: of it, for each of its knob ``mask_source``'s values that is looked through.
+        arms: by name, the value of its knob ``mask_source`` that is looked through, and the weights.
         knobs: further knobs of its train.json.
 
     Raises:
         StudyError: weights that cannot be used.
     """
 
-    def __init__(self, bundle: Path, weights: Mapping[str, Path], knobs: Mapping[str, Any]) -> None:
+    def __init__(self, bundle: Path, arms: Mapping[str, tuple[str, Path]], knobs: Mapping[str, Any]) -> None:
         read_bundle(bundle)  # so that its own transforms can be imported
-        configs = {mask: self._config(bundle, mask, knobs) for mask in weights}
-        config = configs[next((mask for mask in weights if mask in FROM_PROB), next(iter(weights)))]
+        configs = {name: self._config(bundle, mask, knobs) for name, (mask, _) in arms.items()}
+        config = configs[next((name for name, (mask, _) in arms.items() if mask in FROM_PROB), next(iter(arms)))]
         self.load = Compose(split(config)[0])
         self.finish = {
-            mask: Compose([*split(own)[1], own.get_parsed_content("combine_mask")]) for mask, own in configs.items()
+            name: Compose([*split(own)[1], own.get_parsed_content("combine_mask")]) for name, own in configs.items()
         }
         cpu = torch.device("cpu")
         self.networks = {
-            mask: load_weights(own.get_parsed_content("network"), weights[mask], cpu).eval()
-            for mask, own in configs.items()
+            name: load_weights(own.get_parsed_content("network"), arms[name][1], cpu).eval()
+            for name, own in configs.items()
         }
         self.inferer = config.get_parsed_content("validate#inferer")
         self.score = Compose(config.get_parsed_content("validate#postprocessing").transforms[:-1])  # the sigmoid
@@ -63,17 +64,17 @@ class Judge:
         return config
 
     def rows(self, entry: Entry) -> Rows:
-        """Slices of a case: ``slice`` (index), ``label`` (0, 1, or -1, unknown) and a logit for each mask."""
+        """Slices of a case: ``slice`` (index), ``label`` (0, 1, or -1, unknown) and a logit for each arm."""
         loaded = self.load(dict(entry))
         rows: Rows = {}
-        for mask, finish in self.finish.items():
+        for name, finish in self.finish.items():
             item = finish(dict(loaded))
             with torch.inference_mode():
-                item["pred"] = self.inferer(item["image"][None], self.networks[mask])[0]
+                item["pred"] = self.inferer(item["image"][None], self.networks[name])[0]
                 logits = torch.as_tensor(self.score(item)["pred"]).flatten().tolist()
             rows["slice"] = np.asarray(item["slices"]).flatten().astype(int).tolist()
             rows["label"] = np.asarray(item["label"]).flatten().astype(int).tolist()
-            rows[mask] = [round(v, 4) for v in logits]
+            rows[name] = [round(v, 4) for v in logits]
         return rows
 
 
@@ -95,11 +96,12 @@ def judge(
     masks: Sequence[str] = MASKS,
     volumes: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
+    names: Sequence[str] | None = None,
     **knobs: Any,
 ) -> dict[str, Any]:
     """Judge weights on people they have not seen, through each mask; write and return ``output/results.json``.
 
-    It is what ``collecting.collect`` writes of an experiment with an arm of each mask. Each case is kept in
+    It is what ``collecting.collect`` writes of an experiment with an arm of each name. Each case is kept in
     ``output/cases``, so that a killed run goes on at the next one.
 
     Args:
@@ -107,38 +109,95 @@ def judge(
         weights: of stage 2, one for all masks or one for each; who they have learned from is not known here.
         datalist: whose cases with known tumours are judged, all sections; with a ``prob`` each.
         output: folder for the above.
-        masks: values of ``mask_source``; the first is the reference.
+        masks: values of ``mask_source``.
         volumes: a datalist that names everybody who has a whole volume; default ``datalist``.
         report: is told of each case that cannot be used, in one line; it stops no other.
+        names: of the arms, one for each mask, which may then be there twice; default the masks. The first is the
+            reference.
         knobs: further knobs of the bundle's train.json.
 
     Raises:
         StudyError: no case is left, ``output`` holds another judgement, or neither one nor as many weights as masks.
     """
-    if len(weights) not in (1, len(masks)):
-        raise StudyError(f"--weights: {len(weights)} for {len(masks)} masks. Give one for all, or one for each.")
-    if len(set(masks)) != len(masks):
-        raise StudyError(f"--masks {','.join(masks)}: one is there twice. Name each once.")
-    files = dict(zip(masks, itertools.cycle(weights)))
+    arms = named(weights, masks, names or masks)
     cases = judged_cases(datalist, masks)
     lists = read_lists((volumes or datalist).resolve())
     whole = {e["group"] for e in lists["training"] + lists["test"]}
-    hashes = [sha256(file) for file in files.values()]
+    hashes = [sha256(file) for _, file in arms.values()]
     made_with = hashes[0] if len(set(hashes)) == 1 else hashes
-    claim = {"weights": made_with, "masks": list(masks), "knobs": {k: repr(v) for k, v in knobs.items()}}
+    looked_through = {name: mask for name, (mask, _) in arms.items()}
+    claim = {"weights": made_with, "masks": looked_through, "knobs": {k: repr(v) for k, v in knobs.items()}}
     own = output / "judged.json"
     if own.exists() and read_json(own) != claim:
         raise StudyError(f"{own}: made with other weights, masks or knobs. Choose another --output.")
     write_json(own, claim)
-    table: Rows = {name: [] for name in ("case", "slice", "person", "fold", "source", "set", "label", *masks)}
-    for entry, rows in judged_rows(cases, lambda: Judge(bundle, files, knobs), output / "cases", report):
-        add_rows(table, entry, rows, masks, whole)
+    table: Rows = {name: [] for name in (*COLUMNS, "label", *arms)}
+    for entry, rows in judged_rows(cases, lambda: Judge(bundle, arms, knobs), output / "cases", report):
+        add_rows(table, entry, rows, list(arms), whole)
     if not table["case"]:
         raise StudyError(f"{datalist}: no case could be judged. Check its images, labels and Prob-Masks.")
     gop = int(knobs.get("gop", read_json(bundle / "configs" / "train.json")["gop"]))
-    results = as_results(table, masks, gop, made_with)
+    results = as_results(table, looked_through, gop, made_with)
     write_json(output / "results.json", results, indent=None)
     return results
+
+
+def named(weights: Sequence[Path], masks: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, Path]]:
+    """Mask and weights of each arm by its name; raises StudyError where their numbers do not fit."""
+    if len(weights) not in (1, len(masks)):
+        raise StudyError(f"--weights: {len(weights)} for {len(masks)} masks. Give one for all, or one for each.")
+    if len(names) != len(masks):
+        raise StudyError(f"--names: {len(names)} for {len(masks)} masks. Give one for each.")
+    taken = set(names) & {*COLUMNS, "label"}
+    if taken:
+        raise StudyError(f"--names {','.join(names)}: {taken.pop()} is no name for an arm. Choose another.")
+    if len(set(names)) != len(names):
+        option = "masks" if list(names) == list(masks) else "names"
+        raise StudyError(f"--{option} {','.join(names)}: one is there twice. Name each once.")
+    return dict(zip(names, zip(masks, itertools.cycle(weights))))
+
+
+def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Bring judgements of different people, as of two folds, into one; write and return ``output/results.json``.
+
+    Args:
+        folders: outputs of ``judge`` with arms of the same names, each with the weights of its fold.
+        output: folder of the pooled results.
+
+    Raises:
+        StudyError: fewer than two, other arms, or a person who is in two of them.
+    """
+    if len(folders) < 2:
+        raise StudyError(f"--results {','.join(map(str, folders))}: one judgement is no pool. Name two or more.")
+    read = [read_results(folder) for folder in folders]
+    first, seen = read[0], dict[str, Path]()
+    for folder, results in zip(folders, read):
+        if "weights" not in results:
+            raise StudyError(f"{folder}: holds no judgement. Give folders that study.py judge wrote.")
+        if results["arms"] != first["arms"] or results["config"] != first["config"]:
+            raise StudyError(f"{folder}: other arms than {folders[0]}. Give judgements with the same masks and names.")
+        people = set(results["slices"]["person"])
+        both = sorted(people & seen.keys())
+        if both:
+            raise StudyError(f"{folder}: {both[0]} is in {seen[both[0]]}, too. Give judgements of other people.")
+        seen |= dict.fromkeys(people, folder)
+    slices = {name: joined([r["slices"][name] for r in read]) for name in COLUMNS}
+    slices["fold"] = joined([[str(k)] * len(r["slices"]["case"]) for k, r in enumerate(read)])
+    results = {
+        "weights": [r["weights"] for r in read],
+        "config": {**first["config"], "folds": len(read)},
+        "arms": first["arms"],
+        "slices": slices,
+        "labels": {gop: joined([r["labels"][gop] for r in read]) for gop in first["labels"]},
+        "scores": {arm: {"0": joined([r["scores"][arm]["0"] for r in read])} for arm in first["arms"]},
+    }
+    write_json(output / "results.json", results, indent=None)
+    return results
+
+
+def joined(columns: Sequence[list[Any]]) -> list[Any]:
+    """One list after the other."""
+    return list(itertools.chain.from_iterable(columns))
 
 
 def judged_cases(datalist: Path, masks: Sequence[str]) -> list[Entry]:
@@ -171,7 +230,7 @@ def judged_rows(
         yield entry, read_json(file)
 
 
-def add_rows(table: Rows, entry: Entry, rows: Rows, masks: Sequence[str], whole: set[str]) -> None:
+def add_rows(table: Rows, entry: Entry, rows: Rows, arms: Sequence[str], whole: set[str]) -> None:
     """Add the slices of a case of which it is known whether they show tumour."""
     isolated = "tumour_present" in entry
     for i, label in enumerate(rows["label"]):
@@ -184,18 +243,18 @@ def add_rows(table: Rows, entry: Entry, rows: Rows, masks: Sequence[str], whole:
         table["source"].append(entry.get("source", ""))
         table["set"].append(set_of(isolated, entry["group"] in whole))
         table["label"].append(label)
-        for mask in masks:
-            table[mask].append(rows[mask][i])
+        for arm in arms:
+            table[arm].append(rows[arm][i])
 
 
-def as_results(table: Rows, masks: Sequence[str], gop: int, weights: str | list[str]) -> dict[str, Any]:
-    """The table as an experiment's results: an arm for each mask, and every other mask against the first."""
-    first = masks[0]
+def as_results(table: Rows, masks: Mapping[str, str], gop: int, weights: str | list[str]) -> dict[str, Any]:
+    """The table as an experiment's results: an arm for each name, and every other arm against the first."""
+    first, *others = masks
     return {
         "weights": weights,
-        "config": {"folds": 1, "reference": first, "contrasts": [[first, other] for other in masks[1:]]},
-        "arms": {mask: {"mask_source": mask, "gop": gop} for mask in masks},
-        "slices": {name: table[name] for name in ("case", "slice", "person", "fold", "source", "set")},
+        "config": {"folds": 1, "reference": first, "contrasts": [[first, other] for other in others]},
+        "arms": {name: {"mask_source": mask, "gop": gop} for name, mask in masks.items()},
+        "slices": {name: table[name] for name in COLUMNS},
         "labels": {str(gop): table["label"]},
-        "scores": {mask: {"0": table[mask]} for mask in masks},
+        "scores": {name: {"0": table[name]} for name in masks},
     }

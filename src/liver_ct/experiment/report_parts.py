@@ -41,8 +41,11 @@ def one_part(a: Analysis, part: str) -> str:
     rows: list[list[Any]] = []
     for arm in a.arms:
         own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
-        rows.append([arm, len(seeds), f"{own['auc']:.3f} ({spread(interval(drawn['auc']))})"])
-    lines.append(table(["arm", "seeds", "AUC (95 % by person)"], rows))
+        row = [arm, len(seeds), f"{own['auc']:.3f} ({spread(interval(drawn['auc']))})"]
+        rows.append([*row, f"{a.fold_auc(arm, a.gop(arm), a.seeds(arm)):.3f}"])
+    head = ["arm", "seeds", "AUC (95 % by person)", "mean of folds"]
+    several = len(set(a.fold)) > 1  # networks, whose scores share no scale
+    lines.append(table(head if several else head[:-1], rows if several else [row[:-1] for row in rows]))
     rows = []
     for one, other in a.results["config"]["contrasts"]:
         c = a.contrast(one, other)
