@@ -677,6 +677,7 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
         "other_place": (prob, moved, "mm apart"),
         "percent": (prob * 100, affine, "not probabilities"),
         "no_liver": (prob * 0.2, affine, "no liver found"),
+        "of_another": (np.roll(prob, 5, axis=1), affine, "as in a mask of another CT"),
     }
     for name, (values, matrix, _) in {"good_ct": (ct, affine, ""), "good": (prob, affine, ""), **cts, **probs}.items():
         image = nib.Nifti1Image(values.astype(np.float32), None)

@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from scripts.seg_checks import CHECKS, check_grid, check_place, check_volume
+from scripts.seg_checks import CHECKS, check_grid, check_overlap, check_place, check_volume
 from scripts.seg_dicom import read_series
 from scripts.seg_dicom_files import is_dicom
 from scripts.seg_errors import EXPORT_AGAIN, StudyError, is_memory_error
@@ -48,7 +48,7 @@ class LoadStudyd(MapTransform):
 
     Raises:
         StudyError: a file that is missing, unreadable, not 3D, with unusable geometry or impossible values, or a
-            mask on another grid than the CT.
+            mask on another grid than the CT, or of another CT.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class LoadStudyd(MapTransform):
             d[key] = read_image(Path(path), self.series)
             self._check(key, Path(path), d[key])
             check_grid(Path(path), d[key], Path(data["image"]), d["image"])
+            if key == "prob" and not self.any_ct:
+                check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
         return d | {"case": data.get("case_id") or case_name(data["image"])}
 
     def _check(self, key: Hashable, path: Path, image: MetaTensor) -> None:
