@@ -231,6 +231,22 @@ class TestBytes:
         link.symlink_to(path)  # beside which there are no voxels
         assert "missing" in refusal(reading, link)
 
+    @pytest.mark.parametrize("name", ["Schädel 肝脏.raw".encode(), b"M\xfcnchen.raw"], ids=["UTF-8", "Latin-1"])
+    @pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+    def test_detached_voxels_may_have_a_name_of_any_characters(self, reading, ct, tmp_path, suffix, name):
+        path = save_itk(tmp_path / f"ct.{suffix}", ct)
+        os.rename(os.fsencode(tmp_path / "ct.raw"), os.path.join(os.fsencode(tmp_path), name))  # noqa: PTH104, PTH118
+        path.write_bytes(path.read_bytes().replace(b"ct.raw", name))
+        np.testing.assert_array_equal(read(reading, path)[0].numpy(), ct[0])
+        path.write_bytes(path.read_bytes().replace(name, b"nothing-" + name))
+        assert "missing" in refusal(reading, path)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_another_format_is_no_damaged_metaimage(self, reading, ct, tmp_path, seed):
+        noise = gzip.compress(ct[0].tobytes(), mtime=seed)
+        (tmp_path / "ct.mha").write_bytes(noise[:20] + b"=" + noise)
+        assert "no MetaImage header" in refusal(reading, tmp_path / "ct.mha")
+
 
 NIFTI = {
     "no orientation": ({"sform_code": 0, "qform_code": 0}, "how the patient lies is not known"),

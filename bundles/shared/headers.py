@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from shared.errors import EXPORT_AGAIN, StudyError
+from shared.errors import EXPORT_AGAIN, StudyError, printable
 
 FIX_HEADER = "Fix the header, or export it again from the original."
 AS_NIFTI = "Convert it to NIfTI."
 MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001}  # by unit
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"  # Python's float also takes 1_000 and digits of other scripts
 MODALITY = "0008|0060"  # as ITK writes the attributes of the DICOM files that an image was made from
+NO_TEXT = range(0xDC80, 0xDD00)  # what Python keeps the bytes of a name as that are no UTF-8
 NO_MODALITY = ("", "CT", "OT", "OTHER", "UNKNOWN")  # but for CT they say nothing
 
 
@@ -101,15 +103,20 @@ def unit_mm(path: Path, name: str, unit: str) -> float:
 
 
 def data_beside(path: Path, name: str) -> Path:
-    """The file with the voxels that a header names: in the header's folder or below, else StudyError."""
-    if not name or len(name) > 255 or not name.isprintable():
+    """The file with the voxels that a header names: in the header's folder or below, else StudyError.
+
+    Its bytes are those that the system has for the file, in UTF-8 or not, as programs write them.
+    """
+    stored = name.encode("latin-1")
+    name = os.fsdecode(stored)
+    if not name or len(stored) > 255 or not all(each.isprintable() or ord(each) in NO_TEXT for each in name):
         raise StudyError(f"{path}: it names no usable data file ({name[:60]!r}). {FIX_HEADER}")
     data = path.parent / name
     folders = {path.parent.resolve(), path.resolve().parent}  # they differ where the header is a link
     if not any(data.resolve().is_relative_to(folder) for folder in folders):
         raise StudyError(f"{path}: its data file lies outside the header's folder. Put the two together.")
     if not data.is_file():
-        raise StudyError(f"{path}: its data file {name} is missing. Copy it beside the header.")
+        raise StudyError(f"{path}: its data file {printable(name)} is missing. Copy it beside the header.")
     return data
 
 

@@ -71,7 +71,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     for line in read_start(path, LONGEST).splitlines(keepends=True):
         end += len(line)
         key, separator, value = (part.strip() for part in line.decode("latin-1").partition("="))
-        if not separator and key:
+        if (not separator and key) or not (fields or key.isprintable()):  # another format may hold a "=" by chance
             break
         check_line(path, line.decode("latin-1").rstrip("\r\n"))
         if key in fields:
