@@ -276,6 +276,15 @@ class TestTheRightStudy:
         (tmp_path / "two.raw").write_bytes(b"TWO.raw")
         assert studies.fingerprint(tmp_path / "a.mhd") != before
 
+    @pytest.mark.parametrize("name", ["a:b.raw", "T=1.raw", "a b.raw"])
+    @pytest.mark.parametrize("header, line", [("a.mhd", "ElementDataFile = {}\n"), ("a.nhdr", "data file: {}\r\n\r\n")])
+    def test_voxels_count_whatever_their_file_is_called(self, tmp_path, header, line, name):
+        (tmp_path / header).write_text(line.format(name))
+        (tmp_path / name).write_bytes(b"one")
+        before = studies.fingerprint(tmp_path / header)
+        (tmp_path / name).write_bytes(b"two")
+        assert studies.fingerprint(tmp_path / header) != before
+
     def test_two_of_one_name_do_not_overwrite_each_other(self, bundles, tmp_path, capfd):  # noqa: F811
         output = tmp_path / "out"
         for name, seed in (("ann", 0), ("bob", 1)):

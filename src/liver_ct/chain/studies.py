@@ -99,7 +99,8 @@ def files_of(path: Path) -> Iterator[Path]:
         header = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "%" in header:  # a pattern of names
             yield from files_of(path.parent)
-        for word in map(str.strip, re.split(r"[:=\n]", header)):  # the voxels lie in files that it names
+        words = (word for line in header.splitlines() for word in (line, re.split("[:=]", line, maxsplit=1)[-1]))
+        for word in {word.strip() for word in words}:  # the voxels lie in files that it names
             if 0 < len(word) < 256 and "\0" not in word and (path.parent / word).is_file():
                 yield path.parent / word
 
