@@ -4,9 +4,11 @@ line, and ``liver-ct`` is the same code as the scripts."""
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -145,6 +147,30 @@ def test_the_log_file_gets_what_the_terminal_does(tmp_path):
     log = (tmp_path / "logs" / "log.txt").read_text()
     lines = [line for line in log.splitlines() if not line.startswith("import time")]
     assert first.stdout and lines[:2] == first.stdout.splitlines() * 2 and lines[2].startswith("ERROR")
+
+
+def test_a_log_that_takes_no_more_does_not_stop_what_it_is_copied_from():
+    from liver_ct.cli import terminal
+
+    reading, writing = os.pipe()
+    nobody, gone = os.pipe()
+    os.close(nobody)
+    with open("/dev/full", "wb", buffering=0) as log:  # noqa: PTH123
+        copying = threading.Thread(target=terminal.copy, args=(reading, gone, log), daemon=True)
+        copying.start()
+        for _ in range(40):
+            os.write(writing, b"x" * 10_000)  # more than a pipe holds
+        os.close(writing)
+        copying.join(timeout=20)
+    os.close(gone)
+    assert not copying.is_alive()
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-"])
+def test_a_program_works_without_standard_output(closed, tmp_path):
+    command = shlex.join([sys.executable, str(ROOT / "scripts" / "phantom.py"), *PHANTOM[1:], "-o", "out"])
+    done = subprocess.run(f"{command} {closed}", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and not done.stderr and (tmp_path / "out" / "volume-0.nii.gz").exists()
 
 
 @pytest.mark.parametrize("moment", ["fire", "libtorch", "libtorch_python"])

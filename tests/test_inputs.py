@@ -188,6 +188,17 @@ def another_user():
         os.seteuid(0)
 
 
+def test_a_pipe_that_nobody_reads_is_no_error_of_a_study(bundles, tmp_path):  # noqa: F811
+    ct, output = save_ct(tmp_path / "ct.nii.gz"), tmp_path / "out"
+    words = [sys.executable, str(ROOT / "scripts" / "cascade.py"), "-i", str(ct), "-o", str(output)]
+    knobs = [f"--{name}={value}" for name, value in {**bundles, "picture": False, "report": False}.items()]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*words, *knobs], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "") and entries(output) == {"ct"}
+
+
 class TestNames:
     def test_all_at_once_on_a_terminal_that_knows_ascii_for_a_user_without_a_name(self, bundles, tmp_path):  # noqa: F811
         source, output = tmp_path / "in", tmp_path / "out"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from liver_ct.chain.progress import Progress
-from liver_ct.cli.terminal import bars_are_off
+from liver_ct.cli.terminal import bars_are_off, silence
 from liver_ct.errors import StudyError, printable
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def print_error(line: str) -> None:
     """An error on stderr, above any progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(f"ERROR {printable(line)}", file=sys.stderr)
+    try:
+        tqdm.write(f"ERROR {printable(line)}", file=sys.stderr)
+    except BrokenPipeError:
+        silence(sys.stderr)
 
 
 def print_json(content: Any) -> None:
@@ -60,7 +63,10 @@ class ProgressBar(Progress):
 
     def done(self, line: str) -> None:
         """Print the line above the bar."""
-        self.bar.write(printable(line))
+        try:
+            self.bar.write(printable(line))
+        except BrokenPipeError:
+            silence(sys.stdout)
 
     def failed(self, line: str) -> None:
         """Print the line on stderr, above the bar."""

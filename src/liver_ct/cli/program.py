@@ -15,7 +15,7 @@ from liver_ct.cli.help import command_help, list_help
 from liver_ct.cli.interrupts import handle_interrupts
 from liver_ct.cli.knobs import check_knobs, config_of
 from liver_ct.cli.options import Option, UsageError, check_names, check_values, options_of, read_words, true_or_false
-from liver_ct.cli.terminal import STDERR, Terminal
+from liver_ct.cli.terminal import STDERR, Terminal, open_closed
 from liver_ct.errors import INTERRUPTED, StudyError, describe, is_memory_error, printable
 
 Command = Callable[..., None]
@@ -61,6 +61,7 @@ class Program(NamedTuple):
             words: default those that this process was started with.
             called: what the user types to call it; default the name of the script.
         """
+        open_closed()
         terminal = Terminal()
         take_any_text()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from liver_ct.cli.options import UsageError
 
-STDOUT, STDERR = 1, 2
+STDIN, STDOUT, STDERR = 0, 1, 2
 NO_BARS = "TQDM_DISABLE"  # tqdm of the processes started from here knows it, too
 
 
@@ -50,9 +51,13 @@ class Terminal:
 
     def close(self) -> None:
         """Write out what is left and give both back."""
-        with suppress(RuntimeError):  # an interrupt came in the middle of a line
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except RuntimeError:  # an interrupt came in the middle of a line
+                pass
+            except BrokenPipeError:
+                silence(stream)
         for number, kept in self.kept.items():
             os.dup2(kept, number)
         for thread in self.copying:
@@ -79,12 +84,47 @@ class Terminal:
 
 
 def copy(reading: int, shown: int | None, log: BinaryIO) -> None:
-    """Copy all that comes from a pipe to a log and, if there is one, to a terminal."""
+    """Copy all that comes from a pipe to a log and, if there is one, to a terminal.
+
+    To the end, also where one of them takes no more, as on a full disk: who writes to the pipe would wait forever.
+    """
+    targets: list[Callable[[bytes], object]] = [log.write]
+    if shown is not None:
+        targets.append(partial(os.write, shown))
     while part := os.read(reading, 2**16):
-        log.write(part)
-        if shown is not None:
-            os.write(shown, part)
+        for target in [*targets]:
+            try:
+                target(part)
+            except OSError:
+                targets.remove(target)
     os.close(reading)
+
+
+def silence(stream: TextIO) -> None:
+    """Have an output that nobody reads any more, as after ``| head``, lead nowhere; the work goes on."""
+    _point(stream.fileno(), os.devnull)
+
+
+def open_closed() -> None:
+    """Have standard input, output and error lead nowhere where they are closed, as a daemon may start a program.
+
+    The next files that are opened would get their numbers, and with them what is printed.
+    """
+    for number in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(number)
+        except OSError:
+            _point(number, os.devnull)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
+
+
+def _point(number: int, path: str) -> None:
+    """Have a number of an open file mean another one."""
+    found = os.open(path, os.O_RDWR)
+    if found != number:
+        os.dup2(found, number)
+        os.close(found)
 
 
 def open_log(log_file: str) -> BinaryIO:
