@@ -212,6 +212,20 @@ def test_empty_slices_do_not_hide_that_the_scan_ends_in_the_liver():
     assert "scan_end" in [note.code for note in notes_on(ct, liver, PLAIN[2])]
 
 
+@pytest.mark.parametrize("times, count", [(np.where(np.arange(50) == 25, 2, 1), 1), (2, 50), (1, 0)])
+def test_slices_that_are_there_twice_are_noted(times, count):
+    ct, liver = (np.repeat(array, times, axis=2) for array in (PLAIN[0], PLAIN[1] > 0))
+    for flipped_to in (PLAIN[2], PLAIN[2] @ np.diag([1, 1, -1, 1])):
+        (text,) = [note.text for note in notes_on(ct, liver, flipped_to) if note.code == "repeated"] or [""]
+        assert text.startswith({0: "", 1: "One slice is", 50: "50 slices are"}[count]) and bool(text) == bool(count)
+
+
+def test_empty_slices_are_not_repeated_ones():
+    ct = PLAIN[0].copy()
+    ct[..., 45:] = -1024
+    assert "repeated" not in [note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])]
+
+
 @pytest.mark.parametrize("change", NOT_SCALED.values(), ids=NOT_SCALED)
 def test_other_values_are_not(change):
     assert "scale" not in [note.code for note in notes_on(change(PLAIN[0]), PLAIN[1] > 0, PLAIN[2])]

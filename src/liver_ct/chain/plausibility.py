@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air
+from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air, repeated_slices
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
@@ -61,6 +61,7 @@ class Figures(NamedTuple):
         around: HU that most of the outermost voxels share, if they do.
         sure: mean probability of the liver's voxels, a sample of them.
         dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
+        repeated: slices that hold the same as the one below them.
     """
 
     volume_ml: float
@@ -81,6 +82,7 @@ class Figures(NamedTuple):
     around: float
     sure: float
     dark: float
+    repeated: int
 
 
 class View(NamedTuple):
@@ -214,6 +216,14 @@ def about_darkness(found: Figures) -> str | None:
     return f"{100 * found.dark:.0f} % of the liver is as dark as fat or lung: part of it is something else."
 
 
+def about_repetition(found: Figures) -> str | None:
+    """Slices that are there twice, which makes the liver taller; no scanner's are alike to the last HU."""
+    if not found.repeated:
+        return None
+    repeated = f"{found.repeated} slices are" if found.repeated > 1 else "One slice is"
+    return f"{repeated} the same as the one below: stored twice, which makes the liver too large, or interpolated."
+
+
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
     "volume": about_volume,
     "scan_end": about_ends,
@@ -228,6 +238,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "surroundings": about_surroundings,
     "unsure": about_sureness,
     "dark": about_darkness,
+    "repeated": about_repetition,
 }
 
 
@@ -264,6 +275,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         around=most_at_the_edges(coarse.ct),
         sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
         dark=darkness(coarse),
+        repeated=repeated_slices(whole.ct),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where fat and air lie among a CT's values, what lies around the body, and which slices hold any."""
+"""Where fat and air lie among a CT's values, what lies around the body, which slices hold any, and which the same."""
 
 from __future__ import annotations
 
@@ -51,3 +51,10 @@ def ends_of(ct: NDArray[Any]) -> tuple[int, int]:
     sample = ct[:: max(1, ct.shape[0] // 64), :: max(1, ct.shape[1] // 64)]
     held = np.flatnonzero(sample.max((0, 1)) > sample.min((0, 1)))
     return (int(held[0]), int(held[-1])) if len(held) else (0, -1)
+
+
+def repeated_slices(ct: NDArray[Any]) -> int:
+    """How many slices of ``[X, Y, Z]`` hold the same as the one before them, but for those that hold one value only."""
+    sample = ct[:: max(1, ct.shape[0] // 64), :: max(1, ct.shape[1] // 64)]
+    same = (sample[..., 1:] == sample[..., :-1]).all((0, 1)) & (np.ptp(sample[..., 1:], (0, 1)) > 0)
+    return int(np.count_nonzero(same))
