@@ -51,6 +51,7 @@ FOLDS = ("cross_validate", "run", "--masks", "m", "--output", "o")
         ((*CT, "--device"), ["--device", "value is missing"]),
         ((*CT, *"abcdefghijkl"), ["one word too many"]),
         (("cascade", "-i", "ct.nii.gz"), ["--output: missing"]),
+        (("cascade", "-i", "ct.nii.gz", "-o", ""), ["--output: its value is empty"]),
         ((*CT, "--log_file", "ct.nii.gz/log"), ["--log_file", "Choose another file"]),
         ((*PHANTOM, "--output", "o", "--size", "16,x,8"), ["--size 16,x,8", "whole numbers"]),
         ((*FOLDS, "--maks", "n"), ["--maks", "Did you mean --masks?"]),

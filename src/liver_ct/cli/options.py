@@ -156,8 +156,10 @@ def _assign(values: Iterable[str], named: dict[str, str], names: Iterable[str]) 
 
 
 def check_values(named: Mapping[str, str], options: Mapping[str, Option]) -> None:
-    """Raise UsageError for an option that is missing, or whose value is of the wrong type."""
+    """Raise UsageError for an option that is missing or empty, or whose value is of the wrong type."""
     for name, text in named.items():
+        if not text.strip() and options[name].default is REQUIRED:  # a path would be the working directory
+            raise UsageError(f"--{name}: its value is empty, as that of a variable that is not set.")
         try:
             options[name].parse(text)
         except ValueError:
