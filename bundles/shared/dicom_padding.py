@@ -28,7 +28,7 @@ def is_padding(one: Slice, raw: np.ndarray, stored: np.ndarray) -> np.ndarray | 
 def is_padding_hu(one: Slice, hu: np.ndarray) -> np.ndarray | None:
     """The same for a slice of which there are only HU ``[Y, X]``."""
     ends = padding_range(one)
-    return None if ends is None else _outside((hu - one.intercept) / one.slope, ends, one)
+    return None if ends is None else _outside(np.rint((hu - one.intercept) / one.slope), ends, one)
 
 
 def padding_range(one: Slice) -> tuple[int, int] | None:
