@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from shared.dicom_codestream import check_codestream
-from shared.dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2
+from shared.dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2, value
 from shared.dicom_padding import AIR, is_padding, is_padding_hu
 from shared.dicom_slices import ORIGINAL, Layout, Slice
 from shared.errors import StudyError
@@ -35,6 +37,8 @@ def check_pixels(one: Slice) -> None:
     """Raise StudyError unless a slice's file holds the pixels that its header declares."""
     header, layout = one.header, one.layout
     path, syntax = header.filename, header.file_meta.get("TransferSyntaxUID")
+    if "FloatPixelData" in header or "DoubleFloatPixelData" in header:
+        raise StudyError(f"{path}: pixels that are floating-point numbers, which are not read here. {ORIGINAL}")
     if "PixelData" not in header:
         raise StudyError(f"{path}: slice cannot be read (it holds no pixels). {SEND_AGAIN}")
     element = header.get_item("PixelData", **({} if has_pydicom_2() else {"keep_deferred": True}))
@@ -131,12 +135,30 @@ def decode_hu(one: Slice) -> np.ndarray:
     header, shape = one.header, (one.layout.rows, one.layout.columns)
     check_codestream(header)
     try:
-        hu = itk.array_from_image(itk.imread(str(header.filename), itk.F)).reshape(shape)
+        with utf8_name(Path(header.filename)) as name:
+            hu = itk.array_from_image(itk.imread(name, itk.F)).reshape(shape)
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
         raise StudyError(
             f"{header.filename}: pixels stored as {syntax} cannot be decoded (no decoder here, or damaged). "
             "Have the PACS send it uncompressed, or decompress it with gdcmconv --raw."
         ) from e
+    if value(header, "PhotometricInterpretation") == "MONOCHROME1":  # black is high: ITK turns the stored values over
+        highest = -1 if one.layout.signed else 2**one.layout.stored - 1
+        hu = (one.slope * highest + 2 * one.intercept - hu.astype(np.float64)).astype(np.float32)
     whole = hu.clip(-(2**15), 2**15 - 1).astype(np.int16)
     return whole if np.array_equal(whole, hu) else hu
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """The name of a file for ITK, which takes UTF-8 only: any other is linked to from a temporary folder."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder, "slice.dcm")
+            link.symlink_to(path.resolve())
+            yield str(link)
+        return
+    yield str(path)
