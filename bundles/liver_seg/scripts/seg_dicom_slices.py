@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 ORIGINAL = "Give the scanner's original series."
 MAX_DRIFT_MM = 1.0  # how far slices may be shifted sideways against each other
+ROUNDED_MM = 0.101  # between gaps whose ends are written to 0.1 mm
 NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
+UNITS = ("HU", "HU_MOD", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")  # US: unspecified
 LAYOUT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -61,8 +63,12 @@ def place_slice(header: pydicom.Dataset) -> Slice:
     if spacing.min() <= 0 or slope <= 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
-    if value(header, "RescaleType") not in (None, "HU", "HU_MOD", "US") or "ModalityLUTSequence" in header:
-        raise StudyError(f"{path}: its values are {str(value(header, 'RescaleType'))[:60]}, not HU. Give a CT in HU.")
+    unit = str(value(header, "RescaleType") or "HU")[:60]
+    if unit.upper() not in UNITS:
+        raise StudyError(f"{path}: its values are {unit}, not HU. Give a CT in HU.")
+    if "ModalityLUTSequence" in header and value(header, "ModalityLUTSequence") != []:
+        cause = "its values become HU by a table, ModalityLUTSequence, which is not read here"
+        raise StudyError(f"{path}: {cause}. Give a CT with RescaleSlope and RescaleIntercept only.")
     return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]), read_layout(header))
 
 
@@ -106,7 +112,7 @@ def _decimals(header: pydicom.Dataset, name: str) -> Any:
     """An attribute's value; decimals straight from the file's bytes: pydicom takes long for them."""
     item = header.get_item(name)
     if name in NUMBERS and item is not None and isinstance(item.value, bytes):
-        text = item.value.strip(b" \0")
+        text = item.value.strip(b" \0").replace(b"_", b"?")  # which Python's numbers may hold
         return [float(number) for number in text.split(b"\\")] if text else None
     return header.get(name)
 
@@ -176,7 +182,7 @@ def _check_gaps(folder: Path, depth: np.ndarray) -> None:
         raise StudyError(f"{folder}: all {len(depth)} slices have one ImagePositionPatient. {ORIGINAL}")
     if len(gaps) and gaps.min() < 1e-3:
         raise StudyError(f"{folder}: two slices at one position. Remove the duplicates, or give one phase.")
-    if len(gaps) and (gaps.max() - gaps.min() > 0.1 * gaps.min() or off > 0.3 * gaps.min()):
+    if len(gaps) and (np.ptp(gaps) > max(0.1 * gaps.min(), ROUNDED_MM) or off > 0.3 * gaps.min()):
         raise StudyError(f"{folder}: {_why_uneven(gaps)}")
 
 
