@@ -16,8 +16,9 @@ MARKS = (  # each the same throughout an acquisition and its reconstruction
     "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase",
     "KVP", "ConvolutionKernel", "ContrastBolusAgent", "ReconstructionDiameter", "ImageType", "SeriesNumber",
     "SeriesDescription", "SeriesTime", "IrradiationEventUID", "FrameOfReferenceUID", "StudyInstanceUID", "PatientID",
+    "PatientName", "PatientBirthDate", "PatientSex",
 )  # fmt: skip
-ONE = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")  # of a series; anonymisers may give each slice its own
+ONE = (*MARKS[-4:], "StudyInstanceUID", "FrameOfReferenceUID")  # of a series; anonymisers may give each slice its own
 TIMES = ("AcquisitionTime", "AcquisitionDateTime")  # may also be that of each slice
 MAX_TIMES = 4  # so many are those of acquisitions
 TOLD = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")  # says nothing of the patient
