@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shared.errors import StudyError
 
@@ -18,6 +19,8 @@ DEFER = 2**14  # bytes; longer values, the pixels, are read when they are asked 
 ZEROS = 1000  # elements of nothing, a tag of 0 each
 SUFFIXES = (".dcm", ".ima")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".gz", ".bz2", ".zip")
+DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a file
+CHUNK, INFLATED = 2**20, 2**28  # bytes; a slice of 4096 x 4096 has 2**25
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"  # transfer syntaxes, little endian
 
 
@@ -94,8 +97,24 @@ def read_elements(path: Path, force: bool = False) -> pydicom.Dataset:
     with path.open("rb") as file:
         if file.read(140)[128:] == b"DICM" + bytes(8):
             raise ValueError("it is filled with zeros")
+        _check_inflated(file)
         file.seek(0)
         return read_partial(file, filled_with_zeros, defer_size=DEFER, force=force)
+
+
+def _check_inflated(file: BinaryIO) -> None:
+    """Raise ValueError where a deflated data set becomes larger than any slice: pydicom inflates all of it at once."""
+    file.seek(0)
+    head = file.read(1024)
+    if DEFLATED not in head:
+        return
+    file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file meta, whose length comes first
+    inflate, packed, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(INFLATED), 0
+    while packed:
+        size += len(inflate.decompress(packed, CHUNK))
+        packed = inflate.unconsumed_tail
+        if size > INFLATED:
+            raise ValueError(f"deflated, and more than {INFLATED >> 20} MB large")
 
 
 def has_pydicom_2() -> bool:

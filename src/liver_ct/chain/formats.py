@@ -13,6 +13,7 @@ NOT_READ = (  # of images, too
     *(".nrrd.gz", ".mgh", ".mgz", ".mnc", ".mif", ".mif.gz", ".mih", ".gipl", ".gipl.gz", ".vtk", ".vti"),
     *(".dcm.gz", ".dcm.bz2", ".dcm.zip"),
 )
+DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a DICOM file
 HEAD = 8192  # bytes that hold every mark, also deflated
 GZIP = b"\x1f\x8b"
 DICOM, PAIR = "DICOM", "an Analyze or NIfTI pair"
@@ -110,6 +111,8 @@ def may_be_slice(path: Path) -> bool:
     import pydicom  # slow to import, and NIfTI does without
 
     try:
+        if DEFLATED in _head(path):  # of which pydicom would inflate all, whatever it holds
+            return True
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "ImageType"])
         kind = header.SOPClassUID.name
     except Exception:  # reading the study will say what is wrong with it
