@@ -125,6 +125,8 @@ def unreadable(path: Path | str) -> str:
 def read_header(path: Path) -> Header:
     """The header of an image file, checked; raises StudyError. Its ending says which format, in capitals or not."""
     reader = next((HEADERS[ending] for ending in HEADERS if path.name.lower().endswith(ending)), None)
+    if path.name.upper() == "DICOMDIR":
+        raise StudyError(f"{path}: a list of DICOM files. Give the folder that holds the series.")
     if reader is None:
         raise StudyError(f"{path}: no format that is read here ({', '.join(HEADERS)}). Convert it to NIfTI.")
     header = reader(path)
