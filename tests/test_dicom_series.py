@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from test_reading import edit, rescale
 
 from liver_ct import phantom
+from liver_ct.chain.studies import find_studies
 
 SIZE, SPACING = (64, 56, 32), (6.0, 6.0, 6.0)
 UIDS = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
@@ -526,3 +528,103 @@ def test_a_series_is_the_same_as_the_nifti(reading, ct, written):
     read = reading.read_image(written)
     found = nib.as_closest_canonical(nib.Nifti1Image(read[0].numpy(), read.affine.numpy()))
     np.testing.assert_array_equal(found.get_fdata(), nib.as_closest_canonical(nib.Nifti1Image(*ct)).get_fdata())
+
+
+class TestOddButGood:
+    """What other programs read, and what is in it can be told."""
+
+    @pytest.mark.parametrize("apart", [0.625, 0.75])
+    def test_positions_written_to_a_tenth_of_a_millimetre_are_evenly_spaced(self, reading, series, apart):
+        for number, path in enumerate(series):
+            edit(path, ImagePositionPatient=[0, 0, round(number * apart, 1)])
+        read = reading.read_image(series[0].parent)
+        assert abs(read.affine[2, 2]) == pytest.approx(apart, abs=0.1 / len(series))
+        series[5].unlink()
+        assert "so some are missing" in refusal(reading, series[0].parent)
+
+    @pytest.mark.parametrize(
+        "values", [{"RescaleType": "hu"}, {"RescaleType": "Hounsfield Units"}, {"ModalityLUTSequence": []}]
+    )
+    def test_hu_by_another_name_are_hu(self, reading, series, written, values):
+        for path in series:
+            edit(path, **values)
+        check_same(reading, series[0].parent, written)
+
+    @pytest.mark.parametrize("bits", [12, 16])
+    @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"], ["dcmcrle"], ["dcmconv", "+tb"]])
+    def test_black_that_is_high_changes_no_hu(self, reading, series, written, command, bits):
+        for path in series[:3]:
+            edit(path, PhotometricInterpretation="MONOCHROME1", BitsStored=bits, HighBit=bits - 1)
+            subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+        check_same(reading, series[0].parent, written)
+
+    def test_compressed_slices_in_a_folder_whose_name_is_no_utf8_are_read(self, reading, series, written):
+        for path in series[:3]:
+            subprocess.run([program("dcmcrle", "dcmtk"), path, path], check=True, capture_output=True)
+        folder = Path(os.fsdecode(os.fsencode(series[0].parent) + b"-M\xfcnchen"))
+        series[0].parent.rename(folder)
+        check_same(reading, folder, written)
+
+    def test_padding_of_a_broken_slope_is_the_same_compressed(self, reading, series):
+        for path in series:
+            rescale(path, 0.1, -1024)
+            pad(path, 65533, ambiguous={PADDING: ("US", 65533)})
+        before = reading.read_image(series[0].parent)
+        for path in series[:3]:
+            subprocess.run([program("dcmcrle", "dcmtk"), path, path], check=True, capture_output=True)
+        np.testing.assert_array_equal(reading.read_image(series[0].parent).numpy(), before.numpy())
+
+
+@pytest.mark.parametrize("name, found", [("PatientName", "Another"), ("PatientSex", "F")])
+def test_people_without_a_patient_id_are_told_by_what_else_is_theirs(reading, series, name, found):
+    for path in series:
+        edit(path, PatientID="")
+    for path in series[16:]:
+        edit(path, **{name: found})
+    line = refusal(reading, series[0].parent)
+    assert f"acquisitions that differ in {name} are in one series" in line and f" {found} " not in line
+
+
+def test_hu_by_a_table_are_refused_by_that(reading, series):
+    table = Dataset()
+    table.ModalityLUTType = "HU"
+    for path in series:
+        edit(path, ModalityLUTSequence=[table])
+    assert "by a table, ModalityLUTSequence" in refusal(reading, series[0].parent)
+
+
+def test_pixels_of_floating_point_are_refused_by_that(reading, series):
+    header = pydicom.dcmread(series[3])
+    header.FloatPixelData = header.pixel_array.astype("<f4").tobytes()
+    del header.PixelData
+    header.save_as(series[3])
+    assert "floating-point numbers" in refusal(reading, series[0].parent)
+
+
+def test_a_number_in_the_way_of_python_is_none(reading, series):
+    for path in series:
+        a_word(path, "RescaleIntercept", b"-1_0")
+    assert "RescaleIntercept is not 1 finite" in refusal(reading, series[0].parent)
+
+
+def test_a_dicomdir_is_none_of_its_images(reading, series):
+    shutil.copy(series[0], series[0].with_name("DICOMDIR"))
+    assert "Give the folder that holds the series" in refusal(reading, series[0].with_name("DICOMDIR"))
+
+
+def test_a_deflated_slice_that_becomes_huge_takes_no_memory(reading, series):
+    import resource
+
+    path = series[3]
+    subprocess.run([program("dcmconv", "dcmtk"), "+td", path, path], check=True, capture_output=True)
+    raw = path.read_bytes()
+    start = 144 + int.from_bytes(raw[140:144], "little")
+    data = zlib.decompress(raw[start:], -zlib.MAX_WBITS)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = deflate.compress(data + b"\xfc\xff\xfc\xffOB\0\0" + (900 << 20).to_bytes(4, "little"))
+    packed += b"".join(deflate.compress(bytes(1 << 20)) for _ in range(900))
+    path.write_bytes(raw[:start] + packed + deflate.flush())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert path.name in (line := refusal(reading, series[0].parent)) and "more than 256 MB" in line
+    assert [study.path for study in find_studies(path.parent)] == [path.parent]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
