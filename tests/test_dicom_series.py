@@ -585,6 +585,13 @@ def test_people_without_a_patient_id_are_told_by_what_else_is_theirs(reading, se
     assert f"acquisitions that differ in {name} are in one series" in line and f" {found} " not in line
 
 
+@pytest.mark.parametrize("kind", ["MIP", "CT_SOM5 MIP", "MINIP_THIN", "PROJECTION IMAGE"])
+def test_projections_are_no_slices(reading, series, kind):
+    for path in series:
+        edit(path, ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
+    assert "by its ImageType a projection" in refusal(reading, series[0].parent)
+
+
 def test_hu_by_a_table_are_refused_by_that(reading, series):
     table = Dataset()
     table.ModalityLUTType = "HU"

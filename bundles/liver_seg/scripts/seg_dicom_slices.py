@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
 UNITS = ("HU", "HU_MOD", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")  # US: unspecified
+PROJECTIONS = {"MIP", "MINIP", "PROJECTION"}  # in the ImageType of slices that hold the extremes of several
 LAYOUT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -63,6 +65,8 @@ def place_slice(header: pydicom.Dataset) -> Slice:
     if spacing.min() <= 0 or slope <= 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
+    if PROJECTIONS & set(re.findall(r"[A-Z]+", str(value(header, "ImageType")).upper())):
+        raise StudyError(f"{path}: by its ImageType a projection (MIP or MinIP), no slice of a CT. {ORIGINAL}")
     unit = str(value(header, "RescaleType") or "HU")[:60]
     if unit.upper() not in UNITS:
         raise StudyError(f"{path}: its values are {unit}, not HU. Give a CT in HU.")
