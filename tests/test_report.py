@@ -189,7 +189,7 @@ class TestReport:
         text = page.content()
         for bundle in result["bundles"].values():
             assert bundle["weights_sha256"] in text and bundle["version"] in text
-        assert "Not for diagnosis" in text and "CC BY-NC-ND 4.0" in text and "0.869" in text
+        assert "Not for diagnosis" in text and "CC BY-NC-ND 4.0" in text and "0.87" in text
 
     def test_volume_range_is_that_of_the_prob_mask_on_disk(self, done):
         for name in STUDIES:
