@@ -26,13 +26,14 @@ class TestLiverTumorCTClassification(unittest.TestCase):
             json.dump({"training": self.cases[:2], "validation": self.cases[2:]}, file)
 
     def write_case(self, number, shape=(48, 48, 24)):
-        """A CT of noise from air to bone, which may be HU, a random box for a liver, a tumour in it and a Prob-Mask."""
+        """Noise from air to bone, which may be HU, a box of soft tissue for a liver, a tumour in it and a Prob-Mask."""
         rng = np.random.default_rng(number)
         image = rng.integers(-1000, 400, shape).astype(np.int16)
         label = np.zeros(shape, np.uint8)
         x, y, z = rng.integers(4, 12, 3)
         label[x : x + 24, y : y + 24, z : z + 12] = 1
         label[x + 8 : x + 16, y + 8 : y + 16, z + 4 : z + 8] = 2
+        image[label > 0] = rng.integers(0, 200, np.count_nonzero(label))
         prob = np.where(label > 0, rng.uniform(0.6, 1, shape), rng.uniform(0, 0.4, shape)).astype(np.float32)
         case = f"image_{number}"
         entry = {
