@@ -119,12 +119,14 @@ def _qform(path: Path, fields: nib.Nifti1Header) -> np.ndarray:
 
 
 def _check_agreement(path: Path, sform: np.ndarray, qform: np.ndarray | None, pixdim: np.ndarray) -> None:
-    """Raise StudyError where the other fields speak of other voxels than the sform; all of 1 means not set."""
+    """Raise StudyError where the other fields speak of other voxels than the sform; sizes of 1 are not set."""
     spacing = np.linalg.norm(sform[:3, :3], axis=0)
     if not np.isfinite(sform).all() or not spacing.all():
         return  # refused by the check of any affine
     set_sizes = qform is not None or not np.isin(pixdim, (0, 1)).all()
-    if set_sizes and not np.allclose(pixdim, spacing, rtol=0.01):
+    axes = sform[:3, :3] / spacing
+    leaning = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3  # refused for that, if by much: it lengthens an axis
+    if set_sizes and not np.allclose(pixdim, spacing, rtol=0.01 if leaning else 0.002, atol=0.006):  # as rounded
         by_sform, by_pixdim = (" x ".join(f"{size:g}" for size in sizes) for sizes in (spacing, pixdim))
         raise StudyError(f"{path}: voxels of {by_sform} mm by the sform, {by_pixdim} by pixdim. {FIX_HEADER}")
     if qform is not None and ((sform[:3, :3] * qform[:3, :3]).sum(0) < 0.866 * spacing * pixdim).any():
