@@ -189,7 +189,11 @@ class TestReport:
         text = page.content()
         for bundle in result["bundles"].values():
             assert bundle["weights_sha256"] in text and bundle["version"] in text
-        assert "Not for diagnosis" in text and "CC BY-NC-ND 4.0" in text and "0.87" in text
+        assert "Not for diagnosis" in text and "CC BY-NC-ND 4.0" in text
+        for name in ("liver_seg", "liver_cls"):
+            metadata = json.loads((ROOT / "bundles" / name / "configs" / "metadata.json").read_text())
+            for figure, value in metadata["eval_metrics"].items():
+                assert f"{figure.replace('_', ' ')} {value}" in text
 
     def test_volume_range_is_that_of_the_prob_mask_on_disk(self, done):
         for name in STUDIES:

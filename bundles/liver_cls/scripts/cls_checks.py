@@ -41,9 +41,14 @@ def check_hu(path: Path, image: MetaTensor) -> None:
     low, high = float(values.numpy().min()), float(values.numpy().max())  # PyTorch's take 70 times as long for int16
     if not HU_RANGE[0] <= low <= high <= HU_RANGE[1]:
         raise StudyError(f"{path}: values from {low:g} to {high:g} are beyond what a CT can hold. Give a CT in HU.")
-    step = math.ceil((values.numel() / SAMPLE) ** (1 / 3))
-    if cause := _not_hu(values[:, ::step, ::step, ::step].flatten()) or _standardised(values, low):
+    if cause := _not_hu(_sample(values).flatten()) or _standardised(values, low):
         raise StudyError(f"{path}: values are not the HU of a CT ({cause}). Give a CT in HU.")
+
+
+def _sample(values: torch.Tensor) -> torch.Tensor:
+    """Some SAMPLE of the voxels of ``[1, X, Y, Z]``, evenly spread."""
+    step = math.ceil((values.numel() / SAMPLE) ** (1 / 3))
+    return values[:, ::step, ::step, ::step]
 
 
 def _not_hu(sample: torch.Tensor) -> str:
@@ -133,9 +138,7 @@ def check_grid(path: Path, mask: MetaTensor, image_path: Path, image: MetaTensor
 
 def check_overlap(path: Path, mask: MetaTensor, image_path: Path, image: MetaTensor) -> None:
     """Raise StudyError where much of a mask above 0.5, ``[1, X, Y, Z]``, lies on fat, lung or air of its CT."""
-    step = math.ceil((image.numel() / SAMPLE) ** (1 / 3))
-    values, prob = (i.as_tensor()[:, ::step, ::step, ::step] for i in (image, mask))
-    inside = prob > 0.5
+    values, inside = _sample(image.as_tensor()), _sample(mask.as_tensor()) > 0.5
     share = (inside & (values <= FAT_HU)).sum().item() / max(1, inside.sum().item())
     if share > ON_FAT:
         cause = f"{100 * share:.0f} % of what it takes for liver is fat, lung or air, as in a mask of another CT"

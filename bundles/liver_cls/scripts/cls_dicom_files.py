@@ -110,10 +110,9 @@ def _check_inflated(file: BinaryIO) -> None:
     if DEFLATED not in head:
         return
     file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file meta, whose length comes first
-    inflate, packed, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(INFLATED), 0
-    while packed:
+    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while packed := inflate.unconsumed_tail or file.read(CHUNK):
         size += len(inflate.decompress(packed, CHUNK))
-        packed = inflate.unconsumed_tail
         if size > INFLATED:
             raise ValueError(f"deflated, and more than {INFLATED >> 20} MB large")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from liver_ct.chain.progress import Progress
-from liver_ct.cli.terminal import bars_are_off, silence
+from liver_ct.cli.terminal import bars_are_off, read_or_silent
 from liver_ct.errors import StudyError, printable
 
 if TYPE_CHECKING:
@@ -36,10 +36,8 @@ def print_error(line: str) -> None:
     """An error on stderr, above any progress bar."""
     from tqdm import tqdm
 
-    try:
+    with read_or_silent(sys.stderr):
         tqdm.write(f"ERROR {printable(line)}", file=sys.stderr)
-    except BrokenPipeError:
-        silence(sys.stderr)
 
 
 def print_json(content: Any) -> None:
@@ -63,10 +61,8 @@ class ProgressBar(Progress):
 
     def done(self, line: str) -> None:
         """Print the line above the bar."""
-        try:
+        with read_or_silent(sys.stdout):
             self.bar.write(printable(line))
-        except BrokenPipeError:
-            silence(sys.stdout)
 
     def failed(self, line: str) -> None:
         """Print the line on stderr, above the bar."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -52,12 +53,8 @@ class Terminal:
     def close(self) -> None:
         """Write out what is left and give both back."""
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(RuntimeError), read_or_silent(stream):  # an interrupt came in the middle of a line
                 stream.flush()
-            except RuntimeError:  # an interrupt came in the middle of a line
-                pass
-            except BrokenPipeError:
-                silence(stream)
         for number, kept in self.kept.items():
             os.dup2(kept, number)
         for thread in self.copying:
@@ -100,9 +97,13 @@ def copy(reading: int, shown: int | None, log: BinaryIO) -> None:
     os.close(reading)
 
 
-def silence(stream: TextIO) -> None:
+@contextmanager
+def read_or_silent(stream: TextIO) -> Iterator[None]:
     """Have an output that nobody reads any more, as after ``| head``, lead nowhere; the work goes on."""
-    _point(stream.fileno(), os.devnull)
+    try:
+        yield
+    except BrokenPipeError:
+        _point(stream.fileno(), os.devnull)
 
 
 def open_closed() -> None:

@@ -38,14 +38,16 @@ def one_part(a: Analysis, part: str) -> str:
     lines = [f"## {part[0].upper()}{part[1:]}", size]
     if label.all() or not label.any() or a.patients < FEWEST:
         return "\n\n".join([*lines, "Too few people or slices of one kind: no AUC can be given."])
-    rows: list[list[Any]] = []
+    head, rows = ["arm", "seeds", "AUC (95 % by person)"], list[list[Any]]()
+    several = len(set(a.fold)) > 1  # networks, whose scores share no scale
+    if several:
+        head.append("mean of folds")
     for arm in a.arms:
         own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
-        row = [arm, len(seeds), f"{own['auc']:.3f} ({spread(interval(drawn['auc']))})"]
-        rows.append([*row, f"{a.fold_auc(arm, a.gop(arm), a.seeds(arm)):.3f}"])
-    head = ["arm", "seeds", "AUC (95 % by person)", "mean of folds"]
-    several = len(set(a.fold)) > 1  # networks, whose scores share no scale
-    lines.append(table(head if several else head[:-1], rows if several else [row[:-1] for row in rows]))
+        rows.append([arm, len(seeds), f"{own['auc']:.3f} ({spread(interval(drawn['auc']))})"])
+        if several:
+            rows[-1].append(f"{a.fold_auc(arm, a.gop(arm), a.seeds(arm)):.3f}")
+    lines.append(table(head, rows))
     rows = []
     for one, other in a.results["config"]["contrasts"]:
         c = a.contrast(one, other)
