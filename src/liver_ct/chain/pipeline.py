@@ -197,7 +197,7 @@ class LiverCT:
         with timed(seconds, "lesions"):
             lesions = self._lesions(tumour, ct[0].numpy(), liver, affine)
         with timed(seconds, "notes"):
-            notes = notes_on(ct[0].numpy(), liver, affine, prob)
+            notes = notes_on(ct[0].numpy(), liver, affine, prob, partial(self.seg.mirrored, item))
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(

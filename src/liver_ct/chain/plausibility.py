@@ -28,7 +28,7 @@ METAL_ML = 0.5
 FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
-SURE = 0.88  # mean probability of what was taken for liver
+SURE, SURE_OF_SIDE = 0.88, 0.93  # mean probability of what was taken for liver
 DARK_HU, DARK = -60, 0.03  # no liver is as dark, however fatty; share of what was taken for it
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
@@ -60,6 +60,7 @@ class Figures(NamedTuple):
         air: HU that most air outside the body has.
         around: HU that most of the outermost voxels share, if they do.
         sure: mean probability of the liver's voxels, a sample of them.
+        mirrored: how much liver the CT's mirror image has, as a part of what was found; NaN where nobody doubts.
         dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
         repeated: slices that hold the same as the one below them.
     """
@@ -81,6 +82,7 @@ class Figures(NamedTuple):
     air: float
     around: float
     sure: float
+    mirrored: float
     dark: float
     repeated: int
 
@@ -105,7 +107,11 @@ class View(NamedTuple):
 
 
 def notes_on(
-    ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: NDArray[Any] | None = None
+    ct: NDArray[Any],
+    liver: NDArray[Any],
+    affine: NDArray[Any],
+    prob: NDArray[Any] | None = None,
+    mirrored: Callable[[], float] | None = None,
 ) -> tuple[Note, ...]:
     """What is implausible about a result.
 
@@ -114,11 +120,13 @@ def notes_on(
         liver: ``[X, Y, Z]``, above 0 in the liver, of which there is some.
         affine: 4 x 4, voxel to world mm (RAS).
         prob: ``[X, Y, Z]``, the Prob-Mask; without it nothing is said of how sure the segmenter was.
+        mirrored: gives how much liver the CT's mirror image has, as a part of what was found; asked where the segmenter
+            is less sure than usual, as it takes stage 1's time again.
 
     Returns:
         A note for each thing; none for a good CT whose liver was found.
     """
-    figures = measure(ct, liver, affine, prob)
+    figures = measure(ct, liver, affine, prob, mirrored)
     return tuple(Note(code, text) for code, look in CHECKS.items() if (text := look(figures)))
 
 
@@ -143,6 +151,13 @@ def about_side(found: Figures) -> str | None:
     if not found.right_mm < RIGHT_MM:
         return None
     return "The liver is not on the patient's right: wrong organ, or left and right exchanged."
+
+
+def about_mirroring(found: Figures) -> str | None:
+    """A CT in which the segmenter finds less than in its mirror image."""
+    if not found.mirrored > 1:
+        return None
+    return "The CT's mirror image looks more like a body: left and right exchanged."
 
 
 def about_front(found: Figures) -> str | None:
@@ -228,6 +243,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "volume": about_volume,
     "scan_end": about_ends,
     "side": about_side,
+    "mirrored": about_mirroring,
     "front_back": about_front,
     "lungs": about_lungs,
     "clipped": about_range,
@@ -242,7 +258,13 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
 }
 
 
-def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: NDArray[Any] | None = None) -> Figures:
+def measure(
+    ct: NDArray[Any],
+    liver: NDArray[Any],
+    affine: NDArray[Any],
+    prob: NDArray[Any] | None = None,
+    mirrored: Callable[[], float] | None = None,
+) -> Figures:
     """What the notes follow from; arguments as for notes_on."""
     orientation = io_orientation(affine)
     mm = voxel_sizes(affine @ inv_ornt_aff(orientation, ct.shape))
@@ -256,6 +278,7 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
     right, front = from_spine(near)
+    sure = NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole)
     return Figures(
         volume_ml=np.count_nonzero(liver) * float(mm.prod()) / 1000,
         bottom_mm2=bottom,
@@ -273,7 +296,8 @@ def measure(ct: NDArray[Any], liver: NDArray[Any], affine: NDArray[Any], prob: N
         fat=fat(coarse.ct, lowest),
         air=outside_air(coarse.ct),
         around=most_at_the_edges(coarse.ct),
-        sure=NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole),
+        sure=sure,
+        mirrored=mirrored() if mirrored and sure < SURE_OF_SIDE else NOTHING,
         dark=darkness(coarse),
         repeated=repeated_slices(whole.ct),
     )

@@ -64,6 +64,19 @@ class Stage:
             logits = inferer(item["image"][None].to(self.device), self.network)
         return {**item, "pred": logits[0].float().cpu()}
 
+    def mirrored(self, item: Item) -> float:
+        """How much the network finds in the image with left and right exchanged, as a part of what it found in it.
+
+        Args:
+            item: of `infer`, ``image`` and ``pred`` ``[1, X, Y, Z]``, X from left to right.
+
+        Returns:
+            The ratio of the sums of the probabilities above 0.5; infinite where it had found nothing.
+        """
+        other = self.infer({"image": item["image"].as_tensor().flip(1)})
+        found, mirrored = (p[p > 0.5].sum().item() for p in (item["pred"].sigmoid(), other["pred"].sigmoid()))
+        return mirrored / found if found else float("inf")
+
 
 def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
     """A bundle's inference config with its metadata; its own transforms can be imported from then on.
