@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,7 @@ import pytest
 import test_headers
 from programs import program
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from test_reading import edit, rescale
 
@@ -24,6 +26,7 @@ from liver_ct.chain.studies import find_studies
 SIZE, SPACING = (64, 56, 32), (6.0, 6.0, 6.0)
 UIDS = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 LAST = 8  # slices of a series' end
+ITEM = b"\xfe\xff\x00\xe0"  # begins a fragment of compressed pixels
 
 
 @pytest.fixture(scope="module")
@@ -635,3 +638,90 @@ def test_a_deflated_slice_that_becomes_huge_takes_no_memory(reading, series):
     assert path.name in (line := refusal(reading, series[0].parent)) and "more than 256 MB" in line
     assert [study.path for study in find_studies(path.parent)] == [path.parent]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def moved(path: Path, bits: dict, lowest: int) -> None:
+    """Store a slice in other bits, its values from ``lowest`` up."""
+    header = pydicom.dcmread(path)
+    stored = (header.pixel_array.astype(np.int64) + lowest) << (bits["HighBit"] + 1 - bits["BitsStored"])
+    header.update({**bits, "PixelRepresentation": int(lowest < 0), "RescaleIntercept": -1024 - lowest})
+    kind = f"{'i' if lowest < 0 else 'u'}{bits['BitsAllocated'] // 8}"
+    header.PixelData = stored.astype(f"<{kind}").tobytes()
+    header["PixelData"].VR = "OW"
+    header.save_as(path)
+
+
+BITS = {
+    "the highest": (16, 12, 15), "the middle": (16, 12, 13), "twice as many": (32, 16, 15), "all of twice": (32, 32, 31)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lowest", [0, -1024])
+@pytest.mark.parametrize("bits", BITS.values(), ids=BITS)
+def test_values_in_other_bits_than_the_lowest_are_read(reading, series, written, bits, lowest):
+    for path in series:
+        moved(path, dict(zip(("BitsAllocated", "BitsStored", "HighBit"), bits)), lowest)
+    check_same(reading, series[0].parent, written)
+
+
+def test_compressed_they_are_refused_by_that(reading, series):
+    for path in series:
+        subprocess.run([program("dcmcrle", "dcmtk"), path, path], check=True, capture_output=True)
+        edit(path, BitsStored=12, HighBit=15)
+    assert "BitsStored 12 and HighBit 15, which are not read here" in refusal(reading, series[0].parent)
+
+
+def in_fragments(path: Path, ends: list[int], times: int = 1) -> None:
+    """Cut a compressed image at some bytes, or put it there several times."""
+    header = pydicom.dcmread(path)
+    image = get_frame(header.PixelData, 0, number_of_frames=1)
+    parts = [image[a:b] for a, b in pairwise([0, *ends, len(image)])] * times
+    items = [ITEM + len(part).to_bytes(4, "little") + part for part in (b"", *parts)]
+    header.PixelData = b"".join(items)
+    header.save_as(path)
+
+
+@pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"], ["dcmcrle"]])
+def test_fragments_of_a_compressed_image_may_end_anywhere(reading, series, written, command):
+    for path in series[:3]:
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+        in_fragments(path, [2, 10, 300, 1300])
+    check_same(reading, series[0].parent, written)
+    if command[0] != "dcmcrle":
+        in_fragments(series[1], [300], times=2)
+        assert f"{series[1]}: several compressed images in one slice" in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize("kind", ["MAT_SPECIFIC", "EFF_ATOMIC_NUM", "GSI IODINE(WATER)", "PERFUSION"])
+def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
+    for path in series:
+        edit(path, ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
+    assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize("name", ["StationName", "PatientAge", "PatientPosition", "StudyDate"])
+def test_halves_of_two_scans_are_no_series(reading, series, name):
+    for number, path in enumerate(series):
+        edit(path, **{name: {"PatientAge": "007Y", "StudyDate": "20200101"}.get(name, "FFS") if number > 15 else ""})
+    check_same(reading, series[0].parent, series[0].parent)
+    for path in series[:16]:
+        edit(path, **{name: {"PatientAge": "050Y", "StudyDate": "20210101"}.get(name, "HFS")})
+    assert f"acquisitions that differ in {name} are in one series" in refusal(reading, series[0].parent)
+
+
+def test_padding_that_spans_the_body_is_refused(reading, series):
+    for path in series:
+        header = pydicom.dcmread(path)
+        for tag, found in ((PADDING, 0), (LIMIT, 1100)):
+            header.add_new(tag, "US", found)
+        header.save_as(path)
+    assert "-1024 to 76 HU are padding, which a body holds, too" in refusal(reading, series[0].parent)
+
+
+def test_spaces_and_small_letters_change_no_meaning(reading, series, written):
+    for path in series:
+        edit(path, Modality=" ct", RescaleType=" HU ")
+    scout = pydicom.dcmread(series[0])
+    scout.ImageType, scout.SeriesInstanceUID = ["ORIGINAL", "PRIMARY", "Localizer"], generate_uid()
+    scout.save_as(series[0].with_name("scout.dcm"))
+    check_same(reading, series[0].parent, written)

@@ -1,11 +1,12 @@
 # A copy of dicom_codestream.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
-"""The size that compressed pixels have of themselves, which must be the one that the header declares."""
+"""Compressed pixels: one image in one piece, of the size that the header declares."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from scripts.seg_dicom_files import SEND_AGAIN
+from scripts.seg_dicom_slices import ORIGINAL
 from scripts.seg_errors import StudyError
 
 if TYPE_CHECKING:
@@ -16,26 +17,42 @@ JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers after which JPEG and JPEG-LS say their size
 
 
-def check_codestream(header: pydicom.Dataset) -> None:
-    """Raise StudyError where compressed pixels do not hang together, or say that they have other Rows and Columns.
+def codestream(header: pydicom.Dataset) -> bytes:
+    """Compressed pixels as they lie in a file, the fragments of the image joined to one.
 
-    ITK's decoders fill or cut such an image silently.
+    ITK's decoders do not read fragments that end anywhere, and fill or cut an image of another size silently.
+
+    Raises:
+        StudyError: they do not hang together, are several images, or say that they have other Rows and Columns.
     """
-    if not are_items(header.PixelData):
-        raise StudyError(f"{header.filename}: slice cannot be read (its compressed pixels are damaged). {SEND_AGAIN}")
-    data = bytes(header.PixelData[:4096])
-    size, declared = jpeg_2000_size(data) or jpeg_size(data), (header.Rows, header.Columns)
+    path, data = header.filename, header.PixelData
+    if data.startswith(ITEM):
+        items = items_of(data)
+        if items is None:
+            raise StudyError(f"{path}: slice cannot be read (its compressed pixels are damaged). {SEND_AGAIN}")
+        if len(items[0]) > 4 or sum(item.startswith((JPEG, JPEG_2000)) for item in items[1:]) > 1:
+            raise StudyError(f"{path}: several compressed images in one slice. {ORIGINAL}")
+        if len(items) > 2:
+            image = b"".join(items[1:])
+            data = ITEM + bytes(4) + ITEM + len(image).to_bytes(4, "little") + image
+    head = data[:4096]
+    size, declared = jpeg_2000_size(head) or jpeg_size(head), (header.Rows, header.Columns)
     if size not in (None, declared):
-        fix = "Give the scanner's original series."
-        raise StudyError(f"{header.filename}: compressed pixels of {size}, but Rows and Columns are {declared}. {fix}")
+        raise StudyError(f"{path}: compressed pixels of {size}, but Rows and Columns are {declared}. {ORIGINAL}")
+    return data
 
 
-def are_items(data: bytes) -> bool:
-    """Whether encapsulated pixels are items that lie end to end; ITK takes as much memory as one says it is long."""
-    at = 0
+def items_of(data: bytes) -> list[bytes] | None:
+    """Offset table and fragments of encapsulated pixels; None unless they lie end to end.
+
+    ITK takes as much memory as one says it is long.
+    """
+    at, items = 0, []
     while data[at : at + 4] == ITEM:
-        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-    return not data.startswith(ITEM) or at == len(data) or data[at : at + 4] == END_OF_ITEMS
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        items.append(data[at + 8 : end])
+        at = end
+    return items if at == len(data) or data[at : at + 4] == END_OF_ITEMS else None
 
 
 def jpeg_2000_size(data: bytes) -> tuple[int, int] | None:

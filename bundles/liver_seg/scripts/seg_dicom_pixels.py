@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from scripts.seg_dicom_codestream import check_codestream
+from scripts.seg_dicom_codestream import codestream
 from scripts.seg_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2, value
 from scripts.seg_dicom_padding import AIR, is_padding, is_padding_hu
 from scripts.seg_dicom_slices import ORIGINAL, Layout, Slice
 from scripts.seg_errors import StudyError
 
-UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # deflated; big endian
-PLAIN = UNCOMPRESSED[:3]
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", BIG_ENDIAN)  # the third is deflated
 UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
 PIXEL_GROUP = 0x7FE0  # elements come in the order of their groups
 SLACK = 16  # bytes after the pixels that some writers fill up with
@@ -110,33 +110,40 @@ def rescaled(stored: np.ndarray, one: Slice) -> np.ndarray:
 
 
 def raw_values(one: Slice) -> np.ndarray | None:
-    """Integers ``[Y, X]`` of a slice in plain 16 bit as they lie in the file, or None for other ways to store."""
-    layout = one.layout
-    plain = layout.allocated == 16 and layout.high == layout.stored - 1
-    if not plain or one.header.file_meta.TransferSyntaxUID not in PLAIN:
+    """Integers ``[Y, X]`` of a slice as they lie in the file, or None where they are compressed."""
+    layout, syntax = one.layout, one.header.file_meta.TransferSyntaxUID
+    if syntax not in UNCOMPRESSED or (syntax == BIG_ENDIAN and layout.allocated != 16):
         return None
-    raw = np.frombuffer(one.header.PixelData, "<i2" if layout.signed else "<u2", layout.rows * layout.columns)
+    order, kind = ">" if syntax == BIG_ENDIAN else "<", "i" if layout.signed else "u"
+    raw = np.frombuffer(one.header.PixelData, f"{order}{kind}{layout.allocated // 8}", layout.rows * layout.columns)
     return raw.reshape(layout.rows, layout.columns)
 
 
 def without_unused_bits(raw: np.ndarray, layout: Layout) -> np.ndarray:
-    """Stored integers ``[Y, X]``: bits that are not used may hold an overlay, or lack the sign."""
-    unused = 16 - layout.stored
-    return np.right_shift(np.left_shift(raw, unused), unused) if unused else raw
+    """Stored integers ``[Y, X]``: bits above or below those that are used may hold an overlay, or lack the sign."""
+    unused, above = layout.allocated - layout.stored, layout.allocated - 1 - layout.high
+    return np.right_shift(np.left_shift(raw, above), unused) if unused else raw
 
 
 def decode_hu(one: Slice) -> np.ndarray:
-    """HU ``[Y, X]`` of a slice that is compressed or stored unusually, by ITK, whose codecs come with it.
+    """HU ``[Y, X]`` of a slice that is compressed, by ITK, whose codecs come with it.
 
     Raises:
-        StudyError: there is no decoder, or the pixels are damaged or of another size than declared.
+        StudyError: there is no decoder, or the pixels are damaged, lie in other bits than the lowest or are of another
+            size than declared.
     """
     import itk  # slow to import, and few series need it
 
-    header, shape = one.header, (one.layout.rows, one.layout.columns)
-    check_codestream(header)
+    header, layout, shape = one.header, one.layout, (one.layout.rows, one.layout.columns)
+    if layout.allocated > 16 or layout.high != layout.stored - 1:
+        cause = (
+            f"BitsAllocated {layout.allocated}, BitsStored {layout.stored} and HighBit {layout.high}, which are not "
+        )
+        cause += f"read here in pixels stored as {header.file_meta.TransferSyntaxUID.name}"
+        raise StudyError(f"{header.filename}: {cause}. Have the PACS send it as Explicit VR Little Endian.")
+    data = codestream(header)
     try:
-        with utf8_name(Path(header.filename)) as name:
+        with name_for_itk(Path(header.filename), header.PixelData, data) as name:
             hu = itk.array_from_image(itk.imread(name, itk.F)).reshape(shape)
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
@@ -152,14 +159,20 @@ def decode_hu(one: Slice) -> np.ndarray:
 
 
 @contextmanager
-def utf8_name(path: Path) -> Iterator[str]:
-    """The name of a file for ITK, which takes UTF-8 only: any other is linked to from a temporary folder."""
+def name_for_itk(path: Path, pixels: bytes, data: bytes) -> Iterator[str]:
+    """The name of a file that holds ``data`` for its ``pixels``: itself, or a copy in a temporary folder.
+
+    ITK takes names in UTF-8 only.
+    """
     try:
         str(path).encode()
+        readable = data == pixels
     except UnicodeEncodeError:
-        with TemporaryDirectory() as folder:
-            link = Path(folder, "slice.dcm")
-            link.symlink_to(path.resolve())
-            yield str(link)
+        readable = False
+    if readable:
+        yield str(path)
         return
-    yield str(path)
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, "slice.dcm")
+        copy.write_bytes(path.read_bytes().replace(pixels, data, 1))
+        yield str(copy)
