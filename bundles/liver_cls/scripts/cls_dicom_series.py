@@ -28,13 +28,13 @@ SHOWN = 8  # series in a message
 
 def is_slice(header: pydicom.Dataset) -> bool:
     """Whether a data set is a CT image, single or Enhanced, and no scout or screenshot."""
-    return is_ct(header) and not any(mark in str(value(header, "ImageType")) for mark in NO_SLICES)
+    return is_ct(header) and not any(mark in str(value(header, "ImageType")).upper() for mark in NO_SLICES)
 
 
 def is_ct(header: pydicom.Dataset) -> bool:
     """Whether a data set is a CT image; where an anonymiser blanked what it is, by its modality."""
-    kind, modality = sop_class(header), value(header, "Modality")
-    return (kind in (CT_IMAGE, *ENHANCED) and modality in (None, "CT")) or (kind == "" and modality == "CT")
+    kind, modality = sop_class(header), str(value(header, "Modality") or "").strip().upper()
+    return (kind in (CT_IMAGE, *ENHANCED) and modality in ("", "CT")) or (kind == "" and modality == "CT")
 
 
 def series_of(header: pydicom.Dataset) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 from scripts.seg_dicom_files import value
-from scripts.seg_dicom_slices import Layout, Slice
+from scripts.seg_dicom_slices import ORIGINAL, Layout, Slice
+from scripts.seg_errors import StudyError
 
 AIR = -1024  # HU, the lowest of most scanners
 BODY = (-900, 3100)  # HU that are also found inside
@@ -59,10 +60,17 @@ def _fits(end: int, layout: Layout) -> bool:
 
 
 def _outside(pixels: np.ndarray, ends: tuple[int, int], one: Slice) -> np.ndarray | None:
-    """Pixels within ``ends``; of those that could be body too, the ones that hang together with the border."""
+    """Pixels within ``ends``; of those that could be body too, the ones that hang together with the border.
+
+    Raises:
+        StudyError: body lies between ``ends``.
+    """
     found = (pixels >= ends[0]) & (pixels <= ends[1])
     low, high = (end * one.slope + one.intercept for end in ends)
     if found.any() and low <= BODY[1] and high >= BODY[0]:
+        if low < high:
+            cause = f"by PixelPaddingRangeLimit {low:g} to {high:g} HU are padding, which a body holds, too"
+            raise StudyError(f"{one.header.filename}: {cause}. {ORIGINAL}")
         found = _from_border(found)
     return found if found.any() else None
 

@@ -23,7 +23,11 @@ NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
 UNITS = ("HU", "HU_MOD", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")  # US: unspecified
-PROJECTIONS = {"MIP", "MINIP", "PROJECTION"}  # in the ImageType of slices that hold the extremes of several
+PROJECTIONS = {"MIP", "MINIP", "MAXIP", "PROJECTION"}  # in the ImageType of slices that hold the extremes of several
+NO_HU = (  # in the ImageType of what is computed from CTs, at two energies or times, and is of another unit
+    "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "IODINE", "PERFUSION",
+    "SUBTRACTION",
+)  # fmt: skip
 LAYOUT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -65,9 +69,12 @@ def place_slice(header: pydicom.Dataset) -> Slice:
     if spacing.min() <= 0 or slope <= 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
-    if PROJECTIONS & set(re.findall(r"[A-Z]+", str(value(header, "ImageType")).upper())):
+    kind = str(value(header, "ImageType")).upper()
+    if PROJECTIONS & set(re.findall(r"[A-Z]+", kind)):
         raise StudyError(f"{path}: by its ImageType a projection (MIP or MinIP), no slice of a CT. {ORIGINAL}")
-    unit = str(value(header, "RescaleType") or "HU")[:60]
+    if found := next((name for name in NO_HU if name in kind), None):
+        raise StudyError(f"{path}: by its ImageType ({found}) a map computed from CTs, not in HU. Give a CT in HU.")
+    unit = str(value(header, "RescaleType") or "HU").strip()[:60]
     if unit.upper() not in UNITS:
         raise StudyError(f"{path}: its values are {unit}, not HU. Give a CT in HU.")
     if "ModalityLUTSequence" in header and value(header, "ModalityLUTSequence") != []:

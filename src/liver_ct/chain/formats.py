@@ -119,4 +119,4 @@ def may_be_slice(path: Path) -> bool:
         return True
     other = kind.endswith("Storage") and not kind.endswith("Image Storage")
     other = other or "Secondary Capture" in kind
-    return not other and "LOCALIZER" not in str(header.get("ImageType"))
+    return not other and "LOCALIZER" not in str(header.get("ImageType")).upper()
