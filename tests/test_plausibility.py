@@ -19,10 +19,12 @@ import torch
 from markupsafe import escape
 from monai.data import MetaTensor
 from scipy import ndimage
+from test_reading import edit
 
 from liver_ct import LiverCT, phantom
 from liver_ct.chain.pipeline import BUNDLES
 from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.series import notes_on_series
 from liver_ct.chain.stages import read_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,3 +239,38 @@ def test_odd_arrays_get_notes_and_no_error(change):
     mask = np.zeros(ct.shape, np.uint8)
     mask[50, 50, -1] = 1  # a voxel, between those that are looked at
     assert {"volume"} <= {note.code for note in notes_on(ct, mask, PLAIN[2])}
+
+
+def jumped(slices: list[Path]) -> None:
+    for path in slices[1::2]:
+        path.unlink()
+
+
+def said(**values):
+    def change(slices: list[Path]) -> None:
+        for path in slices:
+            edit(path, **values)
+
+    return change
+
+
+OF_HEADERS = {
+    "every other slice lost": (jumped, ["gaps"]), "thin slices": (said(SliceThickness=2), ["gaps"]),
+    "another distance": (said(SpacingBetweenSlices=2.5), ["gaps"]), "its sign": (said(SpacingBetweenSlices=-5), []),
+    "field": (said(ReconstructionDiameter=200), ["field"]), "that field": (said(ReconstructionDiameter=384), []),
+    "lossy": (said(LossyImageCompression="01"), ["lossy"]), "computed": (said(RescaleType="HU_MOD"), ["computed"]),
+    "nonsense": (said(InstanceNumber=None, SliceThickness=None, ReconstructionDiameter=None), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, codes", OF_HEADERS.values(), ids=OF_HEADERS)
+def test_what_headers_say_against_a_series_is_noted(tmp_path, change, codes):
+    change(phantom.write_dicom_series(tmp_path, PLAIN[0], PLAIN[2]))
+    ct = read_bundle(BUNDLES / "liver_seg").get_parsed_content("load")({"image": str(tmp_path)})["image"]
+    notes = notes_on_series(ct.meta["files"], ct.shape[1:], ct.affine.numpy())
+    assert [note.code for note in notes] == codes and all(note.text.endswith(".") for note in notes)
+
+
+def test_notes_on_headers_reach_the_result(tmp_path):
+    jumped(phantom.write_dicom_series(tmp_path / "series", PLAIN[0], PLAIN[2]))
+    assert "gaps" in LiverCT(device="cpu")(tmp_path / "series").result["note_codes"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.series import notes_on_series
 from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
 from liver_ct.files import read_json
@@ -120,7 +121,9 @@ class Chain:
 def notes(masks: Item) -> list[str]:
     """What is implausible about stage 1's ``image``, ``pred`` and ``prob``, in sentences."""
     ct, liver, prob = masks["image"], masks["pred"], masks["prob"]
-    found = notes_on(ct[0].numpy(), liver[0].numpy(), ct.affine.numpy(), prob[0].numpy())
+    affine = ct.affine.numpy()
+    found = notes_on_series(ct.meta.get("files", ()), ct.shape[1:], affine)
+    found += notes_on(ct[0].numpy(), liver[0].numpy(), affine, prob[0].numpy())
     return [note.text for note in found]
 
 
