@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -209,3 +210,23 @@ def test_other_archives_are_no_studies(tmp_path):
     with pytest.raises(StudyError, match="holds no CT"):
         find_studies(tmp_path, told.append)
     assert len(told) == 3 and "a zip in a zip" in told[0] and "images other than DICOM" in told[1]
+
+
+def test_an_archive_of_images_that_is_not_opened_has_its_line(series, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, mode in (("CT.tar", "w"), ("CT.tgz", "w:gz"), ("CT.tar.xz", "w:xz")):
+        with tarfile.open(source / name, mode) as archive:
+            archive.add(series, "CT")
+    pack(series, source / "CT")
+    (source / "CT.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(99))
+    (source / "cut.tgz").write_bytes((source / "CT.tgz").read_bytes()[:300])
+    before = {path.name for path in source.iterdir()}
+    with tarfile.open(source / "notes.tar", "w") as archive:
+        archive.add(__file__, "notes.py")
+    with zipfile.ZipFile(source / "letter.docx", "w") as archive:
+        archive.writestr("word/document.xml", "<xml/>")
+    lines = []
+    with pytest.raises(StudyError, match="holds no CT"):
+        find_studies(source, lines.append)
+    assert {Path(line.split(": ")[0]).name for line in lines} == before and all(line.endswith(".") for line in lines)

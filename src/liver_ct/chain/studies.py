@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from liver_ct.chain.archives import why_not_opened
 from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.chain.zips import holds_series, why_no_series
 from liver_ct.errors import StudyError
@@ -196,7 +197,7 @@ def _why_not_taken(path: Path) -> str | None:
     if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
         return None
     try:
-        return why_not_read(path)
+        return why_not_read(path) or why_not_opened(path)
     except OSError as e:
         if e.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere
             return None
