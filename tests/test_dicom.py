@@ -268,10 +268,15 @@ class TestOption:
 
     def test_a_ct_that_is_not_axial_dicom_has_its_line(self, bundles, tmp_path, capsys):  # noqa: F811
         causes = {"coronal": "axial", "nowhere": "FrameOfReferenceUID is missing", "same": "the same SOPInstanceUID"}
+        causes["scattered"] = "its slices have a FrameOfReferenceUID each"
         ct, _, affine = phantom.make_phantom(SIZE, SPACING)
         phantom.write_dicom_series(tmp_path / "in" / "coronal", ct, affine, axcodes="LIP")
         write_series(tmp_path / "in" / "nowhere", FrameOfReferenceUID="")
         write_series(tmp_path / "in" / "same", SOPInstanceUID=generate_uid())
+        for path in write_series(tmp_path / "in" / "scattered").iterdir():
+            header = pydicom.dcmread(path)
+            header.FrameOfReferenceUID = generate_uid()
+            header.save_as(path)
         with pytest.raises(SystemExit):
             run(tmp_path / "in", tmp_path / "out", bundles, dicom_output=True)
         lines = "\n".join(sorted(capsys.readouterr().err.splitlines()))

@@ -489,6 +489,13 @@ def test_bytes_put_in_before_the_end_are_noticed(reading, series):
     assert "no element follow its pixels" in refusal(reading, series[0].parent)
 
 
+def test_two_slices_in_one_file_are_not_one(reading, series):
+    for one, other in zip(series[::2], series[1::2]):
+        one.write_bytes(one.read_bytes() + other.read_bytes())
+        other.unlink()
+    assert "another DICOM file follows in it" in refusal(reading, series[0].parent)
+
+
 def test_a_slice_whose_length_swallows_what_follows_is_not_passed_over(reading, series):
     data = series[0].read_bytes()
     at = data.index(b"\x08\x00\x16\x00UI") + 6

@@ -63,10 +63,12 @@ def check_pixels(one: Slice) -> None:
 
 
 def _check_end(path: Path, end: int) -> None:
-    """Raise StudyError where what follows the pixels is no element that may: bytes were put in before."""
+    """Raise StudyError where what follows the pixels is no element that may: bytes were put in before, or a file."""
     with path.open("rb") as file:
         file.seek(end)
-        tag = file.read(4)
+        tag, rest = file.read(4), file.read(128)
+    if rest.endswith(b"DICM"):
+        raise StudyError(f"{path}: another DICOM file follows in it, as where two were joined. {SEND_AGAIN}")
     if tag.strip(b"\0") and int.from_bytes(tag[:2], "little") < PIXEL_GROUP:  # some files are filled up with zeros
         raise StudyError(f"{path}: slice cannot be read (bytes that are no element follow its pixels). {SEND_AGAIN}")
 

@@ -46,6 +46,10 @@ def read_headers(study: StudyResult) -> list[pydicom.Dataset]:
     if len({header.SOPInstanceUID for header in headers}) < len(headers):
         cause = "several slices have the same SOPInstanceUID, so no result can refer to one of them"
         raise StudyError(f"{path}: {cause}. Give the scanner's original series, or leave out --dicom_output.")
+    for name in ("FrameOfReferenceUID", "StudyInstanceUID"):
+        if len({header[name].value for header in headers}) > 1:
+            cause = f"its slices have a {name} each, so no result can refer to all of them"
+            raise StudyError(f"{path}: {cause}. Give the scanner's original series, or leave out --dicom_output.")
     tidy(headers[0])
     for header in headers:
         if not header.get("SliceThickness"):
