@@ -552,6 +552,11 @@ class TestOddButGood:
         series[5].unlink()
         assert "so some are missing" in refusal(reading, series[0].parent)
 
+    def test_positions_written_to_whole_millimetres_are_uneven(self, reading, series):
+        for number, path in enumerate(series):
+            edit(path, ImagePositionPatient=[0, 0, round(number * 5.7)])
+        assert "5.00 to 6.00 mm apart, which is uneven" in refusal(reading, series[0].parent)
+
     @pytest.mark.parametrize(
         "values", [{"RescaleType": "hu"}, {"RescaleType": "Hounsfield Units"}, {"ModalityLUTSequence": []}]
     )

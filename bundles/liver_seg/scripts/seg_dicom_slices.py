@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ORIGINAL = "Give the scanner's original series."
 MAX_DRIFT_MM = 1.0  # how far slices may be shifted sideways against each other
 ROUNDED_MM = 0.101  # between gaps whose ends are written to 0.1 mm
+MISSING = 1.5  # a gap where a slice is missing, against one where none is
 NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
@@ -204,7 +205,10 @@ def _why_uneven(gaps: np.ndarray) -> str:
     if 0 < len(changes) <= 2 and lengths.min() >= 3:
         steps = " then ".join(f"{gaps[i]:.2f}" for i in (0, *(changes + 1)))
         return f"the slices' distance changes, {steps} mm. Give a reconstruction of one distance."
-    return f"slices {gaps.min():.2f} to {gaps.max():.2f} mm apart, so some are missing. {EXPORT_AGAIN}"
+    found = f"slices {gaps.min():.2f} to {gaps.max():.2f} mm apart"
+    if gaps.max() < MISSING * gaps.min():
+        return f"{found}, which is uneven. {ORIGINAL}"
+    return f"{found}, so some are missing. {EXPORT_AGAIN}"
 
 
 def normal(one: Slice) -> np.ndarray:
