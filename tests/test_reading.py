@@ -429,7 +429,7 @@ FAULTS = {
     position_nan: "ImagePositionPatient is not 3 finite numbers", spacing_nan: "PixelSpacing is not 2 finite",
     orientation_infinite: "ImageOrientationPatient is not 6 finite", orientation_skewed: "no two directions",
     spacing_zero: "PixelSpacing is", slope_zero: "RescaleSlope is", spacing_differs: "different PixelSpacing",
-    matrix_differs: "different matrix sizes", drifting: "some are missing", effective_z: "Z_EFF, not HU",
+    matrix_differs: "different matrix sizes", drifting: "which is uneven", effective_z: "Z_EFF, not HU",
     multi_frame: "several frames", enhanced: "Enhanced CT Image, which is not read here. Convert it to single slices",
     no_decoder: "stored as MPEG-4 AVC/H.264 High Profile / Level 4.1 cannot be decoded",
     a_private_syntax: "stored as 1.2.3.4 cannot be decoded", screenshots: "Secondary Capture Image",
