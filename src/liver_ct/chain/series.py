@@ -20,6 +20,7 @@ ATTRIBUTES = [
 ]  # fmt: skip
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")  # JPEG, near-lossless JPEG-LS
 COMPUTED = ("HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "MONOENERG")  # from CTs at two energies
+LOOKED_AT = 4  # slices; all others are like them, or the series would not have been read
 GAP = 1.5  # from slice to slice, against their thickness
 ALIKE = 0.05  # how far a size may be from the one that another attribute says
 
@@ -39,7 +40,8 @@ def notes_on_series(files: Sequence[str], shape: Sequence[int], affine: NDArray[
         return ()
     import pydicom  # slow to import, and NIfTI does without
 
-    headers = [pydicom.dcmread(f, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES) for f in files]
+    middle = files[max(0, len(files) // 2 - 2) :][:LOOKED_AT]
+    headers = [pydicom.dcmread(f, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES) for f in middle]
     mm = np.linalg.norm(affine[:3, :3], axis=0)
     texts = {
         "gaps": next(about_gaps(headers, float(mm[2])), None),
