@@ -219,7 +219,7 @@ class TestBytes:
         data.unlink()
         assert "missing" in refusal(reading, path)
         os.mkfifo(data)
-        assert "missing" in refusal(reading, path)
+        assert "is no file (a folder, pipe or device)" in refusal(reading, path)
         path.write_text(text.replace("ct.raw", "a" * 5000))
         assert "no usable data file" in refusal(reading, path)
         path.write_text(text.replace("ct.raw", "ct%03d.raw 1 20 1"))
@@ -400,6 +400,7 @@ MEDICAL = {
     "no letters": (b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = XYZ", "says otherwise"),
     "no place": (b"Offset", b"Comment", "Offset is missing"),
     "underscores": (b"DimSize = 48 40 20", b"DimSize = 4_8 40 20", "3 finite numbers"),
+    "no sizes": (b"DimSize = 48 40 20\n", b"", "DimSize is missing"),
     "a control character": (b"CenterOfRotation = 0", b"CenterOfRotation = \x07", "header is damaged"),
     "packed perhaps": (b"CompressedData = False", b"CompressedData = yes", "CompressedData is 'yes'"),
 }  # fmt: skip
@@ -491,6 +492,7 @@ NO_HU = {
     "twice, padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct * 2),
     "shifted by 500, padded": lambda ct: np.where(padding(ct.shape), -2000, ct + 500),
     "thousandth": lambda ct: ct / 1000,
+    "labels": lambda ct: np.where(ct > -300, 100, -1000),
     "0 to 255": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 255,
     "-1000 to 1000": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 2000 - 1000,
     "shifted by 500": lambda ct: ct + 500,

@@ -54,6 +54,16 @@ SCRAMBLED = {
     "rows shuffled": (CT[:, np.random.default_rng(0).permutation(56)], "neighbours along axis 1"),
     "a slice of zeros": (with_slice(np.zeros(1)), "slice 12 of 0 to 31"),
     "a slice of air": (with_slice(np.full(1, -1024)), "slice 12 of 0 to 31"),
+    "three slices of air": (
+        changed(slice(10, 13), lambda v: v * 0 - 1024),
+        "slice 10 of 0 to 31 holds nothing but -10",
+    ),
+    "every other slice 20 HU brighter": (CT + 20 * (np.arange(32) % 2), "slice 1 of 0 to 31 lies .19 HU off"),
+    "the upper half 30 HU darker": (changed(slice(16, None), lambda v: v - 30), "slice 16 of 0 to 31 lies -.. HU off"),
+    "the upper half of half the HU": (
+        changed(slice(16, None), lambda v: v / 2),
+        "HU off the one before it|is scaled unlike",
+    ),
     "a slice of elsewhere": (with_slice(CT[..., 29]), "slice 12 of 0 to 31"),
     "a slice turned over": (with_slice(CT[::-1, ::-1, 12]), "slice 12 of 0 to 31"),
     "the upper half mirrored": (changed(slice(16, None), lambda v: v[::-1]), "slice 16 of 0 to 31 is turned over"),
@@ -102,6 +112,7 @@ def test_a_ct_is_read_in_any_orientation_and_with_noise(reading, tmp_path, axcod
     "size, spacing, seed",
     [
         ((40, 40, 16), (10, 10, 12), 0), ((96, 96, 12), (4, 4, 15), 0), ((64, 64, 4), (6, 6, 10), 0),
+        ((48, 48, 5), (8, 8, 8), 0),
         ((96, 80, 30), (4, 4, 12), 2), ((60, 50, 24), (7, 7, 15), 1), ((60, 50, 24), (7, 7, 15), 3),
     ],
 )  # fmt: skip

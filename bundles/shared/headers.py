@@ -72,6 +72,8 @@ def integers(path: Path, name: str, text: str, count: int) -> list[int]:
 def sizes(path: Path, name: str, text: str) -> tuple[int, ...]:
     """Three numbers of voxels, each at least 1, else StudyError."""
     count = len(text.split())
+    if not count:
+        raise StudyError(f"{path}: {name} is missing. {FIX_HEADER}")
     if count > 3:
         raise StudyError(f"{path}: {name} has {count} axes (time, colours or vectors). Give one CT volume.")
     if count < 3:
@@ -116,7 +118,8 @@ def data_beside(path: Path, name: str) -> Path:
     if not any(data.resolve().is_relative_to(folder) for folder in folders):
         raise StudyError(f"{path}: its data file lies outside the header's folder. Put the two together.")
     if not data.is_file():
-        raise StudyError(f"{path}: its data file {printable(name)} is missing. Copy it beside the header.")
+        cause = "no file (a folder, pipe or device)" if data.exists() else "missing"
+        raise StudyError(f"{path}: its data file {printable(name)} is {cause}. Copy it beside the header.")
     return data
 
 

@@ -33,12 +33,11 @@ def check_order(path: Path, image: MetaTensor) -> None:
     values = image.as_tensor()[0].numpy()
     apart = [_unlikeness(values, axis) for axis in range(3)]
     worst, sizes = int(np.argmax(apart)), np.linalg.norm(image.affine.numpy()[:3, :3], axis=0)
-    alike = [other for other, size in zip(apart, sizes) if np.isclose(size, sizes[worst], rtol=0.1)]
-    skewed = apart[worst] > SKEWED * min(alike) and values.shape[worst] * sizes[worst] >= SLAB_MM
+    alike = [other for other, size in zip(apart, sizes) if other and np.isclose(size, sizes[worst], rtol=0.1)]
+    skewed = apart[worst] > SKEWED * min(alike, default=np.inf) and values.shape[worst] * sizes[worst] >= SLAB_MM
     if (apart[worst] > UNRELATED and apart[worst] > TIMES * min(apart)) or skewed:
-        cause = (
-            f"neighbours along axis {worst} have nothing in common: their order, or the sizes in the header, are wrong"
-        )
+        cause = f"neighbours along axis {worst} have nothing in common: their order, or the sizes in the header, are "
+        cause += "wrong, or it shows no body"
         raise StudyError(f"{path}: {cause}. {FIX}")
     along = int(np.argmax(np.abs(image.affine.numpy()[2, :3])))
     slices = np.moveaxis(values, along, 0)
@@ -106,7 +105,7 @@ def _lines(values: np.ndarray, axis: int, count: int = LINES) -> np.ndarray:
 
 
 def _unlikeness(values: np.ndarray, axis: int) -> float:
-    """How far neighbours along an axis differ, against any two."""
+    """How far neighbours along an axis differ, against any two; 0 where there are too few to tell."""
     lines = _lines(values, axis)
     if len(lines) < 2 * AROUND:
         return 0.0

@@ -18,6 +18,14 @@ REVERSED = 1.4  # a run of three and more: many are tried, and 1.23 is found in 
 TURNED = 1.25
 STEP, BETTER = 2.5, 1.75  # of one step, against those around it and another sequence; one of both is 0.52 of it at most
 PARTS, PARTS_HU = 5.0, 40.0  # of one step, against those around it, where no other sequence is better: at most 2.1
+# HU by which the median of what is tissue in both differs, at most 10.8, and 13.1 with every third slice only; and the
+# ratios of two spreads of it, not both beyond 1.38. A slice of half the HU has 0.47 to 0.60, but for one at 10 mm.
+SHIFTED, SCALED, SURE = 16.0, 1.6, 10.0
+SPREADS: tuple[Callable[[np.ndarray], float], ...] = (
+    lambda hu: float(np.subtract(*np.quantile(hu, (0.85, 0.15)))),
+    lambda hu: float(np.median(np.abs(hu - np.median(hu)))),
+)
+MARGIN, TISSUE = 10, 250  # HU from what is clipped or no tissue; pieces
 EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what is as frequent in the others
 PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise hardly moves, and voxels they are made of
 LONGEST = 10  # slices of a run within others
@@ -49,7 +57,15 @@ def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | No
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
-    looks = (_turned_over, _enlarged, *((_exchanged,) if apart_mm <= FAR_MM else ()), _scattered, _opposite, _elsewhere)
+    looks = (
+        _turned_over,
+        _enlarged,
+        *((_exchanged,) if apart_mm <= FAR_MM else ()),
+        _scattered,
+        _opposite,
+        _elsewhere,
+        _rescaled,
+    )
     for look in looks:
         if found := look(means, steps):
             return start + found[0], found[1]
@@ -75,12 +91,13 @@ def _shrunk(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _unwritten(slices: np.ndarray, held: np.ndarray) -> tuple[int, str] | None:
-    """A slice that holds one value only, which is neither air nor the background of those that hold more."""
+    """A slice that holds one value only, amid the others, or which is neither air nor the background of those."""
     others = sorted({*range(len(slices))} - {*held.tolist()})
     sample = slices[held, ::8, ::8] if others else slices[:0]
     for number in others:
         value = slices[number, 0, 0]
-        if value > EMPTY_HU and np.count_nonzero(sample == value) < BACKGROUND * sample.size:
+        amid = len(held) and held[0] < number < held[-1] and np.ptp(slices[number]) == 0
+        if amid or (value > EMPTY_HU and np.count_nonzero(sample == value) < BACKGROUND * sample.size):
             return number, f"holds nothing but {value:g} HU, as if it had not been written"
     return None
 
@@ -97,6 +114,22 @@ def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None
         ratios = _ratios(means, steps, changes)
         if ratios.max() > TURNED:
             return int(ratios.argmax()) + 1, f"is {what} against the one before it"
+    return None
+
+
+def _rescaled(means: np.ndarray, _: np.ndarray) -> tuple[int, str] | None:
+    """Where tissue has other HU than in the slice before, by the pieces that are tissue in both."""
+    low, high = max(WINDOW[0], float(means.min())) + MARGIN, min(WINDOW[1], float(means.max())) - MARGIN
+    tissue = (means > low) & (means < high)
+    both = tissue[1:] & tissue[:-1]
+    for i in np.flatnonzero(both.sum((1, 2)) >= TISSUE):
+        one, other = means[i][both[i]], means[i + 1][both[i]]
+        step, error = float(np.median(other - one)), float(np.std(other - one)) / np.sqrt(len(one))
+        if abs(step) > max(SHIFTED, SURE * error):
+            return int(i) + 1, f"lies {step:+.0f} HU off the one before it: the two are scaled differently"
+        ratios = [spread(other) / max(spread(one), LITTLE) for spread in SPREADS]
+        if min(ratios) > SCALED or max(ratios) < 1 / SCALED:
+            return int(i) + 1, "is scaled unlike the one before it"
     return None
 
 
