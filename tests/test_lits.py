@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import pytest
 
 from liver_ct import phantom
 from liver_ct.lits import BrokenPair, checking, finding, unpack
+from liver_ct.lits.slices import read_slices
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / "scripts" / "lits.py")
 
@@ -472,11 +474,91 @@ def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, t
     assert "tumour_in" not in entries["volume-3"]  # nothing is known
 
 
-@pytest.mark.parametrize("row", ["b05,x,1", "b05,4,yes", "nobody,4,1"])
+WRONG_ROWS = [
+    *("b05,x,1", "b05,4,yes", "nobody,4,1", "b05,nan,1", "b05,inf,1", "b05,-1,1", "b05,4.5,1"),
+    *("b05,4,1\nb05,4,0", "b05,500,1", "7777,4,1"),
+]
+
+
+@pytest.mark.parametrize("row", WRONG_ROWS)
 def test_wrong_tumour_table_is_one_line(tmp_path, two_sources, row):
     (tmp_path / "tumour.csv").write_text(f"volume,slice,tumour_present\n{row}\n")
-    result = prepare(two_sources, tmp_path / "out", tumour=str(tmp_path / "tumour.csv"))
+    result = prepare(two_sources, tmp_path / "out", tumour=str(tmp_path / "tumour.csv"), liver_only=["btcv"])
     assert result.returncode == 1 and len(errors(result)) == 1 and "tumour.csv: " in errors(result)[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "content"),
+    [
+        ("groups", "people.json", b"[1, 2]"), ("groups", "people.csv", b"case,person\n2,a\n2,b\n"),
+        ("groups", "people.csv", "case,person\n2,M\u00fcller\n".encode("latin-1")),
+        ("split", "split.json", b"[2]"), ("split", "split.json", b'{"test": 2}'),
+    ],
+)  # fmt: skip
+def test_wrong_people_and_splits_are_one_line(tmp_path, many, option, name, content):
+    (tmp_path / name).write_bytes(content)
+    line = prepare(many, tmp_path / "out", **{option: str(tmp_path / name)}).stderr
+    assert line.startswith(f"ERROR {tmp_path / name}: ") and len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("fraction", [2.0, -1.0, float("nan")])
+def test_a_fraction_of_no_people_is_refused(tmp_path, many, fraction):
+    assert "ERROR --val_fraction" in prepare(many, tmp_path / "out", val_fraction=fraction).stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "affine", "cause"),
+    [
+        (lambda ct: ct // 2, None, "where air is -1000"),
+        (lambda ct: ct[..., np.random.default_rng(0).permutation(ct.shape[2])], None, "of it lies on tissue"),
+        (None, np.eye(4), "a field of view of 40 x 32 x 20 mm"),
+        (None, np.diag([0.009, 0.009, 0.008, 1]), "are not those of a CT"),
+    ],
+    ids=["half the HU", "shuffled", "no affine", "metres"],
+)
+def test_what_the_chain_does_not_read_is_not_learned_from(tmp_path, write_lits, change, affine, cause):
+    folder = write_lits(tmp_path / "in", [2])
+    for name in ("volume-2.nii.gz", "segmentation-2.nii.gz"):
+        rewrite(folder / name, change if change and name[0] == "v" else np.asarray, affine)
+    result = prepare(folder, tmp_path / "out")
+    assert result.returncode == 1 and len(errors(result)) == 1 and re.search(cause, errors(result)[0])
+
+
+WRONG_SLICES = {
+    "NaN": {"image": lambda a: np.where(a > 100, np.nan, a).astype(np.float32)},
+    "beyond 16 bits": {"image": lambda a: a.astype(np.int32) * 1000},
+    "0 to 1": {"image": lambda a: a / np.float32(255)},
+    "no slope": {"hu_slope": lambda _: np.array(0.0)},
+    "a slope each": {"hu_slope": lambda _: np.ones(5)},
+    "half a liver": {"liver": lambda a: a * 0.5},
+    "liver below 0": {"liver": lambda a: -a.astype(np.int8)},
+    "no liver": {"liver": lambda a: a * 0},
+    "infinite pixels": {"spacing_mm": lambda a: a + np.inf},
+    "slices by letters": {"slice": lambda _: np.array([*"abcde"])},
+    "no number": {"slice": lambda a: a + np.nan},
+    "one slice twice": {"slice": lambda a: a * 0, "lits_volume": lambda a: a * 0 + 3},
+    "no slice": dict.fromkeys(["image", "liver", "slice", "lits_volume", "spacing_mm"], lambda a: a[:0]),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_SLICES)
+def test_a_wrong_archive_of_slices_is_one_line(tmp_path, archive, fault):
+    with np.load(archive) as data:
+        arrays = {**data, **{key: change(data.get(key)) for key, change in WRONG_SLICES[fault].items()}}
+    np.savez(archive, **arrays)
+    with pytest.raises(BrokenPair, match=r"slices\.npz: .*\.$"):
+        read_slices(archive)
+
+
+def test_slices_of_a_corrected_archive_replace_the_earlier_ones(tmp_path, many, archive, monkeypatch):
+    lits.prepare(str(many), str(tmp_path / "out"))
+    with np.load(archive) as data:
+        corrected = {**data, "image": data["image"] // 2}
+    for arrays in ({}, corrected):
+        if arrays:
+            np.savez(archive, **arrays)
+        entry = add(monkeypatch, archive, tmp_path / "out")["slice-3-12"]
+    assert np.asarray(nib.load(tmp_path / "out" / entry["image"]).dataobj).max() == corrected["image"].max()
 
 
 @pytest.fixture
@@ -554,14 +636,12 @@ def test_archive_whose_cases_are_paths_is_refused(tmp_path, many, archive, monke
 
 @pytest.fixture
 def fine(tmp_path, archive, monkeypatch):
-    """Datalist of two cases at 1 x 1 x 2 mm, one of them tested on, and of slices."""
-    spots = np.full((60, 50, 20), -10, np.int16)  # soft tissue, in which a bright landmark lies
-    spots[:4, :, :] = -900
-    spots[30:34, 20:24, 9:12] = 200
-    labels = np.zeros(spots.shape, np.uint8)
-    labels[10:50, 10:40, 3:17] = 1
-    labels[30:34, 20:24, 9:12] = 2
-    affine = np.array([[-1.0, 0, 0, 40], [0, -1.0, 0, 50], [0, 0, 2.0, -300], [0, 0, 0, 1]])
+    """Datalist of two cases at 1.6 x 1.6 x 2 mm, one of them tested on, and of slices."""
+    spots, labels, affine = phantom.make_phantom((240, 200, 20), (1.6, 1.6, 2.0), tumours=0)
+    x, y, z = (int(place) for place in np.argwhere(labels).mean(0))
+    landmark = np.s_[x : x + 4, y : y + 4, z : z + 3]
+    spots, labels = spots.clip(-1000, 140).astype(np.int16), (labels > 0).astype(np.uint8)
+    spots[landmark], labels[landmark] = 200, 2
     (tmp_path / "in").mkdir()
     for number in (2, 28):
         nib.save(nib.Nifti1Image(spots, affine), tmp_path / "in" / f"volume-{number}.nii.gz")
@@ -595,6 +675,26 @@ def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, f
     assert set(np.unique(label.dataobj)) == {0, 1, 2}
     lone = nib.load(file.parent / content["training_slices"][0]["image"])
     assert lone.shape[2] == 1 and content["training_slices"][0]["tumour_label"] is False
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"training": "x"}', '{"training": [{}]}'])
+def test_packing_what_is_no_datalist_is_one_line(tmp_path, monkeypatch, content):
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"ERROR .*list.json: .*\.$"):
+        command(monkeypatch, "pack", "--datalist", tmp_path / "list.json", "--output", tmp_path / "train.zip")
+
+
+@pytest.mark.parametrize("fault", ["../../evil", "volume-2", "grid"])
+def test_packing_what_would_be_wrong_is_one_line(tmp_path, fine, monkeypatch, fault):
+    content = json.loads(fine.read_text())
+    (entry,) = content["training"]
+    if fault == "grid":
+        rewrite(Path(entry["label"]), lambda labels: labels[:-3])
+    else:
+        content["training"].append({**entry, "case_id": fault})
+    fine.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="another grid" if fault == "grid" else "case_id"):
+        command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
 
 
 def test_interrupted_unpacking_goes_on(tmp_path, fine, monkeypatch):

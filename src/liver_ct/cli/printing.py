@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liver_ct.chain.progress import Progress
 from liver_ct.cli.terminal import bars_are_off, read_or_silent
-from liver_ct.errors import StudyError, printable
+from liver_ct.errors import StudyError, describe, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,8 +22,8 @@ TRAIN = ("sklearn", "tensorboard")  # what the extra `train` installs
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """End the program with ``ERROR <file>: <cause>. <fix>`` and exit status 1 where the block raises a StudyError, or
-    imports what only the extra ``train`` installs."""
+    """End the program with ``ERROR <file>: <cause>. <fix>`` and exit status 1 where the block raises a StudyError, the
+    system refuses a file, or what only the extra ``train`` installs is imported."""
     try:
         yield
     except StudyError as e:
@@ -30,6 +32,10 @@ def errors_in_one_line() -> Iterator[None]:
         if e.name not in TRAIN:
             raise
         raise SystemExit(f"ERROR {e.name}: not installed. pip install 'liver-ct[train]'") from None
+    except OSError as e:
+        if not e.errno:
+            raise
+        raise SystemExit(f"ERROR {describe(e, Path(os.fsdecode(e.filename or 'output')))}") from None
 
 
 def print_error(line: str) -> None:

@@ -20,6 +20,7 @@ CASE = r"[A-Za-z]*\d+"  # LiTS counts its volumes; other sets put letters before
 Entry = dict[str, Any]  # of a datalist: image, label, case_id, group, source and what is known of tumours
 Track = Callable[[Iterable[Any]], Iterable[Any]]  # wraps what is worked off, to show progress
 SPLITS = ("training", "validation", "test")
+NAMED = ("image", "label", "case_id", "group")  # of an entry, always
 SLICE_SPLITS = ("training_slices", "validation_slices")
 READ_ERRORS = (
     *(OSError, ValueError, EOFError, zlib.error, lzma.LZMAError),
@@ -42,6 +43,25 @@ def read_json(path: Path) -> Any:
         return files.read_json(path)
     except (OSError, ValueError) as error:
         raise BrokenPair(f"{path}: cannot be read as JSON ({brief(error)}). Check path and syntax.") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises BrokenPair naming the file."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise BrokenPair(f"{path}: holds no JSON object, but {type(content).__name__}. Write it as {{...}}.")
+    return content
+
+
+def read_datalist(path: Path) -> dict[str, list[Entry]]:
+    """The lists of a datalist.json, each entry with the names of its files, case and person; raises BrokenPair."""
+    content = read_object(path)
+    for section in (*SPLITS, *SLICE_SPLITS):
+        entries = content.get(section, [])
+        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        if not whole or any(not isinstance(entry.get(key), str) for entry in entries for key in NAMED):
+            raise BrokenPair(f"{path}: {section} is no list of cases with {', '.join(NAMED)}. Prepare the data again.")
+    return content
 
 
 def case_name(case: Any, path: Any = "case") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_json
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
 
 GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
 HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
@@ -38,19 +39,27 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
     Raises:
         BrokenPair: a file that cannot be read.
     """
-    content = read_json(datalist)
+    content = read_datalist(datalist)
     sections = [key for key in (*SPLITS, *SLICE_SPLITS) if key != "test" and content.get(key)]
     if not sections:
         raise BrokenPair(f"{datalist}: lists nobody but test cases. Give the datalist that `prepare` wrote.")
+    names = Counter(entry["case_id"] for key in sections for entry in content[key])
+    if wrong := [name for name, count in names.items() if count > 1 or re.search(r"[/\\]", name)]:
+        raise BrokenPair(
+            f"{datalist}: case_id {wrong[0]!r} stands twice, or cannot name a file. Give each its own name."
+        )
     packed: dict[str, list[Entry]] = {key: [] for key in sections}
     with written_whole(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as archive:
         for section, entry in track([(key, entry) for key in sections for entry in content[key]]):
-            images = small(load(datalist.parent / entry["image"]), load(datalist.parent / entry["label"]))
-            names = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
+            image, label = (load(datalist.parent / entry[role]) for role in ("image", "label"))
+            if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
+                raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
+            images = small(image, label)
+            files = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
             for role, image in zip(("image", "label"), images):
-                archive.writestr(info(names[role]), image.to_bytes())
+                archive.writestr(info(files[role]), image.to_bytes())
             kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
-            packed[section].append({**kept, **names})
+            packed[section].append({**kept, **files})
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
     return output.stat().st_size
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, brief, case_name, read_json
+from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, brief, case_name, read_object
 
 REFERENCE_TEST = {str(case) for case in range(28, 48)}  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
 KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that look like one patient; others unknown
@@ -18,16 +18,20 @@ def read_people(path: Path | None) -> dict[str, str]:
     """Case -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
     if path is None:
         return {case: person for person, cases in KNOWN_PEOPLE.items() for case in cases.split()}
-    rows = list(read_json(path).items()) if path.suffix.lower() == ".json" else read_table(path)
-    return {case_name(case, path): str(person).strip() for case, person in rows}
+    rows = list(read_object(path).items()) if path.suffix.lower() == ".json" else read_table(path)
+    people: dict[str, str] = {}
+    for case, person in ((case_name(case, path), str(person).strip()) for case, person in rows):
+        if people.setdefault(case, person) != person:
+            raise BrokenPair(f"{path}: case {case} is {people[case]!r} and {person!r}. Keep one row.")
+    return people
 
 
 def read_table(path: Path) -> list[tuple[str, str]]:
     """Rows of a CSV of case,person without its heading; raises BrokenPair."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
     if rows and not re.search(r"\d", rows[0][0]):  # a heading has no case number
         del rows[0]
@@ -43,10 +47,12 @@ def read_split(path: Path | None) -> dict[str, set[str]]:
     """Cases asked for per split: from a JSON {"test": [...], "validation": [...]}, else the reference test."""
     if path is None:
         return {"test": set(REFERENCE_TEST)}
-    wanted = {key: {case_name(case, path) for case in cases} for key, cases in read_json(path).items()}
-    if unknown := set(wanted) - set(SPLITS):
+    lists = read_object(path)
+    if unknown := set(lists) - set(SPLITS):
         raise BrokenPair(f"{path}: unknown split {sorted(unknown)}. Use training, validation and test.")
-    return wanted
+    if wrong := [key for key, cases in lists.items() if not isinstance(cases, list)]:
+        raise BrokenPair(f"{path}: {wrong[0]} is no list of cases. Write it as [28, 29].")
+    return {key: {case_name(case, path) for case in cases} for key, cases in lists.items()}
 
 
 def choose(groups: set[str], fraction: float, seed: int) -> set[str]:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
+
 from liver_ct.files import write_json
 from liver_ct.lits import checking, finding
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_json
+from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
 from liver_ct.lits.finding import Member
 from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
 from liver_ct.lits.tumour import read_slice_tumour
 
-CHECK_VERSION = 1  # raise it when the checks change, so that earlier results are not trusted
+CHECK_VERSION = 2  # raise it when the checks change, so that earlier results are not trusted
 
 
 class Prepared(NamedTuple):
@@ -101,7 +103,7 @@ def write_datalist(
             datalist[side].append({**paths, **named, **known[case]})
     path = output / "datalist.json"
     if path.is_file():
-        datalist |= kept_slices(read_json(path), datalist, people)
+        datalist |= kept_slices(read_datalist(path), datalist, people)
     write_json(path, datalist)
     return datalist
 
@@ -126,6 +128,22 @@ def check_liver_only(liver_only: Collection[str], cases: dict[str, dict[str, Mem
     known = set().union(*(names_of(case, members) for case, members in cases.items()))
     if unknown := sorted(set(liver_only) - known):
         raise BrokenPair(f"--liver_only {unknown[0]}: no such source folder or case. Write it as its files are named.")
+
+
+def check_tumour(
+    path: Path, told: Collection[str], cases: dict[str, dict[str, Member]], liver_only: Collection[str]
+) -> None:
+    """Raise BrokenPair for a table of which nothing would be taken, as outlines say more than it does."""
+    if told and not any(case in cases and names_of(case, cases[case]) & set(liver_only) for case in told):
+        cause = "none of its cases was found, or none is among --liver_only, and outlines say more than a table"
+        raise BrokenPair(f"{path}: {cause}. Name them there, or leave --tumour out.")
+
+
+def check_told_slices(path: Path, told: dict[str, list[int]], image: Path, case: str) -> None:
+    """Raise BrokenPair where a table tells of slices that a CT does not have."""
+    count, last = nib.load(image).shape[2], max((max(numbers, default=0) for numbers in told.values()), default=0)
+    if last >= count:
+        raise BrokenPair(f"{path}: volume-{case} has slices 0 to {count - 1}, but it tells of {last}. Correct it.")
 
 
 def kept_slices(
@@ -192,6 +210,8 @@ def prepare(
     out, folder = output.absolute(), output.resolve() / "cases"
     if not source.is_dir():
         raise BrokenPair(f"{source}: is not a folder. Give the folder that LiTS was downloaded to.")
+    if not 0 <= val_fraction <= 1:
+        raise BrokenPair(f"--val_fraction {val_fraction:g}: no part of the people. Use 0 to 1.")
     people, wanted, slices = read_people(groups), read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
     cases = finding.find_cases(source, folder, problems)
@@ -200,7 +220,11 @@ def prepare(
     for problem in problems:
         report(problem)
     check_liver_only(liver_only, cases)
+    if tumour:
+        check_tumour(tumour, slices, cases, liver_only)
     ready = prepare_all(cases, folder, mode, State(out / "prepared.json"), report, track)
+    for case in slices.keys() & ready.keys():
+        check_told_slices(Path(str(tumour)), slices[case], ready[case][0], case)
     sides = assign(list(ready), people, wanted, val_fraction, seed)
     known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}
     datalist = write_datalist(out, ready, sides, people, known)

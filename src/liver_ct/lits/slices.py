@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, case_name, read_json
+from liver_ct.lits.cases import (
+    READ_ERRORS,
+    SLICE_SPLITS,
+    SPLITS,
+    BrokenPair,
+    Entry,
+    Track,
+    brief,
+    case_name,
+    read_datalist,
+)
 from liver_ct.lits.people import people_of, read_people, read_split, slice_lists
 from liver_ct.lits.preparing import portable
 from liver_ct.lits.tumour import read_row_tumour
 
+LARGEST_SPACING = 30.0  # mm, as the bundles take it
+LEAST_HIGH = 40  # HU that a liver's slice reaches
 UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
 
 
@@ -38,6 +51,8 @@ def read_slices(path: Path) -> Slices:
     these are given.
     """
     try:
+        if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
+            raise OSError("no .npz, or cut short")
         with np.load(path, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
         image, liver, number = data["image"], data["liver"], data["slice"]
@@ -45,25 +60,48 @@ def read_slices(path: Path) -> Slices:
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{path}: not a slice archive ({brief(error)}). Give the .npz with image and liver.") from None
     spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING))
-    if image.ndim != 3 or liver.shape != image.shape or any(a.shape != (len(image),) for a in (number, cases, spacing)):
+    if (
+        image.ndim != 3
+        or 0 in image.shape
+        or liver.shape != image.shape
+        or any(a.shape != (len(image),) for a in (number, cases, spacing))
+    ):
         raise BrokenPair(f"{path}: the arrays' shapes do not fit together. Need image and liver [N,H,W], the rest [N].")
-    if liver.max(initial=0) > 1 or not (spacing > 0).all():
-        raise BrokenPair(f"{path}: liver must be 0 or 1 and spacing_mm positive. Make the archive again.")
-    scale = float(data.get("hu_slope", 1)), float(data.get("hu_intercept", 0))
-    plain = scale == (1, 0) and image.dtype in (np.uint8, np.int16)
-    hu = image if plain else np.rint(image * np.float32(scale[0]) + np.float32(scale[1])).astype(np.int16)
+    if not np.isin(liver, (0, 1)).all() or not liver.any() or not ((spacing > 0) & (spacing <= LARGEST_SPACING)).all():
+        raise BrokenPair(
+            f"{path}: liver must be 0 or 1, and 1 somewhere, and spacing_mm possible. Make the archive again."
+        )
+    if number.dtype.kind not in "iu" or len({*zip(cases.tolist(), number.tolist())}) < len(number):
+        raise BrokenPair(
+            f"{path}: slice must be a whole number, another in each slice of a case. Make the archive again."
+        )
+    hu = in_hu(path, image, data)
     prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
     names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files
-    return Slices(hu, liver, names, number.astype(int).tolist(), spacing.tolist())
+    return Slices(hu, liver, names, number.tolist(), spacing.tolist())
+
+
+def in_hu(path: Path, image: NDArray[Any], data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Pixels ``[N, H, W]`` in HU, uint8 where they are stored so, else int16; raises BrokenPair."""
+    scale = [np.asarray(data.get(name, usual)) for name, usual in (("hu_slope", 1), ("hu_intercept", 0))]
+    if any(value.size != 1 for value in scale):
+        raise BrokenPair(f"{path}: hu_slope and hu_intercept must be one number each. Make the archive again.")
+    slope, intercept = (float(value.item()) for value in scale)
+    low, high = (float(end) * slope + intercept for end in (image.min(), image.max()))
+    if not (slope > 0 and -(2**15) <= low <= high < 2**15 and high >= LEAST_HIGH):  # NaN is none of it
+        raise BrokenPair(f"{path}: values from {low:g} to {high:g} are not the HU of a CT. Give them in HU.")
+    if (slope, intercept) == (1, 0) and image.dtype in (np.uint8, np.int16):
+        return image
+    hu: NDArray[Any] = np.rint(image * np.float32(slope) + np.float32(intercept)).astype(np.int16)
+    return hu
 
 
 def save_slice(path: Path, pixels: NDArray[Any], spacing: float, thickness: float) -> None:
     """Write [rows to the back, columns to the left] as NIfTI [x to the left, y to the back, 1], as LiTS stores it."""
-    if not path.is_file():
-        image = nib.Nifti1Image(pixels.T[..., None], np.diag([-spacing, -spacing, thickness, 1.0]))
-        image.header.set_xyzt_units("mm")
-        with written_whole(path) as part:
-            nib.save(image, part)
+    image = nib.Nifti1Image(pixels.T[..., None], np.diag([-spacing, -spacing, thickness, 1.0]))
+    image.header.set_xyzt_units("mm")
+    with written_whole(path) as part:
+        nib.save(image, part)
 
 
 def write_slices(
@@ -112,7 +150,7 @@ def add_slices(
         BrokenPair: an archive, datalist, groups or split that cannot be used.
     """
     path, output = datalist.absolute(), output.absolute()
-    content: dict[str, list[Entry]] = read_json(path)
+    content = read_datalist(path)
     data = read_slices(npz)
     people = read_people(groups) | listed_people(content)
     cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}

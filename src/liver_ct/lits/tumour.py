@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was t
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV with a heading that names at least ``columns``; raises BrokenPair."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
             rows = list(csv.DictReader(file, restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
@@ -33,11 +34,22 @@ def presence(text: str, path: Path) -> int | None:
 
 
 def number(row: dict[str, str], column: str, path: Path) -> float:
-    """A row's number in ``column``; raises BrokenPair."""
+    """A row's number in ``column``, finite and not negative; raises BrokenPair."""
     try:
-        return float(row[column])
+        value = float(row[column])
     except ValueError:
-        raise BrokenPair(f"{path}: {column} is {row[column]!r}. Write a number.") from None
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise BrokenPair(f"{path}: {column} is {row[column]!r}. Write a number, 0 or more.")
+    return value
+
+
+def whole_number(row: dict[str, str], column: str, path: Path) -> int:
+    """A row's whole number in ``column``, not negative; raises BrokenPair."""
+    value = number(row, column, path)
+    if value != int(value):
+        raise BrokenPair(f"{path}: {column} is {row[column]!r}. Write a whole number.")
+    return int(value)
 
 
 def read_slice_tumour(path: Path | None) -> dict[str, dict[str, list[int]]]:
@@ -52,7 +64,12 @@ def read_slice_tumour(path: Path | None) -> dict[str, dict[str, list[int]]]:
         present = presence(row["tumour_present"], path)
         if present is not None:
             lists = cases.setdefault(case_name(row["volume"], path), {"tumour_in": [], "tumour_free": []})
-            lists["tumour_in" if present else "tumour_free"].append(int(number(row, "slice", path)))
+            lists["tumour_in" if present else "tumour_free"].append(whole_number(row, "slice", path))
+    for case, lists in cases.items():
+        if both := {*lists["tumour_in"]} & {*lists["tumour_free"]}:
+            raise BrokenPair(
+                f"{path}: slice {min(both)} of volume-{case} is told to show tumour and none. Keep one row."
+            )
     return cases
 
 
@@ -69,9 +86,11 @@ def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, di
     mm = list(spacing)
     known: dict[int, dict[str, float]] = {}
     for row in read_rows(path, ("row", "tumour_present")):
-        present, index = presence(row["tumour_present"], path), int(number(row, "row", path))
-        if not 0 <= index < len(mm):
+        present, index = presence(row["tumour_present"], path), whole_number(row, "row", path)
+        if index >= len(mm):
             raise BrokenPair(f"{path}: row {index} is not in the archive. Give the CSV that belongs to it.")
+        if index in known:
+            raise BrokenPair(f"{path}: row {index} stands twice. Keep one.")
         if present is None or not is_sure(row, path):
             continue
         known[index] = {"tumour_present": present}
