@@ -641,7 +641,7 @@ def fine(tmp_path, archive, monkeypatch):
     x, y, z = (int(place) for place in np.argwhere(labels).mean(0))
     landmark = np.s_[x : x + 4, y : y + 4, z : z + 3]
     spots, labels = spots.clip(-1000, 140).astype(np.int16), (labels > 0).astype(np.uint8)
-    spots[landmark], labels[landmark] = 200, 2
+    spots[landmark], labels[landmark] = 300, 2
     (tmp_path / "in").mkdir()
     for number in (2, 28):
         nib.save(nib.Nifti1Image(spots, affine), tmp_path / "in" / f"volume-{number}.nii.gz")
@@ -669,8 +669,8 @@ def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, f
     image, label = (nib.load(file.parent / entry[key]) for key in ("image", "label"))
     assert image.shape == label.shape and image.header.get_zooms() == pytest.approx((2, 2, 3), abs=0.15)
     before = nib.load(tmp_path / "in" / "volume-2.nii.gz")
-    expected = centre(before, np.asanyarray(before.dataobj) > 150)
-    assert centre(image, image.get_fdata() > 100) == pytest.approx(expected, abs=1)
+    expected = centre(before, np.asanyarray(before.dataobj) > 250)
+    assert centre(image, image.get_fdata() > 200) == pytest.approx(expected, abs=1)
     assert centre(label, np.asanyarray(label.dataobj) == 2) == pytest.approx(expected, abs=1)
     assert set(np.unique(label.dataobj)) == {0, 1, 2}
     lone = nib.load(file.parent / content["training_slices"][0]["image"])
