@@ -21,7 +21,7 @@ STEP, BETTER = 2.5, 1.75  # of one step, against those around it and another seq
 PARTS, PARTS_HU = 5.0, 40.0  # of one step, against those around it, where no other sequence is better: at most 2.1
 # HU by which the median of what is tissue in both differs, at most 10.8, and 13.1 with every third slice only; and the
 # ratios of two spreads of it, not both beyond 1.38. A slice of half the HU has 0.47 to 0.60, but for one at 10 mm.
-SHIFTED, SCALED, SURE = 16.0, 1.6, 10.0
+SHIFTED, SCALED, SURE = 18.0, 1.6, 10.0
 SPREADS: tuple[Callable[[np.ndarray], float], ...] = (
     lambda hu: float(np.subtract(*np.quantile(hu, (0.85, 0.15)))),
     lambda hu: float(np.median(np.abs(hu - np.median(hu)))),
