@@ -21,10 +21,6 @@ PARTS, PARTS_HU = 5.0, 40.0  # of one step, against those around it, where no ot
 # HU by which the median of what is tissue in both differs, at most 10.8, and 13.1 with every third slice only; and the
 # ratios of two spreads of it, not both beyond 1.38. A slice of half the HU has 0.47 to 0.60, but for one at 10 mm.
 SHIFTED, SCALED, SURE = 18.0, 1.6, 10.0
-SPREADS: tuple[Callable[[np.ndarray], float], ...] = (
-    lambda hu: float(np.subtract(*np.quantile(hu, (0.85, 0.15)))),
-    lambda hu: float(np.median(np.abs(hu - np.median(hu)))),
-)
 MARGIN, TISSUE = 10, 250  # HU from what is clipped or no tissue; pieces
 EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what is as frequent in the others
 PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise hardly moves, and voxels they are made of
@@ -120,17 +116,38 @@ def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None
 def _rescaled(means: np.ndarray, _: np.ndarray) -> tuple[int, str] | None:
     """Where tissue has other HU than in the slice before, by the pieces that are tissue in both."""
     low, high = max(WINDOW[0], float(means.min())) + MARGIN, min(WINDOW[1], float(means.max())) - MARGIN
-    tissue = (means > low) & (means < high)
+    tissue = ((means > low) & (means < high)).reshape(len(means), -1)
     both = tissue[1:] & tissue[:-1]
-    for i in np.flatnonzero(both.sum((1, 2)) >= TISSUE):
-        one, other = means[i][both[i]], means[i + 1][both[i]]
-        step, error = float(np.median(other - one)), float(np.std(other - one)) / np.sqrt(len(one))
-        if abs(step) > max(SHIFTED, SURE * error):
-            return int(i) + 1, f"lies {step:+.0f} HU off the one before it: the two are scaled differently"
-        ratios = [spread(other) / max(spread(one), LITTLE) for spread in SPREADS]
-        if min(ratios) > SCALED or max(ratios) < 1 / SCALED:
-            return int(i) + 1, "is scaled unlike the one before it"
+    pairs = np.flatnonzero(both.sum(1) >= TISSUE)
+    if not len(pairs):
+        return None
+    flat = means.reshape(tissue.shape)
+    one, other = (np.where(both[pairs], flat[first:][pairs], np.nan) for first in (0, 1))
+    steps = _quantile(other - one, 0.5)
+    error = np.nanstd(other - one, axis=1) / np.sqrt(both[pairs].sum(1))
+    shifted = np.abs(steps) > np.maximum(SHIFTED, SURE * error)
+    ratios = np.stack([spread(other) / np.maximum(spread(one), LITTLE) for spread in (_span, _deviation)])
+    scaled = (ratios.min(0) > SCALED) | (ratios.max(0) < 1 / SCALED)
+    for i in np.flatnonzero(shifted | scaled)[:1]:
+        off = f"lies {steps[i]:+.0f} HU off the one before it: the two are scaled differently"
+        return int(pairs[i]) + 1, off if shifted[i] else "is scaled unlike the one before it"
     return None
+
+
+def _span(hu: np.ndarray) -> np.ndarray:
+    """How far most values of each row lie apart."""
+    return _quantile(hu, 0.85) - _quantile(hu, 0.15)
+
+
+def _deviation(hu: np.ndarray) -> np.ndarray:
+    """Median distance from each row's median."""
+    return _quantile(np.abs(hu - _quantile(hu, 0.5)[:, None]), 0.5)
+
+
+def _quantile(hu: np.ndarray, part: float) -> np.ndarray:
+    """A quantile of each row, but for its NaN; NumPy's takes the rows one by one, 20 times as long."""
+    count = np.isfinite(hu).sum(1)
+    return np.take_along_axis(np.sort(hu, axis=1), np.rint((count - 1) * part).astype(int)[:, None], 1)[:, 0]
 
 
 def _enlarged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:

@@ -28,7 +28,7 @@ METAL_ML = 0.5
 FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
-SURE, SURE_OF_SIDE = 0.88, 0.93  # mean probability of what was taken for liver
+SURE, SURE_OF_SIDE = 0.88, 0.945  # mean probability of what was taken for liver
 DARK_HU, DARK = -60, 0.03  # no liver is as dark, however fatty; share of what was taken for it
 
 AIR, BODY, DENSE, BONE, METAL = -500, -300, 150, 200, 2500  # HU
@@ -60,7 +60,7 @@ class Figures(NamedTuple):
         air: HU that most air outside the body has.
         around: HU that most of the outermost voxels share, if they do.
         sure: mean probability of the liver's voxels, a sample of them.
-        mirrored: how much liver the CT's mirror image has, as a part of what was found; NaN where nobody doubts.
+        mirrored: how much surer the segmenter is of a liver in the CT's mirror image; NaN where nobody doubts.
         dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
         repeated: slices that hold the same as the one below them.
     """
@@ -120,8 +120,8 @@ def notes_on(
         liver: ``[X, Y, Z]``, above 0 in the liver, of which there is some.
         affine: 4 x 4, voxel to world mm (RAS).
         prob: ``[X, Y, Z]``, the Prob-Mask; without it nothing is said of how sure the segmenter was.
-        mirrored: gives how much liver the CT's mirror image has, as a part of what was found; asked where the segmenter
-            is less sure than usual, as it takes stage 1's time again.
+        mirrored: gives how much surer the segmenter is of a liver in the CT's mirror image; asked where it is less sure
+            than usual, as it takes stage 1's time again.
 
     Returns:
         A note for each thing; none for a good CT whose liver was found.
@@ -154,8 +154,8 @@ def about_side(found: Figures) -> str | None:
 
 
 def about_mirroring(found: Figures) -> str | None:
-    """A CT in which the segmenter finds less than in its mirror image."""
-    if not found.mirrored > 1:
+    """A CT of whose mirror image the segmenter is surer."""
+    if not found.mirrored > 0:
         return None
     return "The CT's mirror image looks more like a body: left and right exchanged."
 

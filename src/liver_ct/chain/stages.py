@@ -65,17 +65,17 @@ class Stage:
         return {**item, "pred": logits[0].float().cpu()}
 
     def mirrored(self, item: Item) -> float:
-        """How much the network finds in the image with left and right exchanged, as a part of what it found in it.
+        """How much surer the network is of what it finds in the image with left and right exchanged.
 
         Args:
             item: of `infer`, ``image`` and ``pred`` ``[1, X, Y, Z]``, X from left to right.
 
         Returns:
-            The ratio of the sums of the probabilities above 0.5; infinite where it had found nothing.
+            The difference of the mean probabilities of what is above 0.5; NaN where nothing is.
         """
         other = self.infer({"image": item["image"].as_tensor().flip(1)})
-        found, mirrored = (p[p > 0.5].sum().item() for p in (item["pred"].sigmoid(), other["pred"].sigmoid()))
-        return mirrored / found if found else float("inf")
+        found, mirrored = (p[p > 0.5].mean().item() for p in (item["pred"].sigmoid(), other["pred"].sigmoid()))
+        return mirrored - found
 
 
 def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
