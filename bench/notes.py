@@ -15,7 +15,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from liver_ct.chain.plausibility import CHECKS, Figures, measure
+from liver_ct.chain.figures import Figures, measure
+from liver_ct.chain.plausibility import CHECKS
 from liver_ct.outputs.names import PROB_MASK
 
 

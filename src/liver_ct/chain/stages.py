@@ -74,7 +74,7 @@ class Stage:
             The difference of the mean probabilities of what is above 0.5; NaN where nothing is.
         """
         other = self.infer({"image": item["image"].as_tensor().flip(1)})
-        found, mirrored = (p[p > 0.5].mean().item() for p in (item["pred"].sigmoid(), other["pred"].sigmoid()))
+        found, mirrored = (float(p[p > 0.5].mean()) for p in (item["pred"].sigmoid(), other["pred"].sigmoid()))
         return mirrored - found
 
 
