@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from liver_ct.outputs.results import Item
 
 CONFIG = Path("configs", "inference.json")
 SMALLEST_ML = 100  # of liver, where the scan does not end in it; less is something else
+PARSING = threading.RLock()  # Python itself fails where two threads parse expressions at once ("AST constructor")
 
 
 class Stage:
@@ -52,7 +54,8 @@ class Stage:
         }
 
     def __getitem__(self, config_id: str) -> Any:
-        return self.parser.get_parsed_content(config_id)
+        with PARSING:
+            return self.parser.get_parsed_content(config_id)
 
     def __contains__(self, config_id: str) -> bool:
         return config_id in self.parser
@@ -159,7 +162,8 @@ def _save(item: Item, folder: Path, part: Path, saver: Callable[[Item], Item], n
 @functools.lru_cache(maxsize=16)
 def mask_saver(bundle: Path, output_dir: Path, config_id: str = "save") -> Callable[[Item], Item]:
     """The bundle's ``save`` to a folder; kept, since reading its config takes as long as writing a small study."""
-    save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content(config_id)
+    with PARSING:
+        save: Callable[[Item], Item] = read_bundle(bundle, output_dir=str(output_dir)).get_parsed_content(config_id)
     return save
 
 
