@@ -28,6 +28,7 @@ PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise ha
 LONGEST = 10  # slices of a run within others
 FAR_LOOKS = 8  # slices that are held against all others
 LITTLE = 1.0  # HU, below which nothing is concluded
+NEAR_MM = 8.0  # within which neighbours have enough in common to tell whether both are in one scale
 FAR_MM = 10.0  # beyond which neighbours have too little in common to tell which of two comes first
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -61,7 +62,7 @@ def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | No
         _scattered,
         _opposite,
         _elsewhere,
-        _rescaled,
+        *((_rescaled,) if apart_mm <= NEAR_MM else ()),
     )
     for look in looks:
         if found := look(means, steps):
