@@ -492,7 +492,6 @@ NO_HU = {
     "twice, padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct * 2),
     "shifted by 500, padded": lambda ct: np.where(padding(ct.shape), -2000, ct + 500),
     "thousandth": lambda ct: ct / 1000,
-    "labels": lambda ct: np.where(ct > -300, 100, -1000),
     "0 to 255": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 255,
     "-1000 to 1000": lambda ct: (ct.clip(-160, 240) + 160) / 400 * 2000 - 1000,
     "shifted by 500": lambda ct: ct + 500,
