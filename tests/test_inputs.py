@@ -199,6 +199,16 @@ def test_a_pipe_that_nobody_reads_is_no_error_of_a_study(bundles, tmp_path):  # 
     assert (done.returncode, done.stderr) == (0, "") and entries(output) == {"ct"}
 
 
+def test_a_pipe_that_nobody_reads_is_no_error_of_figures():
+    words = ["compare", "--one", "prob", "--other", "binary", "--results", str(ROOT / "docs" / "experiment" / "judged")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    study = [sys.executable, str(ROOT / "scripts" / "study.py"), *words]
+    done = subprocess.run(study, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestNames:
     def test_all_at_once_on_a_terminal_that_knows_ascii_for_a_user_without_a_name(self, bundles, tmp_path):  # noqa: F811
         source, output = tmp_path / "in", tmp_path / "out"

@@ -40,7 +40,8 @@ def check_hu(path: Path, image: MetaTensor) -> None:
     low, high = float(values.numpy().min()), float(values.numpy().max())  # PyTorch's take 70 times as long for int16
     if not HU_RANGE[0] <= low <= high <= HU_RANGE[1]:
         raise StudyError(f"{path}: values from {low:g} to {high:g} are beyond what a CT can hold. Give a CT in HU.")
-    if cause := _plain(_sample(values)) or _not_hu(_sample(values).flatten()) or _standardised(values, low):
+    cause = "one value only" if low == high else _not_hu(_sample(values).flatten()) or _standardised(values, low)
+    if cause:
         raise StudyError(f"{path}: values are not the HU of a CT ({cause}). Give a CT in HU.")
 
 
@@ -48,11 +49,6 @@ def _sample(values: torch.Tensor) -> torch.Tensor:
     """Some SAMPLE of the voxels of ``[1, X, Y, Z]``, evenly spread."""
     step = math.ceil((values.numel() / SAMPLE) ** (1 / 3))
     return values[:, ::step, ::step, ::step]
-
-
-def _plain(sample: torch.Tensor) -> str:
-    """Why values cannot be a CT's where there is one only; "" where there are more."""
-    return "one value only" if sample.min() == sample.max() else ""
 
 
 def _not_hu(sample: torch.Tensor) -> str:

@@ -11,20 +11,16 @@ from shared.dicom_files import value
 from shared.dicom_slices import Slice, normal
 from shared.errors import StudyError
 
-PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "PatientPosition", "StudyDate")
-SCANNER = ("Manufacturer", "ManufacturerModelName", "StationName", "DeviceSerialNumber")
+ONE = (  # of a series; anonymisers may give each slice its own
+    "FrameOfReferenceUID", "StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "PatientAge", "PatientPosition", "StudyDate", "Manufacturer", "ManufacturerModelName", "StationName",
+    "DeviceSerialNumber",
+)  # fmt: skip
 MARKS = (  # each the same throughout an acquisition and its reconstruction
     "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase",
     "KVP", "ConvolutionKernel", "ContrastBolusAgent", "ReconstructionDiameter", "ImageType", "SeriesNumber",
-    "SeriesDescription", "SeriesTime", "IrradiationEventUID", "FrameOfReferenceUID", "StudyInstanceUID", *PATIENT,
-    *SCANNER,
+    "SeriesDescription", "SeriesTime", "IrradiationEventUID", *ONE,
 )  # fmt: skip
-ONE = (
-    *PATIENT,
-    *SCANNER,
-    "StudyInstanceUID",
-    "FrameOfReferenceUID",
-)  # of a series; anonymisers may give each slice its own
 TIMES = ("AcquisitionTime", "AcquisitionDateTime")  # may also be that of each slice
 MAX_TIMES = 4  # so many are those of acquisitions
 TOLD = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")  # says nothing of the patient

@@ -36,9 +36,8 @@ def check_order(path: Path, image: MetaTensor) -> None:
     alike = [other for other, size in zip(apart, sizes) if other and np.isclose(size, sizes[worst], rtol=0.1)]
     skewed = apart[worst] > SKEWED * min(alike, default=np.inf) and values.shape[worst] * sizes[worst] >= SLAB_MM
     if (apart[worst] > UNRELATED and apart[worst] > TIMES * min(apart)) or skewed:
-        cause = f"neighbours along axis {worst} have nothing in common: their order, or the sizes in the header, are "
-        cause += "wrong, or it shows no body"
-        raise StudyError(f"{path}: {cause}. {FIX}")
+        cause = "their order, or the sizes in the header, are wrong, or it shows no body"
+        raise StudyError(f"{path}: neighbours along axis {worst} have nothing in common: {cause}. {FIX}")
     along = int(np.argmax(np.abs(image.affine.numpy()[2, :3])))
     slices = np.moveaxis(values, along, 0)
     if (odd := _odd_slice(slices)) is not None:

@@ -129,10 +129,11 @@ def _rescaled(means: np.ndarray, _: np.ndarray) -> tuple[int, str] | None:
     shifted = np.abs(steps) > np.maximum(SHIFTED, SURE * error)
     ratios = np.stack([spread(other) / np.maximum(spread(one), LITTLE) for spread in (_span, _deviation)])
     scaled = (ratios.min(0) > SCALED) | (ratios.max(0) < 1 / SCALED)
-    for i in np.flatnonzero(shifted | scaled)[:1]:
-        off = f"lies {steps[i]:+.0f} HU off the one before it: the two are scaled differently"
-        return int(pairs[i]) + 1, off if shifted[i] else "is scaled unlike the one before it"
-    return None
+    if not (shifted | scaled).any():
+        return None
+    i = int(np.argmax(shifted | scaled))
+    off = f"lies {steps[i]:+.0f} HU off the one before it: the two are scaled differently"
+    return int(pairs[i]) + 1, off if shifted[i] else "is scaled unlike the one before it"
 
 
 def _span(hu: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ def _deviation(hu: np.ndarray) -> np.ndarray:
 
 
 def _quantile(hu: np.ndarray, part: float) -> np.ndarray:
-    """A quantile of each row, but for its NaN; NumPy's takes the rows one by one, 20 times as long."""
+    """A quantile of each row, but for its NaN; NumPy's nanquantile takes 12 times as long."""
     count = np.isfinite(hu).sum(1)
     return np.take_along_axis(np.sort(hu, axis=1), np.rint((count - 1) * part).astype(int)[:, None], 1)[:, 0]
 

@@ -138,10 +138,8 @@ def decode_hu(one: Slice) -> np.ndarray:
 
     header, layout, shape = one.header, one.layout, (one.layout.rows, one.layout.columns)
     if layout.allocated > 16 or layout.high != layout.stored - 1:
-        cause = (
-            f"BitsAllocated {layout.allocated}, BitsStored {layout.stored} and HighBit {layout.high}, which are not "
-        )
-        cause += f"read here in pixels stored as {header.file_meta.TransferSyntaxUID.name}"
+        bits = f"BitsAllocated {layout.allocated}, BitsStored {layout.stored} and HighBit {layout.high}"
+        cause = f"{bits}, which are not read here in pixels stored as {header.file_meta.TransferSyntaxUID.name}"
         raise StudyError(f"{header.filename}: {cause}. Have the PACS send it as Explicit VR Little Endian.")
     data = codestream(header)
     try:

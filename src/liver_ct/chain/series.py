@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def notes_on_series(files: Sequence[str], shape: Sequence[int], affine: NDArray[
     headers = [pydicom.dcmread(f, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES) for f in middle]
     mm = np.linalg.norm(affine[:3, :3], axis=0)
     texts = {
-        "gaps": next(about_gaps(headers, float(mm[2])), None),
+        "gaps": about_gaps(headers, float(mm[2])),
         "field": about_field(headers[0], float(max(shape[0] * mm[0], shape[1] * mm[1]))),
         "lossy": about_loss(headers),
         "computed": about_origin(headers[0]),
@@ -52,19 +52,20 @@ def notes_on_series(files: Sequence[str], shape: Sequence[int], affine: NDArray[
     return tuple(Note(code, text) for code, text in texts.items() if text)
 
 
-def about_gaps(headers: Sequence[pydicom.Dataset], apart: float) -> Iterator[str]:
+def about_gaps(headers: Sequence[pydicom.Dataset], apart: float) -> str | None:
     """Slices that are missing at even distances, which their positions cannot tell."""
     numbers = [_number(header, "InstanceNumber") for header in headers]
     steps = {b - a if a and b else 1 for a, b in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and abs(steps.pop()) > 1:
         shown = ", ".join(f"{number:g}" for number in numbers[:3])
-        yield f"Slices are numbered {shown} and so on: those between may have been lost."
+        return f"Slices are numbered {shown} and so on: those between may have been lost."
     between = abs(_number(headers[0], "SpacingBetweenSlices") or apart)
     if abs(between / apart - 1) > ALIKE:
-        yield f"Slices lie {apart:.3g} mm apart, but SpacingBetweenSlices is {between:g}: some may have been lost."
+        return f"Slices lie {apart:.3g} mm apart, but SpacingBetweenSlices is {between:g}: some may have been lost."
     thickness = _number(headers[0], "SliceThickness") or apart
     if 0 < GAP * thickness < apart:
-        yield f"Slices of {thickness:g} mm lie {apart:.3g} mm apart: nothing is known of what is between them."
+        return f"Slices of {thickness:g} mm lie {apart:.3g} mm apart: nothing is known of what is between them."
+    return None
 
 
 def about_field(header: pydicom.Dataset, field: float) -> str | None:

@@ -23,7 +23,9 @@ from liver_ct.outputs.results import Item
 
 CONFIG = Path("configs", "inference.json")
 SMALLEST_ML = 100  # of liver, where the scan does not end in it; less is something else
-PARSING = threading.RLock()  # Python itself fails where two threads parse expressions at once ("AST constructor")
+# Python fails ("AST constructor recursion depth mismatch") where a collection of garbage amid the parsing of an
+# expression lets another thread parse one; MONAI parses a config's expressions when they are first asked for.
+PARSING = threading.RLock()
 
 
 class Stage:

@@ -48,7 +48,8 @@ def print_error(line: str) -> None:
 
 def print_json(content: Any) -> None:
     """Figures on stdout."""
-    print(json.dumps(content, indent=1))
+    with read_or_silent(sys.stdout):
+        print(json.dumps(content, indent=1), flush=True)
 
 
 def progress_bar(*args: Any, shown: bool = True, **knobs: Any) -> tqdm:
