@@ -24,11 +24,16 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory) -> Path:
-    """A phantom large enough for the shipped weights, pixels wider than high, its files in no order."""
+    """A phantom large enough for the shipped weights, pixels wider than high, files in no order, marked as lossy."""
+    import pydicom
+
     folder = tmp_path_factory.mktemp("chain") / "series"
     ct, _, affine = phantom.make_phantom((128, 140, 50), (3.0, 2.6, 6.0), axcodes="LPS")
     for i, file in enumerate(phantom.write_dicom_series(folder, ct, affine)):
-        file.rename(folder / f"{(i * 17) % 50:02d}.dcm")
+        item = pydicom.dcmread(file)
+        item.LossyImageCompression = "01"
+        item.save_as(folder / f"{(i * 17) % 50:02d}.dcm", enforce_file_format=True)
+        file.unlink()
     return folder
 
 
@@ -81,6 +86,7 @@ def test_app_gives_what_the_chain_gives(series, study, tmp_path):
     result, expected = (json.loads((folder / "result.json").read_text()) for folder in (app, chain))
     assert result == {key: expected[key] for key in result}
     assert result["flagged_slices"] and result["liver_volume_ml"] > 100
+    assert any("loss" in note for note in result["notes"])
 
     found = {item.Modality: item for item in map(pydicom.dcmread, app.glob("*.dcm"))}
     assert set(found) == {"SEG", "SR"}

@@ -5,6 +5,8 @@ The SDK has an operator for bundles; it casts every output to uint8, which leave
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 
-from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.notes import all_notes
 from liver_ct.chain.stages import Stage, save_masks, study_errors
 from liver_ct.errors import StudyError
 from liver_ct.files import walk, write_json
@@ -27,11 +29,15 @@ from liver_ct.outputs.results import Summary, headline, slice_rows, summarise, w
 
 
 class Masks(NamedTuple):
-    """CT, Prob-Mask and liver mask [1, X, Y, Z] between the stages; in a dict the SDK would strip their affines."""
+    """CT, Prob-Mask and liver mask [1, X, Y, Z] between the stages, and the notes on them.
+
+    In a dict the SDK would strip the affines.
+    """
 
     ct: MetaTensor
     prob: MetaTensor
     pred: MetaTensor
+    notes: list[str]
 
 
 class FileLoader(DICOMDataLoaderOperator):
@@ -70,12 +76,14 @@ class LiverOperator(Operator):
 
     def compute(self, op_input, op_output, context) -> None:
         series = only_series(op_input.receive("study_selected_series_list"))
-        with torch.inference_mode():
-            ct = load_series(self.stage, series)
-            masks = self.stage["restore"](self.stage.infer(self.stage["transform"]({"image": ct})))
+        with torch.inference_mode(), gathered(series) as work:
+            ct = self.stage["load"]({"image": str(work)})["image"]
+            inferred = self.stage.infer(self.stage["transform"]({"image": ct}))
+            masks = self.stage["restore"](inferred)
+            notes = [note.text for note in all_notes(self.stage, ct, inferred, masks)]
         save_masks(masks, self.output_folder, self.stage.root)
         op_output.emit(frames(masks["pred"], series), "seg_image")
-        op_output.emit(Masks(ct, masks["prob"], masks["pred"]), "masks")
+        op_output.emit(Masks(ct, masks["prob"], masks["pred"], notes), "masks")
 
 
 class TumourOperator(Operator):
@@ -107,9 +115,8 @@ class TumourOperator(Operator):
         probability, threshold = float(tumour["study_probability"]), float(self.stage["threshold"])
         summary = summarise(rows, liver, affine, probability, threshold)
         write_rows(rows, self.output_folder / TABLE)
-        notes = [note.text for note in notes_on(masks.ct[0].numpy(), liver, affine, masks.prob[0].numpy())]
-        write_json(self.output_folder / RESULT, summary._asdict() | {"notes": notes}, indent=2)
-        op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}, notes), "text")
+        write_json(self.output_folder / RESULT, summary._asdict() | {"notes": masks.notes}, indent=2)
+        op_output.emit(report(summary, {row.slice: row.z_mm for row in rows}, masks.notes), "text")
 
 
 def only_series(studies: list[StudySelectedSeries]) -> DICOMSeries:
@@ -120,8 +127,9 @@ def only_series(studies: list[StudySelectedSeries]) -> DICOMSeries:
     return found[0].selected_series[0].series
 
 
-def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
-    """The CT [1, X, Y, Z] by the bundle's own reader, from all files of the series.
+@contextmanager
+def gathered(series: DICOMSeries) -> Iterator[Path]:
+    """A folder of links to all files of a series, for the bundle's own reader; errors name where the files are.
 
     The SDK's reader takes gaps and repeated slices without a word, and swaps a pixel's width and height.
     """
@@ -133,7 +141,7 @@ def load_series(stage: Stage, series: DICOMSeries) -> torch.Tensor:
             if series_uid(file) == series.SeriesInstanceUID:
                 Path(work, f"{i}{file.suffix}").symlink_to(file.resolve())
         with study_errors(work, str(min(folders))):
-            return stage["load"]({"image": str(work)})["image"]
+            yield work
 
 
 def series_uid(file: Path) -> str | None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from liver_ct.chain.plausibility import notes_on
-from liver_ct.chain.series import notes_on_series
+from liver_ct.chain.notes import all_notes
 from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
 from liver_ct.files import read_json
@@ -95,10 +94,16 @@ class Chain:
 
     @torch.inference_mode()
     def segment(self, image: str, device: str) -> Item:
-        """``image``, ``prob`` and ``pred`` on the CT's grid, each ``[1, X, Y, Z]``; raises the bundle's StudyError."""
+        """``image``, ``prob`` and ``pred`` on the CT's grid, each ``[1, X, Y, Z]``, and ``notes``, sentences.
+
+        Raises the bundle's StudyError.
+        """
         with self.lock:
             ct, item = self.logits(image, device)
-            return {**self.segmenter(device)["restore"](item), "image": ct}
+            stage = self.segmenter(device)
+            masks = stage["restore"](item)
+            notes = [note.text for note in all_notes(stage, ct, item, masks)]
+            return {**masks, "image": ct, "notes": notes}
 
     @torch.inference_mode()
     def classify(self, masks: Item, device: str) -> Item:
@@ -116,15 +121,6 @@ class Chain:
             item = stage["load"]({"image": self.source(image), "label": label})
             mask = item["label"] > 0
             return findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
-
-
-def notes(masks: Item) -> list[str]:
-    """What is implausible about stage 1's ``image``, ``pred`` and ``prob``, in sentences."""
-    ct, liver, prob = masks["image"], masks["pred"], masks["prob"]
-    affine = ct.affine.numpy()
-    found = notes_on_series(ct.meta.get("files", ()), ct.shape[1:], affine)
-    found += notes_on(ct[0].numpy(), liver[0].numpy(), affine, prob[0].numpy())
-    return [note.text for note in found]
 
 
 def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import write_itk
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from lib.chain import Bundle, Chain, notes
+from lib.chain import Bundle, Chain
 from lib.uncertainty import mean_entropy
 from liver_ct.chain.stages import save_masks
 from liver_ct.errors import StudyError
@@ -97,7 +97,7 @@ class Segmentation(ChainTask):
             "label_names": {"mask": LIVER, "prob_mask": {}, "bands": BANDS}[result],
             "liver_volume_ml": volume_ml(masks["pred"].numpy(), masks["pred"].affine.numpy()),
             "uncertainty": round(mean_entropy(masks["prob"]), 6),
-            "notes": notes(masks),
+            "notes": masks["notes"],
             **self.findings(masks, device),
         }
         return write_result(masks, result, request, self.chain), params
@@ -128,7 +128,7 @@ class Classification(ChainTask):
             found = self.chain.classify_in(image, label, device)
         else:
             masks = self.chain.segment(image, device)
-            found = {**self.chain.classify(masks, device), "notes": notes(masks)}
+            found = {**self.chain.classify(masks, device), "notes": masks["notes"]}
         score = {"idx": 0, "label": "tumour", "score": found["study_tumour_probability"]}
         return None, {"prediction": [score], "mask_source": "label" if label else "prob_mask", **found}
 

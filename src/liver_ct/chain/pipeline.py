@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from liver_ct.chain.arrays import read_image, write_volume
 from liver_ct.chain.devices import pick_device
-from liver_ct.chain.plausibility import notes_on
+from liver_ct.chain.notes import all_notes
 from liver_ct.chain.record import begin, inputs, precision_of
-from liver_ct.chain.series import notes_on_series
 from liver_ct.chain.stages import SMALLEST_ML, Stage, mask_saver, model_card, save_map, save_masks, study_errors
 from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
@@ -198,8 +197,7 @@ class LiverCT:
         with timed(seconds, "lesions"):
             lesions = self._lesions(tumour, ct[0].numpy(), liver, affine)
         with timed(seconds, "notes"):
-            notes = notes_on_series(files, liver.shape, affine)
-            notes += notes_on(ct[0].numpy(), liver, affine, prob, partial(self.seg.mirrored, item))
+            notes = all_notes(self.seg, ct, item, masks)
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(
