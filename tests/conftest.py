@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import warm
 
 from liver_ct import phantom
 
@@ -42,6 +43,21 @@ def bundle_module(bundle: str, name: str):
     if root not in sys.path:
         sys.path.append(root)
     return importlib.import_module(f"scripts.{bundle}_{name}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_workflows():
+    """What a command runs as a bundle's workflow has MONAI imported when it starts."""
+
+    def run(words) -> int:
+        done = warm.python("-m", "monai.bundle", "run", *words)
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+        return done.returncode
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("liver_ct.training.running.run_workflow", run)
+        yield
 
 
 @pytest.fixture(scope="session")

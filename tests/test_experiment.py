@@ -14,11 +14,13 @@ from scipy.special import expit
 
 from liver_ct.experiment import analysis, calibrating, mask_steps, stats
 from liver_ct.experiment import config as configs
+from liver_ct.experiment import masks as mask_figures
 from liver_ct.experiment.collecting import SETS, set_of
 from liver_ct.experiment.masks import CENTRES
 from liver_ct.files import sha256, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+SEG = ROOT / "bundles" / "liver_seg"
 VOLUMES, OUTSIDE, INSIDE = SETS
 
 # ------------------------------------------------------------------------------------ numbers with a known answer
@@ -56,17 +58,23 @@ def counts(gain: float, tumour: tuple[int, int] = (0, 0)) -> list[list[int]]:
 
 
 @pytest.fixture
-def masks(tmp_path) -> Path:
+def masks(tmp_path, monkeypatch) -> Path:
     """What calibration reads of a stage 1: two folds of two people each, the second of another source and too sure."""
+
+    def histograms(bundle, weights, entries, knobs):
+        return {e["case_id"]: counts({"one": 1.0, "two": 2.0}[e["source"]], (30, 70)) for e in entries}
+
+    monkeypatch.setattr(mask_figures, "logit_histograms", histograms)
     folder = tmp_path / "masks"
     entries = []
-    for fold, (source, gain) in enumerate((("one", 1.0), ("two", 2.0))):
+    for fold, source in enumerate(("one", "two")):
         people = [f"{source}-{i}" for i in range(2)]
         entries += [
             {"image": "x.nii", "label": "x.nii", "prob": "x.nii", "case_id": p, "group": p, "source": source}
             for p in people
         ]
-        write_json(folder / f"fold-{fold}" / "histograms.json", {p: counts(gain, (30, 70)) for p in people})
+        (folder / f"fold-{fold}").mkdir(parents=True)
+        (folder / f"fold-{fold}" / "model.pt").touch()
     write_json(folder / "folds.json", {e["group"]: int(e["source"] == "two") for e in entries})
     write_json(folder / "datalist_prob.json", {"training": entries})
     return folder
@@ -184,7 +192,7 @@ def test_the_error_of_binned_sums_by_hand():
 
 
 def test_what_the_binary_mask_cuts_away_and_the_prob_mask_keeps_is_told_by_person(masks):
-    content = calibrating.measure(masks.parent, ROOT, masks, None, None, None)
+    content = calibrating.measure(masks.parent, SEG, masks, None, None, None)
     row = calibrating.tumour_under_masks(content)[0]
     assert (row["voxels"], row["cut"]) == (100, 0.3)
     low, high = expit(CENTRES[[63, 100]])
@@ -228,23 +236,25 @@ def test_weights_are_one_for_all_masks_or_one_for_each(sites, tmp_path):
         study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,prob", names="case,other")
 
 
-def test_the_same_weights_for_other_masks_are_another_judgement(sites, tmp_path):
+def test_another_judgement_in_the_folder_is_refused(sites, tmp_path):
     files = [tmp_path / "a.pt", tmp_path / "b.pt"]
     for i, file in enumerate(files):
         file.write_bytes(b"%d" % i)
     one, other = (sha256(file) for file in files)
-    made = {"weights": [one, other, one], "masks": ["prob", "binary", "manual"], "knobs": {}}
-    write_json(tmp_path / "out" / "judged.json", made)
+    made = {"weights": [one, other, one], "masks": {name: name for name in ("prob", "binary", "manual")}}
+    write_json(tmp_path / "out" / "made_with.json", made)
     words = f"{files[0]},{files[1]},{files[1]}"
-    with pytest.raises(SystemExit, match=r"^ERROR .*judged.json: made with other weights, masks or knobs"):
+    with pytest.raises(SystemExit, match=r"^ERROR .*made_with.json: made with other settings: .*weights\. Choose"):
         study.judge(words, str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")
 
 
-def test_another_judgement_in_the_folder_is_refused(sites, tmp_path):
+def test_a_judgement_that_cannot_begin_claims_nothing(sites, tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"1")
-    write_json(tmp_path / "out" / "judged.json", {"weights": "another"})
-    with pytest.raises(SystemExit, match=r"^ERROR .*judged.json: made with other weights, masks or knobs"):
+    with pytest.raises(SystemExit, match=r"^ERROR .*weights.pt: damaged, or not this bundle's weights"):
         study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"))
+    with pytest.raises(SystemExit, match=r"^ERROR --masks porb: 'porb' is unknown. Choose of prob, binary"):
+        study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"), masks="porb")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------- what an experiment is made of
@@ -378,14 +388,14 @@ def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundl
     broken = {**content["validation"][0], "image": str(tmp_path / "gone.nii.gz"), "case_id": "volume-99"}
     write_json(tmp_path / "list.json", {"validation": [*content["validation"], broken]})
     words = {"masks": "prob,manual,none", "bundle": str(cls)}
-    study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)
+    with pytest.raises(SystemExit, match="cases left out for the reasons above: 1"):
+        study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)
     assert "gone.nii.gz" in capsys.readouterr().err  # it stops no other
     results = json.loads((out / "results.json").read_text())
     work = tmp_path / "fold-0"
     work.mkdir()
     shutil.copy(weights, work / "model.pt")
     for mask in ("prob", "none"):
-        shutil.rmtree(work / "metrics", ignore_errors=True)
         cross_validation.evaluate(cls, work, content["validation"], {"mask_source": mask})
         stock = cross_validation.held_out(tmp_path / "list.json", tmp_path)
         keys = list(zip(results["slices"]["case"], map(str, results["slices"]["slice"])))
@@ -393,7 +403,8 @@ def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundl
         assert [stock[key][0] for key in keys] == results["labels"]["3"]
         np.testing.assert_allclose([stock[key][1] for key in keys], results["scores"][mask]["0"], atol=0.01)
     before = (out / "cases").stat().st_mtime_ns
-    study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)  # what is done is left
+    with pytest.raises(SystemExit):
+        study.judge(str(weights), str(tmp_path / "list.json"), str(out), **words)  # what is done is left
     assert (out / "cases").stat().st_mtime_ns == before
 
     other = tmp_path / "other.pt"  # weights of its own for each mask
@@ -406,7 +417,11 @@ def test_weights_are_judged_through_each_mask_as_evaluate_json_does(sites, bundl
     assert [both["scores"]["none"]["0"][i] for i in rows] != results["scores"]["none"]["0"]
     assert len(both["weights"]) == 2
     words = {"masks": "manual,manual", "names": "one,other", "bundle": str(cls), "smooth_mm": 0.0}
+    write_json(tmp_path / "list.json", {"validation": content["validation"]})
     study.judge(f"{weights},{other}", str(tmp_path / "list.json"), str(tmp_path / "three"), **words)
+    with pytest.raises(SystemExit, match=r"^ERROR .*made with other settings: smooth_mm \(0.0 before, None now\)"):
+        study.judge(f"{weights},{other}", str(tmp_path / "list.json"), str(tmp_path / "three"),
+                    **{k: v for k, v in words.items() if k != "smooth_mm"})  # fmt: skip
     named = json.loads((tmp_path / "three" / "results.json").read_text())
     assert named["config"]["contrasts"] == [["one", "other"]] and named["arms"]["other"]["mask_source"] == "manual"
     assert named["scores"]["one"] != named["scores"]["other"]

@@ -16,6 +16,7 @@ import lits
 import nibabel as nib
 import numpy as np
 import pytest
+import warm
 
 from liver_ct import phantom
 from liver_ct.lits import BrokenPair, checking, finding, unpack
@@ -408,10 +409,9 @@ def test_wrong_slice_archive_is_one_line(tmp_path, many):
 # --------------------------------------------------------------------------------------------- what is known of tumours
 
 
-def command(monkeypatch, *words) -> None:
+def command(*words) -> None:
     """``liver-ct lits`` as it is typed."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True)
+    done = warm.python(SCRIPT, *words)
     if done.returncode:
         raise SystemExit(done.stderr)
 
@@ -430,10 +430,10 @@ def entries_by_case(output: Path) -> dict[str, dict]:
     return {entry["case_id"]: entry for rows in datalist(output).values() for entry in rows}
 
 
-def test_names_with_letters_are_cases_of_their_own(tmp_path, two_sources, monkeypatch):
+def test_names_with_letters_are_cases_of_their_own(tmp_path, two_sources):
     (tmp_path / "split.json").write_text(json.dumps({"test": ["b05"]}))
     words = ["--split", tmp_path / "split.json"]
-    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    command("prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
     entries = entries_by_case(tmp_path / "out")
     assert {case: entry["source"] for case, entry in entries.items()} == {
         "volume-2": "site",
@@ -452,22 +452,22 @@ def test_names_with_letters_are_cases_of_their_own(tmp_path, two_sources, monkey
         ("2,b05", {"volume-2", "volume-b05"}),
     ],
 )
-def test_liver_only_names_sources_or_cases(tmp_path, two_sources, monkeypatch, named, unmarked):
-    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", named)
+def test_liver_only_names_sources_or_cases(tmp_path, two_sources, named, unmarked):
+    command("prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", named)
     entries = entries_by_case(tmp_path / "out")
     assert {case for case, entry in entries.items() if entry.get("tumour_label", True) is False} == unmarked
 
 
-def test_misspelt_liver_only_is_one_line(tmp_path, two_sources, monkeypatch):
+def test_misspelt_liver_only_is_one_line(tmp_path, two_sources):
     with pytest.raises(SystemExit, match="ERROR --liver_only btvc: no such source folder or case"):
-        command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", "btvc")
+        command("prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", "btvc")
 
 
-def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, two_sources, monkeypatch):
+def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, two_sources):
     table = "volume,slice,tumour_present\nb05,4,1\nb05,5,0\nb05,6,-1\nb05,7,\nvolume-2,1,1\n"
     (tmp_path / "tumour.csv").write_text(table)
     words = ["--liver_only", "btcv", "--tumour", tmp_path / "tumour.csv"]
-    command(monkeypatch, "prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    command("prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
     entries = entries_by_case(tmp_path / "out")
     assert (entries["volume-b05"]["tumour_in"], entries["volume-b05"]["tumour_free"]) == ([4], [5])
     assert "tumour_in" not in entries["volume-2"]  # its outlines say more
@@ -550,14 +550,14 @@ def test_a_wrong_archive_of_slices_is_one_line(tmp_path, archive, fault):
         read_slices(archive)
 
 
-def test_slices_of_a_corrected_archive_replace_the_earlier_ones(tmp_path, many, archive, monkeypatch):
+def test_slices_of_a_corrected_archive_replace_the_earlier_ones(tmp_path, many, archive):
     lits.prepare(str(many), str(tmp_path / "out"))
     with np.load(archive) as data:
         corrected = {**data, "image": data["image"] // 2}
     for arrays in ({}, corrected):
         if arrays:
             np.savez(archive, **arrays)
-        entry = add(monkeypatch, archive, tmp_path / "out")["slice-3-12"]
+        entry = add(archive, tmp_path / "out")["slice-3-12"]
     assert np.asarray(nib.load(tmp_path / "out" / entry["image"]).dataobj).max() == corrected["image"].max()
 
 
@@ -572,17 +572,17 @@ def other_archive(tmp_path, archive):
     return path
 
 
-def add(monkeypatch, npz: Path, out: Path, *words) -> dict[str, dict]:
+def add(npz: Path, out: Path, *words) -> dict[str, dict]:
     """Add slices from the command line; returns the slices of the datalist by name."""
     arguments = ["--npz", npz, "--datalist", out / "datalist.json", "--output", out / "slices"]
-    command(monkeypatch, "slices", *arguments, *words)
+    command("slices", *arguments, *words)
     return {case: entry for case, entry in entries_by_case(out).items() if case.startswith("slice-")}
 
 
-def test_slices_of_another_set_keep_apart_from_lits(tmp_path, many, other_archive, monkeypatch):
+def test_slices_of_another_set_keep_apart_from_lits(tmp_path, many, other_archive):
     out = tmp_path / "out"
     lits.prepare(str(many), str(out), val_fraction=0)
-    found = add(monkeypatch, other_archive, out)
+    found = add(other_archive, out)
     assert set(found) == {f"slice-site{n}-{n}" for n in range(5)}  # 0 and 1 are no person of LiTS here
     entry = found["slice-site1-1"]
     assert entry["group"] == "volume-site1" and entry["source"] == "site22_slices"
@@ -594,7 +594,7 @@ def test_slices_of_another_set_keep_apart_from_lits(tmp_path, many, other_archiv
     assert image.header.get_zooms()[:2] == (1.5, 1.5)
 
 
-def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive, monkeypatch):
+def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive):
     out = tmp_path / "out"
     lits.prepare(str(many), str(out), val_fraction=0)
     with np.load(archive) as data:
@@ -602,9 +602,7 @@ def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive, monkeypat
     rows = ["0,1,100,high,0.99", "1,0,0,high,0.96", "2,1,50,edge,0.99", "3,1,50,high,0.95", "4,,,high,0.99"]
     path = tmp_path / "tumour.csv"
     path.write_text("\n".join(["row,tumour_present,area_px256,confidence,liver_dice", *rows]) + "\n")
-    found = {
-        entry["case_id"].split("-")[1]: entry for entry in add(monkeypatch, archive, out, "--tumour", path).values()
-    }
+    found = {entry["case_id"].split("-")[1]: entry for entry in add(archive, out, "--tumour", path).values()}
     assert {case: entry.get("tumour_present") for case, entry in found.items()} == {
         "60": 1,
         "61": 0,
@@ -615,27 +613,27 @@ def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive, monkeypat
     assert found["60"]["tumour_area_mm2"] == 100 * 9**2
 
 
-def test_table_of_another_archive_is_one_line(tmp_path, many, archive, monkeypatch):
+def test_table_of_another_archive_is_one_line(tmp_path, many, archive):
     lits.prepare(str(many), str(tmp_path / "out"))
     (tmp_path / "tumour.csv").write_text("row,tumour_present\n7,1\n")
     with pytest.raises(SystemExit, match="ERROR .*tumour.csv: row 7 is not in the archive"):
-        add(monkeypatch, archive, tmp_path / "out", "--tumour", tmp_path / "tumour.csv")
+        add(archive, tmp_path / "out", "--tumour", tmp_path / "tumour.csv")
 
 
-def test_archive_whose_cases_are_paths_is_refused(tmp_path, many, archive, monkeypatch):
+def test_archive_whose_cases_are_paths_is_refused(tmp_path, many, archive):
     lits.prepare(str(many), str(tmp_path / "out"))
     with np.load(archive) as data:
         kept = {key: value for key, value in data.items() if key != "lits_volume"}
         np.savez(archive, **kept, case=np.array([f"../../{n}" for n in range(5)]))
     with pytest.raises(SystemExit, match=r"ERROR .*slices.npz: '../../0' names no case"):
-        add(monkeypatch, archive, tmp_path / "out")
+        add(archive, tmp_path / "out")
 
 
 # ---------------------------------------------------------------------------------------------- one small file
 
 
 @pytest.fixture
-def fine(tmp_path, archive, monkeypatch):
+def fine(tmp_path, archive):
     """Datalist of two cases at 1.6 x 1.6 x 2 mm, one of them tested on, and of slices."""
     spots, labels, affine = phantom.make_phantom((240, 200, 20), (1.6, 1.6, 2.0), tumours=0)
     x, y, z = (int(place) for place in np.argwhere(labels).mean(0))
@@ -647,7 +645,7 @@ def fine(tmp_path, archive, monkeypatch):
         nib.save(nib.Nifti1Image(spots, affine), tmp_path / "in" / f"volume-{number}.nii.gz")
         nib.save(nib.Nifti1Image(labels, affine), tmp_path / "in" / f"segmentation-{number}.nii.gz")
     assert prepare(tmp_path / "in", tmp_path / "out").returncode == 0
-    add(monkeypatch, archive, tmp_path / "out")
+    add(archive, tmp_path / "out")
     return tmp_path / "out" / "datalist.json"
 
 
@@ -656,10 +654,10 @@ def centre(image: nib.Nifti1Image, inside: np.ndarray) -> np.ndarray:
     return nib.affines.apply_affine(image.affine, np.argwhere(inside).mean(0))
 
 
-def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, fine, monkeypatch):
-    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, fine):
+    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
     first = (tmp_path / "train.zip").read_bytes()
-    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "again.zip")
+    command("pack", "--datalist", fine, "--output", tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == first
     file = unpack(tmp_path / "train.zip", tmp_path / "data")
     content = json.loads(file.read_text())
@@ -678,14 +676,14 @@ def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, f
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"training": "x"}', '{"training": [{}]}'])
-def test_packing_what_is_no_datalist_is_one_line(tmp_path, monkeypatch, content):
+def test_packing_what_is_no_datalist_is_one_line(tmp_path, content):
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(SystemExit, match=r"ERROR .*list.json: .*\.$"):
-        command(monkeypatch, "pack", "--datalist", tmp_path / "list.json", "--output", tmp_path / "train.zip")
+        command("pack", "--datalist", tmp_path / "list.json", "--output", tmp_path / "train.zip")
 
 
 @pytest.mark.parametrize("fault", ["../../evil", "volume-2", "grid"])
-def test_packing_what_would_be_wrong_is_one_line(tmp_path, fine, monkeypatch, fault):
+def test_packing_what_would_be_wrong_is_one_line(tmp_path, fine, fault):
     content = json.loads(fine.read_text())
     (entry,) = content["training"]
     if fault == "grid":
@@ -694,11 +692,11 @@ def test_packing_what_would_be_wrong_is_one_line(tmp_path, fine, monkeypatch, fa
         content["training"].append({**entry, "case_id": fault})
     fine.write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="another grid" if fault == "grid" else "case_id"):
-        command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
 
 
-def test_interrupted_unpacking_goes_on(tmp_path, fine, monkeypatch):
-    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+def test_interrupted_unpacking_goes_on(tmp_path, fine):
+    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
     file = unpack(tmp_path / "train.zip", tmp_path / "data")
     kept, gone = tmp_path / "data" / "volume-2_image.nii", tmp_path / "data" / "volume-2_label.nii"
     stamp = kept.stat().st_mtime_ns
@@ -706,6 +704,38 @@ def test_interrupted_unpacking_goes_on(tmp_path, fine, monkeypatch):
     file.unlink()
     assert unpack(tmp_path / "train.zip", tmp_path / "data").is_file() and gone.is_file()
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_another_packed_set_is_not_unpacked_over_the_first(tmp_path, fine):
+    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    content = json.loads(fine.read_text())
+    content["training"][0]["group"] = "somebody-else"
+    fine.write_text(json.dumps(content))
+    command("pack", "--datalist", fine, "--output", tmp_path / "other.zip")
+    unpack(tmp_path / "train.zip", tmp_path / "data")
+    with pytest.raises(BrokenPair, match=r"other.zip: another set was unpacked to .*data. Choose another output"):
+        unpack(tmp_path / "other.zip", tmp_path / "data")
+
+
+@pytest.mark.parametrize("wrong, line", [
+    ("labels", r"segmentation-2.nii.gz: holds 127, and not 0, 1 and 2 alone"),
+    ("exchanged", r"holds -?\d+, and not 0, 1 and 2 alone"), ("probability", r"values from 0 to 1 are not the HU"),
+])  # fmt: skip
+def test_what_packing_would_make_something_else_of_is_refused(tmp_path, fine, wrong, line):
+    content = json.loads(fine.read_text())
+    entry = content["training"][0]
+    files = [fine.parent / entry[role] for role in ("image", "label")]
+    if wrong == "exchanged":
+        entry["image"], entry["label"] = entry["label"], entry["image"]
+        fine.write_text(json.dumps(content))
+    else:
+        image = nib.load(files[wrong == "labels"])
+        values = np.asanyarray(image.dataobj)
+        changed = (values > 0) * np.uint8(127) if wrong == "labels" else (values > 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(changed, image.affine), tmp_path / "changed.nii.gz")
+        os.replace(tmp_path / "changed.nii.gz", files[wrong == "labels"])
+    with pytest.raises(SystemExit, match=line):
+        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
 
 
 def test_packed_set_with_folders_in_it_is_refused(tmp_path):
@@ -718,8 +748,8 @@ def test_packed_set_with_folders_in_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:500], lambda data: data[:300] + b"xxxx" + data[304:]])
-def test_damaged_packed_set_is_one_line(tmp_path, fine, monkeypatch, damage):
-    command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+def test_damaged_packed_set_is_one_line(tmp_path, fine, damage):
+    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
     path = tmp_path / "train.zip"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BrokenPair) as error:
@@ -728,8 +758,8 @@ def test_damaged_packed_set_is_one_line(tmp_path, fine, monkeypatch, damage):
     assert not (tmp_path / "data" / "datalist.json").exists()
 
 
-def test_packing_a_case_that_is_gone_is_one_line(tmp_path, fine, monkeypatch):
+def test_packing_a_case_that_is_gone_is_one_line(tmp_path, fine):
     (tmp_path / "in" / "volume-2.nii.gz").unlink()
     with pytest.raises(SystemExit, match="ERROR .*volume-2.nii.gz: cannot be read"):
-        command(monkeypatch, "pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
     assert not list(tmp_path.glob("*train.zip"))

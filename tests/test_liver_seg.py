@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 from monai.bundle import (
     ConfigParser,
     ckpt_export,
@@ -91,8 +92,10 @@ def train(data: Path, output: Path, *overlays: str, **knobs):
     return workflow
 
 
-def bundle_run(*words: str, cwd: Path = BUNDLE, launcher: tuple[str, ...] = (sys.executable, "-m")):
-    """``python -m monai.bundle run`` as a user types it."""
+def bundle_run(*words, cwd: Path = BUNDLE, launcher: tuple[str, ...] = ()):
+    """``python -m monai.bundle run`` as a user types it, or by another launcher."""
+    if not launcher:
+        return warm.python("-m", "monai.bundle", "run", *words, cwd=cwd)
     command = [*launcher, "monai.bundle", "run", *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -115,7 +118,7 @@ def test_training_learns_from_volumes_and_slices_and_keeps_the_best(data, tmp_pa
 
 
 def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
-    train(data, tmp_path)
+    train(data, tmp_path, schedule_epochs=2)
     resumed = train(data, tmp_path, epochs=2)
     assert resumed.trainer.state.epoch == 2
     assert resumed.trainer.state.iteration == 4  # two of them are the first run's
@@ -123,7 +126,7 @@ def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
 
 
 def test_resumed_training_still_knows_its_best_score(data, tmp_path):
-    train(data, tmp_path)
+    train(data, tmp_path, schedule_epochs=2)
     path = tmp_path / "last_checkpoint_epoch=1.pt"
     state = torch.load(path, weights_only=True)
     state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
@@ -139,7 +142,7 @@ def test_pairs_that_do_not_fit_are_named_before_training(data, tmp_path, overlay
     label = nib.load(cases[1]["label"])
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:, :, 1:], label.affine), cases[1]["label"])
     Path(cases[2]["label"]).unlink()
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": cases, "validation": cases}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": cases[:1], "validation": cases[1:]}))
     with pytest.raises(SystemExit) as stop:
         train(tmp_path, tmp_path / "run", *overlays)
     lines = str(stop.value).splitlines()
@@ -237,7 +240,7 @@ def test_training_can_start_from_weights(data, tmp_path):
     state = torch.load(tmp_path / "first" / "last_checkpoint_epoch=1.pt", map_location="cpu", weights_only=True)
     start = tmp_path / "start.pt"
     torch.save(state["averaged"], start)
-    train(data, tmp_path / "second", epochs=1, init_path=str(start), learning_rate=0.0, weight_decay=0.0)
+    train(data, tmp_path / "second", epochs=1, init_path=str(start), learning_rate=1e-30, weight_decay=0.0)
     after = torch.load(tmp_path / "second" / "last_checkpoint_epoch=1.pt", map_location="cpu", weights_only=True)
     weights = [key for key in state["averaged"] if key.endswith(("weight", "bias"))]
     assert weights and all(torch.equal(after["model"][key], state["averaged"][key]) for key in weights)
@@ -304,7 +307,7 @@ def test_inference_from_the_command_line(abdomen, tmp_path, elsewhere):
     config, where = (CONFIGS / "inference.json", tmp_path) if elsewhere else ("configs/inference.json", BUNDLE)
     words = ["--bundle_root", BUNDLE] if elsewhere else []
     words += ["--dataset_dir", abdomen.parent, "--pattern", "volume-*", "--output_dir", tmp_path / "out"]
-    done = bundle_run("--config_file", config, *words, cwd=where)
+    done = bundle_run("--config_file", config, *words, cwd=where, launcher=(sys.executable, "-m") if elsewhere else ())
     assert done.returncode == 0, done.stderr[-2000:]
     ct = nib.load(abdomen)
     prob, mask = (nib.load(tmp_path / "out" / "volume-0" / f"volume-0_{kind}.nii.gz") for kind in ("prob", "seg"))

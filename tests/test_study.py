@@ -19,12 +19,12 @@ from sklearn.metrics import roc_auc_score
 
 from liver_ct.errors import StudyError
 from liver_ct.experiment import analysis as analysing
-from liver_ct.experiment import collecting, mask_steps, pages, plots, report_parts, running, stats, writing
+from liver_ct.experiment import collecting, mask_steps, pages, plots, report_parts, stats, writing
 from liver_ct.experiment import config as arms_config
 from liver_ct.experiment import masks as mask_figures
 from liver_ct.experiment import report as reporting
 from liver_ct.files import write_json
-from liver_ct.training import end_to_end, intervals
+from liver_ct.training import claims, end_to_end, intervals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -251,6 +251,7 @@ def test_the_shipped_config_names_every_contrasted_arm():
 
 
 BASE = {"output": "out", "reference": "prob-concat-gop3", "contrasts": [["prob-concat-gop3", "prob-concat-gop3"]]}
+ONE = {"arms": [{}], "folds": 2, "epochs": 1, "stage1_epochs": 1}
 TWICE = {"arms": [{"mask_source": ["prob", "none"]}, {"mask_source": "prob", "gop": [1, 3]}]}
 
 
@@ -260,7 +261,6 @@ TWICE = {"arms": [{"mask_source": ["prob", "none"]}, {"mask_source": "prob", "go
         (None, "Expecting value"),
         ([], "indices"),
         ({}, "output"),
-        ({"output": "x", "datalist": "missing.json"}, "missing.json"),
         ({**BASE}, "arms"),
         ({**BASE, **TWICE}, "several arms are called prob-concat-gop3"),
         ({**BASE, "arms": [{"mask_source": "none"}]}, "no arm is called prob-concat-gop3"),
@@ -268,6 +268,11 @@ TWICE = {"arms": [{"mask_source": ["prob", "none"]}, {"mask_source": "prob", "go
         ({**BASE, "arms": [{}, {"name": "tuned", "from": "prob-concat-gop3", "seeds": [1]}]}, "arm tuned has seeds"),
         ({**BASE, "arms": [{}, {"masks": "other"}]}, "which are not among the masks"),
         ({**BASE, "arms": [{}], "contrasts": []}, "no contrasts"),
+        ({**BASE, **ONE, "heldout": ["btcv"]}, "the experiment has no heldout; did you mean held_out"),
+        ({**BASE, **ONE, "arms": [{"lerning_rate": 1}]}, "has no lerning_rate; did you mean learning_rate"),
+        ({**BASE, **ONE, "masks": {"new": {"epoch": 1}}}, "masks new has no epoch; did you mean epochs"),
+        ({**BASE, **ONE, "folds": "2"}, "folds is '2', not a number from 2"),
+        ({**BASE, **ONE, "arms": [{}, {"mask_source": "porb"}]}, "mask_source is none of prob, binary"),
     ],
 )
 def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content, cause):
@@ -281,6 +286,12 @@ def test_a_config_that_cannot_be_used_gives_one_line(tmp_path, content, cause):
         study.run(str(config))
 
 
+def test_a_datalist_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({**BASE, "datalist": str(tmp_path / "missing.json")}))
+    with pytest.raises(SystemExit, match=r"^ERROR .*missing.json: cannot be read as JSON \(.*No such file"):
+        study.run(str(tmp_path / "study.json"), output=str(tmp_path / "out"))
+
+
 def test_results_that_are_not_there_give_one_line(tmp_path):
     for call in (lambda: study.report(str(tmp_path)), lambda: study.compare("a", "b", str(tmp_path))):
         with pytest.raises(SystemExit, match=r"^ERROR .*results.json: .* Give the folder of a finished experiment"):
@@ -288,11 +299,14 @@ def test_results_that_are_not_there_give_one_line(tmp_path):
 
 
 def test_a_second_run_of_the_same_study_is_refused(tmp_path):
-    lock = running.hold(tmp_path / ".lock")
-    with pytest.raises(StudyError, match="another run of this experiment is at work"):
-        running.hold(tmp_path / ".lock")
-    lock.close()
-    running.hold(tmp_path / ".lock").close()
+    with (
+        claims.alone_in(tmp_path),
+        pytest.raises(StudyError, match="another run is at work there"),
+        claims.alone_in(tmp_path),
+    ):
+        pass
+    with claims.alone_in(tmp_path):
+        pass
 
 
 # ------------------------------------------------------------------------------------------- a study on phantoms
@@ -365,7 +379,7 @@ class TestStudy:
             for fold in (0, 1):
                 work = arm / "seed-0" / f"fold-{fold}"
                 held = {group for group, own in fold_of.items() if own == fold}
-                assert groups(work / "held_out.json", "validation") == held
+                assert groups(work / "metrics" / "held_out.json", "validation") == held
                 if arm.name == "without-leaks":
                     continue
                 seen = groups(work / "datalist.json")
@@ -399,7 +413,7 @@ class TestStudy:
             work = done / "arms" / "seen-binary-concat-gop3" / "seed-0" / f"fold-{fold}"
             learned = json.loads((work / "datalist.json").read_text())["training"]
             assert learned and all(f"masks/shipped/seen/fold-{fold}/" in e["prob"] for e in learned)
-            judged = json.loads((work / "held_out.json").read_text())["validation"]
+            judged = json.loads((work / "metrics" / "held_out.json").read_text())["validation"]
             assert judged and all("masks/shipped/prob/" in e["prob"] for e in judged)
 
     def test_the_temperature_masks_are_the_masks_tempered(self, done):
@@ -420,7 +434,7 @@ class TestStudy:
         work = done / "arms" / "without-leaks" / "seed-0" / "fold-0"
         first = done / "arms" / "prob-concat-gop3" / "seed-0" / "fold-0" / "model.pt"
         assert (work / "model.pt").read_bytes() == first.read_bytes()
-        for entry in json.loads((work / "held_out.json").read_text())["validation"]:
+        for entry in json.loads((work / "metrics" / "held_out.json").read_text())["validation"]:
             prob, plain = (nib.load(p).get_fdata() for p in (entry["prob"], shipped_mask(done, entry)))
             liver = np.asanyarray(nib.load(entry["label"]).dataobj) > 0
             assert not prob[~liver].any() and plain[~liver].any()

@@ -19,6 +19,7 @@ from conftest import PEOPLE
 
 from liver_ct.errors import StudyError
 from liver_ct.training import calibration, cross_validation, datalists
+from liver_ct.training import prob_masks as stage_one
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,64 @@ def test_another_number_of_folds_is_refused(masks, lists):
         prob_masks.make(str(lists), str(masks), folds=3)
 
 
+@pytest.mark.parametrize("changes, line", [
+    ({"epochs": 5}, r"fold-0/made_with.json: made with other settings: epochs \(1 before, 5 now\). Choose another"),
+    ({"learning_rate": 0.5}, r"learning_rate \(None before, 0.5 now\)"), ({"only": "7"}, r"--only 7: no such part"),
+    ({"folds": 1}, r"folds 1: .* Choose a number from 2"), ({"bundle": "nowhere"}, r"nowhere: no bundle here"),
+])  # fmt: skip
+def test_other_settings_take_no_folder_for_their_own(bundles, lists, masks, tmp_path, changes, line):
+    shutil.copytree(masks, tmp_path / "out")
+    words = {"folds": 2, "epochs": 1, "bundle": str(bundles / "liver_seg"), "only": [0]}
+    with pytest.raises(SystemExit, match=line):
+        prob_masks.make(str(lists), str(tmp_path / "out"), **{**words, **changes})
+
+
+def test_other_labels_are_another_training(bundles, lists, masks, tmp_path):
+    shutil.copytree(lists.parent, tmp_path / "lits")
+    shutil.copytree(masks, tmp_path / "out")
+    for label in (tmp_path / "lits").rglob("segmentation-*"):
+        nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4)), label)
+    with pytest.raises(SystemExit, match="made with other settings: cases. Choose another output"):
+        prob_masks.make(str(tmp_path / "lits" / lists.name), str(tmp_path / "out"), folds=2, epochs=1,
+                        bundle=str(bundles / "liver_seg"))  # fmt: skip
+
+
+def test_masks_of_other_weights_are_made_again(bundles, tmp_path, monkeypatch):
+    made = []
+
+    def run_bundle(bundle, datalist, output_dir, **_):
+        for entry in datalist:
+            made.append(entry["image"])
+            path = stage_one.prob_path(entry, output_dir)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    monkeypatch.setattr(stage_one, "run_bundle", run_bundle)
+    weights = tmp_path / "fold-0" / "model.pt"
+    weights.parent.mkdir()
+    arguments = (bundles / "liver_seg", weights, [{"image": "a.nii"}, {"image": "b.nii.gz"}], tmp_path / "prob")
+    for content, knobs, count in ((b"1", {}, 2), (b"1", {}, 2), (b"2", {}, 4), (b"2", {"temperature": 2.0}, 6)):
+        weights.write_bytes(content)
+        assert stage_one.infer(*arguments, **knobs) == 0 and len(made) == count
+
+
+@pytest.mark.parametrize("section, change, line", [
+    ("training", lambda es: es[0].pop("group"), r"training is no list of cases with image, label, case_id, group"),
+    ("training", lambda es: es.append(es[0]), r"case_id 'volume-0' stands twice"),
+    ("training", lambda es: es[0].update(case_id="../../evil"), r"case_id '../../evil' stands twice, or cannot name"),
+    ("test", lambda es: es[0].update(group="person-0"), r"person-0 is both in test and in what is learned from"),
+    ("training", lambda es: es[0].update(image="elsewhere/volume-1.nii.gz"), r"2 CTs are called volume-1.nii.gz"),
+])  # fmt: skip
+def test_a_datalist_that_would_mix_people_up_is_refused(bundles, lists, tmp_path, section, change, line):
+    content = json.loads(lists.read_text())
+    change(content[section])
+    file = lists.with_name(f"changed-{tmp_path.name}.json")
+    file.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=rf"^ERROR {file}: {line}"):
+        prob_masks.make(str(file), str(tmp_path / "out"), folds=2, epochs=1, bundle=str(bundles / "liver_seg"))
+    file.unlink()
+
+
 def test_everybodys_training_goes_on_from_the_last_fold(bundles, lists, masks, tmp_path):
     with pytest.raises(SystemExit, match="fold-1/model.pt: no such file.*Train that fold first"):
         prob_masks.make(str(lists), str(tmp_path), folds=2, epochs=1, only="full", bundle=str(bundles / "liver_seg"))
@@ -79,7 +138,7 @@ def test_everybodys_training_goes_on_from_the_last_fold(bundles, lists, masks, t
     key = next(key for key in weights if key.endswith("bias"))
     weights[key] += 1
     torch.save(weights, tmp_path / "fold-1" / "model.pt")
-    make = {"only": "full", "bundle": str(bundles / "liver_seg"), "learning_rate": 0.0, "weight_decay": 0.0}
+    make = {"only": "full", "bundle": str(bundles / "liver_seg"), "learning_rate": 1e-12, "weight_decay": 0.0}
     prob_masks.make(str(lists), str(tmp_path), folds=2, epochs=1, **make)
     full = torch.load(tmp_path / "full" / "model.pt", weights_only=True)
     torch.testing.assert_close(full[key], weights[key], rtol=1e-5, atol=1e-6)
@@ -92,7 +151,8 @@ def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, m
     broken = json.loads(lists.read_text())
     folder = tmp_path / "lits"
     shutil.copytree(lists.parent, folder)
-    (folder / broken["training"][0]["image"]).write_bytes(b"")
+    image = folder / broken["training"][0]["image"]
+    image.write_bytes(bytes(image.stat().st_size))
     with pytest.raises(SystemExit, match="1 Prob-Masks are missing"):
         prob_masks.make(
             str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import DataLoader
+from monai.data import CacheDataset, DataLoader
 from shared.checks import CHECKS
 from shared.errors import StudyError, printable
 from shared.files import is_special
 from shared.headers import Header
 from shared.reading import read_header, unreadable
 
+LIST_FORM = 'Give {"training": [{"image": path, "label": path}, ...], "validation": [...]}.'
 
-def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
+
+def resolve_datalist(datalist_file: str, section: str, required: bool = False) -> list[dict[str, Any]]:
     """The entries of one section of a datalist file, their relative paths taken from the file's folder.
 
     MONAI's load_decathlon_datalist resolves image and label only, and refuses a section that is not there.
@@ -24,15 +26,39 @@ def resolve_datalist(datalist_file: str, section: str) -> list[dict[str, Any]]:
     Args:
         datalist_file: JSON with a list of entries per section.
         section: ``training``, ``validation`` ...
+        required: whether a file must have the section.
 
     Returns:
         The entries; none when the file or the section is not there.
+
+    Raises:
+        StudyError: the file is no datalist, or lacks a section that is required.
     """
     path = Path(datalist_file).resolve()
     if not path.is_file():
         return []
-    entries = json.loads(path.read_text(encoding="utf-8")).get(section, [])
+    content = read_lists(path)
+    if required and section not in content:
+        raise StudyError(f"{path}: has no section '{section}'. Give one of {', '.join(content) or 'its own'}.")
+    entries = content.get(section, [])
+    if not isinstance(entries, list):
+        raise StudyError(f"{path}: '{section}' is no list. {LIST_FORM}")
+    for number, entry in enumerate(entries, 1):
+        files = {"image": None, **entry} if isinstance(entry, dict) else {"image": None}
+        if lost := next((key for key in CHECKS if not isinstance(files.get(key, ""), str)), None):
+            raise StudyError(f"{path}: entry {number} of '{section}' has no {lost}. {LIST_FORM}")
     return [{k: str(path.parent / v) if k in CHECKS else v for k, v in e.items()} for e in entries]
+
+
+def read_lists(path: Path) -> dict[str, Any]:
+    """What a datalist file holds, by section; raises StudyError where it is no JSON, or of another form."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:  # of JSON, or of characters
+        raise StudyError(f"{path}: empty, cut short or no JSON. {LIST_FORM}") from e
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: holds no lists by section. {LIST_FORM}")
+    return content
 
 
 def find_cts(dataset_dir: str, pattern: str) -> list[dict[str, str]]:
@@ -48,47 +74,74 @@ def find_cts(dataset_dir: str, pattern: str) -> list[dict[str, str]]:
     return [{"image": path} for path in sorted(map(str, paths))]
 
 
-def require_studies(studies: Sequence[Mapping[str, Any]], source: str, keys: Sequence[str] = ()) -> None:
+def require_studies(
+    studies: Sequence[Mapping[str, Any]],
+    source: str,
+    keys: Sequence[str] = (),
+    validation: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Stop before any work when there is none, or when files cannot go together; MONAI would fail late or silently.
 
     Args:
         studies: entries of a datalist.
         source: where they were looked for, for the message.
         keys: the entries' files, ``image`` first, whose headers are read and must tell of one grid.
+        validation: entries to validate a training on ``studies`` with; none may be of these.
 
     Raises:
-        SystemExit: no study, or a file that is missing, unreadable or on another grid; a line each.
+        SystemExit: no study, one to learn from and to validate with, or a file that is missing, unreadable or on
+            another grid; a line each.
     """
     problems = []
+    listed = [*studies, *validation]
     if keys:
-        once = {str(study): study for study in studies}.values()  # a list may hold a volume once per patch drawn
+        once = {str(study): study for study in listed}.values()  # a list may hold a volume once per patch drawn
         problems = [problem for study in once if (problem := header_problem(study, keys))]
-    if not studies:
-        problems = [f"{source}: no study found. Check the path (--dataset_dir, --datalist_file)."]
+    if not listed:
+        names = "names of its lists and, for stage 2, that their cases tell of tumour"
+        fix = names if Path(source).is_file() else "path (--dataset_dir, --datalist_file)"
+        problems = [f"{source}: no study found. Check the {fix}."]
+    learned = {str(study["image"]) for study in studies}
+    for image in sorted(learned & {str(study["image"]) for study in validation}):
+        problems.append(f"{image}: is in the training and in the validation of {source}. Leave it in one of them.")
     if problems:
         raise SystemExit("\n".join(f"ERROR {printable(problem)}" for problem in problems))
 
 
-def require_batches(loader: DataLoader, source: str, epochs: int, knob: str = "batch_size") -> None:
+def require_batches(loader: DataLoader, source: str, knob: str = "batch_size") -> None:
     """Stop a training that has nothing to learn from; MONAI would end it at once, as if all were well.
 
     Args:
         loader: of the training.
         source: where its studies were looked for, for the message.
-        epochs: of the training.
         knob: what sets the size of a batch.
 
     Raises:
-        SystemExit: not one batch, or no epoch.
+        SystemExit: not one batch.
     """
     count = len(loader.dataset)
-    if epochs < 1:
-        raise SystemExit(f"ERROR --epochs {epochs}: nothing would be learned. Use 1 or more.")
     if count == 0:
         raise SystemExit(printable(f"ERROR {source}: no study to train on. List some under 'training'."))
     if len(loader) == 0:
         cause = f"{count} to train on make no batch of {loader.batch_size}"
         raise SystemExit(printable(f"ERROR {source}: {cause}. List more under 'training', or lower --{knob}."))
+
+
+def require_target(dataset: CacheDataset, shows: Callable[[Any], bool], source: str, target: str) -> None:
+    """Stop a training whose labels show nothing of what is to be learned.
+
+    Args:
+        dataset: of the training, whole in its cache.
+        shows: whether an item of the cache does.
+        source: where its studies were listed, for the message.
+        target: what is to be learned, for the message.
+
+    Raises:
+        SystemExit: no item does.
+    """
+    if not any(shows(item) for item in dataset._cache):
+        cause = f"no label to train on shows any {target}"
+        raise SystemExit(printable(f"ERROR {source}: {cause}. Labels are 0 background, 1 liver, 2 tumour."))
 
 
 def header_problem(study: Mapping[str, Any], keys: Sequence[str]) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 MEMORY = re.compile(r"(out of|not enough|allocate) memory|to allocate|bad_alloc|alloc_failed", re.IGNORECASE)
+IN_WORKER = re.compile(r"^(?:\w+\.)*StudyError: (.+)$", re.MULTILINE)  # all that a DataLoader's process leaves of one
 EXPORT_AGAIN = "Export or copy it again."
+CLOSE_OTHERS = "Close other programs, or use --device cpu instead of a GPU."
 
 
 class StudyError(ValueError):
@@ -24,12 +26,21 @@ def is_memory_error(error: BaseException) -> bool:
     return MEMORY.search(str(error)) is not None
 
 
-def describe(error: BaseException, path: str) -> str:
+def describe(
+    error: BaseException,
+    path: str,
+    work: str = "this study",
+    memory: str = CLOSE_OTHERS,
+    unknown: str = "Report this with the file's header.",
+) -> str:
     """One line for an exception: its StudyError, which MONAI wraps where a transform raises it, or one for any other.
 
     Args:
         error: what was caught.
         path: the study's file, named where the error is no StudyError.
+        work: what there is not enough memory for.
+        memory: what to do where memory ran out.
+        unknown: what to do about any other error.
     """
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
@@ -40,10 +51,18 @@ def describe(error: BaseException, path: str) -> str:
     if own and not (short and "memory" not in str(own)):
         line = str(own)
     elif short:
-        line = f"{path}: not enough memory for this study. Close other programs, or use --device cpu instead of a GPU."
+        line = f"{path}: not enough memory for {work}. {memory}"
     elif system:
         line = f"{system.filename or path}: {system.strerror}. Check that it can be read, or written."
+    elif found := IN_WORKER.search(str(causes[-1])):
+        line = found[1]
     else:
-        text = " ".join(str(causes[-1]).split())[:200]
-        line = f"{path}: {type(causes[-1]).__name__}: {text}. Report this with the file's header."
+        line = f"{path}: {type(causes[-1]).__name__}: {_short(causes[-1])}. {unknown}"
     return printable(line)
+
+
+def _short(error: BaseException) -> str:
+    """What an error says, in 200 characters of one line; of one in a DataLoader's process its last line."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    text = lines[-1] if "Original Traceback" in str(error) else " ".join(lines)
+    return " ".join(text.split())[:200].rstrip(". ")

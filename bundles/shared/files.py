@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import StudyError
+from shared.errors import StudyError, printable
 
 FREE_SPACE = "Free space or choose another output folder."
 FIXES = {
@@ -38,6 +39,22 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
         fix = FIXES.get(e.errno or 0, "Choose another output folder.")
         raise StudyError(f"{path}: cannot be written ({e.strerror or e}). {fix}") from e
+
+
+def require_folder(path: str, knob: str) -> None:
+    """Make a folder that is missing, and raise SystemExit with one line where nothing can be written into it.
+
+    Args:
+        path: the folder.
+        knob: that names it, for the message.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        fix = f"Choose another --{knob}."
+        raise SystemExit(printable(f"ERROR {path}: cannot be written to ({e.strerror or e}). {fix}")) from None
 
 
 def is_special(path: Path) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.inferers import Inferer
-from shared.errors import StudyError, is_memory_error
+from shared.errors import StudyError, is_memory_error, printable
 
 DIVISORS = (1, 8, 16, 32, 64, 128)
 Answer = Callable[[torch.Tensor], Any]
@@ -102,26 +103,42 @@ def require_network(network: torch.nn.Module, inferer: Inferer, channels: int, s
 
 
 def require_weights(network: torch.nn.Module, path: str) -> None:
-    """Raise SystemExit with one line for weights that are missing, damaged or another network's; MONAI's loader, which
-    comes later, would list every tensor.
+    """Raise SystemExit with one line for weights that are missing, damaged, not finite or another network's.
+
+    MONAI's loader, which comes later, would list every tensor, or take what is not finite.
 
     Args:
         network: bare or in DistributedDataParallel.
         path: a state dict, plain or under ``model``; "" for none.
     """
-    if not path:
-        return
-    if not Path(path).is_file():
-        raise SystemExit(f"ERROR {path}: no such weights. Check the path.")
+    problem = weights_problem(getattr(network, "module", network), Path(path)) if path else None
+    if problem:
+        raise SystemExit(printable(f"ERROR {path}: {problem}"))
+
+
+def weights_problem(network: torch.nn.Module, path: Path) -> str | None:
+    """What is to be said against a file of weights for a bare network, and what to do; or None."""
+    if not path.is_file():
+        return "no such weights. Check the path."
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("model", state)
-        found = {key: tuple(value.shape) for key, value in state.items()}
     except Exception:
-        raise SystemExit(f"ERROR {path}: damaged, or no weights. Train them, or fetch them again.") from None
-    network = getattr(network, "module", network)
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if zipfile.is_zipfile(path):  # whole, as PyTorch writes it
+            return "no state dict but other objects, which are not loaded. Save the network's state_dict()."
+        return "damaged, or no weights. Train them, or fetch them again."
+    state = state.get("model", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        return "no state dict. Save the network's state_dict()."
+    own, found = ({key: value.shape for key, value in each.items()} for each in (network.state_dict(), state))
     wrong = [key for key in {**own, **found} if own.get(key) != found.get(key)]
     if wrong:
         cause = f"weights of another network than this network_def, a {type(network).__name__}"
-        raise SystemExit(f"ERROR {path}: {cause} (first at {wrong[0]}). Give the network_def they were trained with.")
+        return f"{cause} (first at {wrong[0]}). Give the network_def they were trained with."
+    if lost := not_finite(state):
+        return f"weights that are not finite (first at {lost}). Train them again, or fetch them again."
+    return None
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The first of some tensors that holds NaN or infinity, or None."""
+    return next((key for key, value in state.items() if not torch.isfinite(value.sum())), None)  # a third of the time

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.transforms import Randomizable, Transform
+from scripts.cls_errors import StudyError
 
 TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
 UNKNOWN = -1.0  # whether a slice shows tumour
@@ -27,6 +28,9 @@ class SliceLabelsd(Transform):
 
     An item with ``tumour_present`` (0 or 1), such as an isolated slice, gets that. One with ``tumour_label`` False has
     no outlines: slices that ``tumour_in`` and ``tumour_free`` list, by ``slices`` [Z], are known; the others get -1.
+
+    Raises:
+        StudyError: ``tumour_present`` is neither 0 nor 1, or a slice is listed that the CT does not have.
     """
 
     def __init__(self, gop: int) -> None:
@@ -34,6 +38,7 @@ class SliceLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the labels in the place of ``label``."""
+        check_known(data)
         if "tumour_present" in data:  # a slice of which nothing else is known
             return {**data, "label": torch.full(data["label"].shape[-1:], float(data["tumour_present"]))}
         if not data.get("tumour_label", True):
@@ -41,6 +46,17 @@ class SliceLabelsd(Transform):
         label = torch.as_tensor(data["label"])
         label = label.as_tensor() if isinstance(label, MetaTensor) else label
         return {**data, "label": group_labels((label == TUMOUR).flatten(0, 2).any(0), self.gop)}
+
+
+def check_known(data: Mapping[Hashable, Any]) -> None:
+    """Raise StudyError where what a datalist tells of an item's slices, ``slices`` [Z], cannot be."""
+    case = data.get("case", "study")
+    if data.get("tumour_present", 0) not in (0, 1):
+        raise StudyError(f"{case}: tumour_present is {data['tumour_present']!r} in the datalist. Give 0 or 1.")
+    for key in ("tumour_in", "tumour_free"):
+        lost = sorted({*data.get(key, [])} - {*data["slices"].tolist()}) if key in data else []
+        if lost:
+            raise StudyError(f"{case}: {key} lists slice {lost[0]}, which the CT does not have. Count from 0.")
 
 
 def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:

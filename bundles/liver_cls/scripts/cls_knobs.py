@@ -1,16 +1,19 @@
 # A copy of knobs.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
-"""The knobs of a command line, held against the configs that they are for."""
+"""The knobs of a config: those that it does not have, and values that make no sense."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import torch
 from fire.parser import DefaultParseValue
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from scripts.cls_errors import printable
@@ -25,13 +28,8 @@ def require_known_knobs() -> None:
     Raises:
         SystemExit: such an option, with the one that it is most like.
     """
-    program, *words = sys.argv
-    if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
-        return
-    given = dict(options(words[1:]))
-    if isinstance(given.get("args_file"), str):
-        given = monai.bundle.ConfigParser.load_config_file(given["args_file"]) | given
-    if "config_file" not in given:
+    given = given_options()
+    if given is None or "config_file" not in given:
         return
     parser = monai.bundle.ConfigParser()
     parser.read_config(given["config_file"])
@@ -42,8 +40,24 @@ def require_known_knobs() -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], [*known_ids(parser.get())], 1)
         fix = f"Did you mean --{near[0]}?" if near else "See the ids in it."
-        where = given["config_file"] if isinstance(given["config_file"], str) else ", ".join(given["config_file"])
-        raise SystemExit(printable(f"ERROR --{unknown[0]}: no such id in {where}. {fix}"))
+        raise SystemExit(printable(f"ERROR --{unknown[0]}: no such id in {config_names(given)}. {fix}"))
+
+
+def given_options() -> dict[str, Any] | None:
+    """The options of ``python -m monai.bundle run``, those of its args_file too; None in any other program."""
+    program, *words = sys.argv
+    if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
+        return None
+    given = dict(options(words[1:]))
+    if isinstance(given.get("args_file"), str):
+        given = monai.bundle.ConfigParser.load_config_file(given["args_file"]) | given
+    return given
+
+
+def config_names(given: Mapping[str, Any]) -> str:
+    """The config files of `given_options`, for a message."""
+    files = given.get("config_file", "config_file")
+    return files if isinstance(files, str) else ", ".join(files)
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -68,3 +82,57 @@ def known_ids(content: Mapping[str, Any], above: str = "") -> Iterator[str]:
         yield above + key
         if isinstance(value, Mapping):
             yield from known_ids(value, f"{above}{key}#")
+
+
+def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether a value is a finite number from ``low`` to ``high``, no truth value nor text."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+
+
+def is_whole(value: Any, low: float) -> bool:
+    """Whether a value is a whole number from ``low`` on."""
+    return isinstance(value, Integral) and is_number(value, low)
+
+
+def is_list(value: Any, fits: Callable[[Any], bool], length: int | None = None) -> bool:
+    """Whether a value is a list of so many members, one at least, that all fit."""
+    return isinstance(value, (list, tuple)) and len(value) == (length or len(value) or -1) and all(map(fits, value))
+
+
+def is_device(value: Any) -> bool:
+    """Whether PyTorch can compute there."""
+    try:
+        torch.empty(0, device=value)
+    except Exception:
+        return False
+    return True
+
+
+# what `require_knobs` can ask of a knob: the words for it, and the question
+CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "count": ("a whole number from 1", lambda x: is_whole(x, 1)),
+    "whole": ("a whole number from 0", lambda x: is_whole(x, 0)),
+    "odd": ("an odd whole number from 1", lambda x: is_whole(x, 1) and x % 2 == 1),
+    "positive": ("a number above 0", lambda x: is_number(x, 0) and x > 0),
+    "not_negative": ("a number from 0", lambda x: is_number(x, 0)),
+    "part": ("a number above 0, up to 1", lambda x: is_number(x, 0, 1) and x > 0),
+    "share": ("a number from 0 to 1", lambda x: is_number(x, 0, 1)),
+    "size": ("two whole numbers from 1", lambda x: is_list(x, lambda n: is_whole(n, 1), 2)),
+    "spacing": ("three numbers above 0", lambda x: is_list(x, lambda mm: is_number(mm, 0) and mm > 0, 3)),
+    "window": ("two numbers, the lower first", lambda x: is_list(x, is_number, 2) and x[0] < x[1]),
+    "slices": ("a list of whole numbers", lambda x: is_list(x, lambda n: is_whole(n, -math.inf))),
+    "device": ("a device that PyTorch has here, such as cpu", is_device),
+}
+
+
+def require_knobs(**knobs: Mapping[str, Any]) -> None:
+    """Raise SystemExit with one line for a knob whose value makes no sense; MONAI would fail late, or take it.
+
+    Args:
+        knobs: names and values of knobs, by the name of what is asked of them in `CONDITIONS`.
+    """
+    for condition, values in knobs.items():
+        words, fits = CONDITIONS[condition]
+        for name, value in values.items():
+            if not fits(value):
+                raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))

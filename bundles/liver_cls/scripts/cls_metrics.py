@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.handlers import ROCAUC
 from scripts.cls_files import whole_file
+
+logger = logging.getLogger(__name__)
 
 
 class PooledSlices:
@@ -34,7 +39,7 @@ class PooledSlices:
 
 
 class SliceAUC(ROCAUC):
-    """MONAI's ROCAUC over pooled slices, as a plain float; nan with a warning when all slices are of one class.
+    """MONAI's ROCAUC over pooled slices, as a plain float; nan with a line in the log when all are of one class.
 
     MONAI's is a NumPy scalar, which a checkpoint that remembers its score would not load again (weights only).
     """
@@ -44,7 +49,12 @@ class SliceAUC(ROCAUC):
 
     def compute(self) -> float:
         """The area under the ROC curve, 0..1 or nan."""
-        return float(super().compute())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="y values can not be all", category=UserWarning)
+            auc = float(super().compute())
+        if math.isnan(auc):
+            logger.warning("AUC is nan: the slices are all with tumour, or all without. List cases of both kinds.")
+        return auc
 
 
 class SaveSliceScores:

@@ -41,3 +41,12 @@ class Normalise(str, Enum):
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         raise ValueError(f"normalise is {value!r}. Choose liver or fixed.")
+
+
+def require_terms(mask_source: str, combine: str, normalise: str) -> None:
+    """Raise SystemExit with one line for a word that its knob does not know, before any CT is read."""
+    for term, word in ((MaskSource, mask_source), (Combine, combine), (Normalise, normalise)):
+        try:
+            term(word)
+        except ValueError as e:
+            raise SystemExit(f"ERROR --{e}") from None

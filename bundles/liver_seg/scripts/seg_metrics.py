@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
+
+logger = logging.getLogger(__name__)
 
 
 def _spacing(image: MetaTensor) -> list[float]:
@@ -40,3 +44,21 @@ class SliceDice(DiceMetric):
         overlap, size = (y_pred * y).sum(axes), y_pred.sum(axes) + y.sum(axes)
         dice = torch.where(y.sum(axes) > 0, 2 * overlap / size, torch.nan)
         return dice.nanmean(-1)
+
+
+class NoteEmptyLabels:
+    """Handler that says in the log which cases count in no metric since their label shows no liver.
+
+    MONAI leaves them out without a word; the mean of none is 0.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every case."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
+
+    def note(self, engine: Engine) -> None:
+        """Name the batch's cases without liver."""
+        for item, out in zip(engine.state.batch, engine.state.output):
+            if not out["label"].any():
+                path = item["image"].meta["filename_or_obj"]
+                logger.warning(f"{path}: its label shows no liver. It counts in no metric.")

@@ -127,8 +127,16 @@ def judge(
         more = Path(volumes) if volumes else None
         files = [Path(file) for file in (weights.split(",") if isinstance(weights, str) else weights)]
         data, folder = Path(datalist), Path(output)
-        judge_weights(Path(bundle), files, data, folder, chosen, more, print_error, called, **overrides)
+        lost: list[str] = []
+
+        def left_out(line: str) -> None:
+            print_error(line)
+            lost.append(line)
+
+        judge_weights(Path(bundle), files, data, folder, chosen, more, left_out, called, **overrides)
         report(output)
+        if lost:
+            raise StudyError(f"{output}: cases left out for the reasons above: {len(lost)}. The same command goes on.")
 
 
 def pool(results: Sequence[str] | str, output: str) -> None:

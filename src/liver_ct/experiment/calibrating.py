@@ -14,7 +14,7 @@ from liver_ct.errors import StudyError
 from liver_ct.experiment.analysis import AS_IT_IS, TEMPERATURE, WAYS, parts
 from liver_ct.experiment.collecting import read_results
 from liver_ct.experiment.mask_steps import temperatures
-from liver_ct.experiment.masks import CENTRES, binned, ece, logit_histograms
+from liver_ct.experiment.masks import CENTRES, binned, ece, kept_histograms
 from liver_ct.experiment.stats import interval
 from liver_ct.files import read_json, write_json
 from liver_ct.training.calibration import cross_fitted
@@ -62,9 +62,7 @@ def voxels(masks: Path, cases: Sequence[Entry], bundle: Path) -> dict[str, Any]:
     for work in sorted(masks.glob("fold-*")):
         fold = work.name.removeprefix("fold-")
         own = [e for e in cases if fold_of.get(e["group"]) == fold]
-        if own and not (work / "histograms.json").exists():
-            write_json(work / "histograms.json", logit_histograms(bundle, work / "model.pt", own, {}))
-        counts = read_json(work / "histograms.json") if own else {}
+        counts = kept_histograms(bundle, work, own, {}) if own else {}
         for entry in own:
             row = (entry["case_id"], entry["group"], entry.get("source", ""), fold, counts[entry["case_id"]])
             for column, value in zip(columns.values(), row):

@@ -184,6 +184,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / "results.json"
     try:
         results: dict[str, Any] = read_json(file)
-        return results
-    except (OSError, ValueError) as e:
+        known = {"slices", "scores"} <= set(results)
+    except (OSError, ValueError, TypeError) as e:
         raise StudyError(f"{file}: {e}. Give the folder of a finished experiment as --results.") from e
+    if not known:
+        raise StudyError(f"{file}: holds no scores. Give the folder of a finished experiment as --results.")
+    return results

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
+from liver_ct.training.claims import recipe_of
 from liver_ct.training.cross_validation import SECTIONS, tells_of_tumour
 from liver_ct.training.datalists import Entry, open_data, read_lists
+from liver_ct.training.end_to_end import OVERLAY
 from liver_ct.training.overlays import with_overlay
 
 DEFAULT_GOP = 3
@@ -29,6 +32,12 @@ ARM_OWN = (
     SEEN,
 )  # no knobs of stage 2
 MASKS_OWN = ("folds", "epochs", "overlay")  # no knobs of stage 1
+TOP = (
+    *("datalist", "output", "folds", "held_out", "stage1_epochs", "epochs", "workers"),
+    *("reference", "masks", "arms", "contrasts"),
+)
+MASKS = ("prob", "binary", "dilated", "none", "manual")  # values of stage 2's mask_source
+TEMPERED = "temperature"  # prob at a fitted temperature
 Arm = dict[str, Any]
 
 
@@ -58,13 +67,15 @@ class Experiment:
             arms = [arm for entry in self.config["arms"] for arm in expand(entry)]
             self.arms = {name_of(arm): arm for arm in arms}
             check(self.config, arms)
+            check_keys(self.config, arms, self.seg, self.cls)
         except StudyError:
             raise
         except FileNotFoundError as e:
             fix = "Prepare the data (scripts/lits.py), or give a JSON file like scripts/study.json."
             raise StudyError(f"{config}: {e.filename} is not there. {fix}") from e
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise StudyError(f"{config}: {e}. Give a JSON file like scripts/study.json.") from e
+            cause = f"it has no {e}" if isinstance(e, KeyError) else e
+            raise StudyError(f"{config}: {cause}. Give a JSON file like scripts/study.json.") from e
 
     def masks(self, name: str = SHIPPED) -> Path:
         """Where Prob-Masks of that name lie."""
@@ -83,7 +94,7 @@ class Experiment:
         """The Prob-Masks an arm works with in one fold."""
         if arm.get(SEEN):
             return self.masks(arm["masks"]) / SEEN / f"fold-{fold}"
-        return self.masks("temperature" if arm["mask_source"] == "temperature" else arm["masks"])
+        return self.masks(TEMPERED if arm["mask_source"] == TEMPERED else arm["masks"])
 
     def stage1_knobs(self, name: str) -> dict[str, Any]:
         """What masks of that name set in stage 1's bundle."""
@@ -117,7 +128,7 @@ class Experiment:
     def knobs(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What an arm sets in stage 2's bundle."""
         knobs = {k: v for k, v in arm.items() if k not in ARM_OWN}
-        return {**knobs, "mask_source": knobs["mask_source"].replace("temperature", "prob"), "seed": seed}
+        return {**knobs, "mask_source": knobs["mask_source"].replace(TEMPERED, "prob"), "seed": seed}
 
     def stage1_epochs(self, name: str) -> int:
         """Epochs of the stage 1 behind masks of that name."""
@@ -173,13 +184,46 @@ def check(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
             raise ValueError(f"arm {name} has masks {arm['masks']}, which are not among the masks")
 
 
+def check_keys(config: Mapping[str, Any], arms: Sequence[Arm], seg: Path, cls: Path) -> None:
+    """Raise ValueError for a key that nothing reads, and for numbers and masks that cannot be."""
+    require_known("the experiment", config, TOP)
+    for name, knobs in config.get("masks", {}).items():
+        require_known(f"masks {name}", knobs, {*MASKS_OWN, *knobs_of(seg, knobs.get("overlay"))})
+    for arm in arms:
+        more = read_json(OVERLAY) if "from" in arm else {}
+        require_known(f"arm {name_of(arm)}", arm, {*ARM_OWN, *more, *knobs_of(cls, arm.get("overlay"))})
+        if arm["mask_source"] not in (*MASKS, TEMPERED):
+            raise ValueError(f"arm {name_of(arm)}: mask_source is none of {', '.join((*MASKS, TEMPERED))}")
+    for key, least in {"folds": 2, "stage1_epochs": 1, "epochs": 1}.items():
+        if not isinstance(config[key], int) or config[key] < least:
+            raise ValueError(f"{key} is {config[key]!r}, not a number from {least}")
+
+
+def require_known(place: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise ValueError for the first key that is not known, with the closest that is."""
+    own = sorted(known)
+    for key in given:
+        name = key.split("#")[0]
+        if name not in own:
+            close = get_close_matches(name, own, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{place} has no {key}{hint}")
+
+
+def knobs_of(bundle: Path, overlay: str | None) -> set[str]:
+    """The ids of a bundle's train.json, and of an overlay; raises StudyError where there is no bundle."""
+    recipe_of(bundle)
+    files = [bundle / "configs" / name for name in ("train.json", overlay) if name]
+    return {key for file in files if file.is_file() for key in read_json(file)}
+
+
 def check_names(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
     """Raise ValueError unless each arm has a name of its own and every name that is referred to is one of an arm."""
     names = [name_of(arm) for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"several arms are called {twice[0]}; give one a name of its own")
-    if any(arm.get(SEEN) and (arm["mask_source"] == "temperature" or "weights" in arm) for arm in arms):
+    if any(arm.get(SEEN) and (arm["mask_source"] == TEMPERED or "weights" in arm) for arm in arms):
         raise ValueError(f"an arm with {SEEN} trains on masks of its own: neither temperature nor weights go with it")
     asked = {config["reference"], *itertools.chain(*config["contrasts"])}
     for arm in arms:

@@ -13,13 +13,14 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from liver_ct.chain.stages import load_weights, read_bundle
-from liver_ct.errors import StudyError
+from liver_ct.errors import StudyError, describe
 from liver_ct.experiment.collecting import read_results, set_of
+from liver_ct.experiment.config import MASKS
 from liver_ct.files import read_json, sha256, write_json
+from liver_ct.training.claims import claim, is_claimed, recipe_of
 from liver_ct.training.cross_validation import SECTIONS, known_tumour
 from liver_ct.training.datalists import Entry, read_lists
 
-MASKS = ("prob", "binary", "dilated", "none", "manual")
 FROM_PROB = ("prob", "binary", "dilated")
 COLUMNS = ("case", "slice", "person", "fold", "source", "set")  # of each slice
 Rows = dict[str, list[Any]]
@@ -111,7 +112,7 @@ def judge(
         output: folder for the above.
         masks: values of ``mask_source``.
         volumes: a datalist that names everybody who has a whole volume; default ``datalist``.
-        report: is told of each case that cannot be used, in one line; it stops no other.
+        report: is told of each case that cannot be used, in one line; it stops no other, and is not in the results.
         names: of the arms, one for each mask, which may then be there twice; default the masks. The first is the
             reference.
         knobs: further knobs of the bundle's train.json.
@@ -126,13 +127,11 @@ def judge(
     hashes = [sha256(file) for _, file in arms.values()]
     made_with = hashes[0] if len(set(hashes)) == 1 else hashes
     looked_through = {name: mask for name, (mask, _) in arms.items()}
-    claim = {"weights": made_with, "masks": looked_through, "knobs": {k: repr(v) for k, v in knobs.items()}}
-    own = output / "judged.json"
-    if own.exists() and read_json(own) != claim:
-        raise StudyError(f"{own}: made with other weights, masks or knobs. Choose another --output.")
-    write_json(own, claim)
+    recipe = recipe_of(bundle, cases, weights=made_with, masks=looked_through, **knobs)
+    ready = None if is_claimed(output, recipe) else Judge(bundle, arms, knobs)  # fails before anything is claimed
+    claim(output, recipe)
     table: Rows = {name: [] for name in (*COLUMNS, "label", *arms)}
-    for entry, rows in judged_rows(cases, lambda: Judge(bundle, arms, knobs), output / "cases", report):
+    for entry, rows in judged_rows(cases, lambda: ready or Judge(bundle, arms, knobs), output / "cases", report):
         add_rows(table, entry, rows, list(arms), whole)
     if not table["case"]:
         raise StudyError(f"{datalist}: no case could be judged. Check its images, labels and Prob-Masks.")
@@ -144,6 +143,9 @@ def judge(
 
 def named(weights: Sequence[Path], masks: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, Path]]:
     """Mask and weights of each arm by its name; raises StudyError where their numbers do not fit."""
+    unknown = sorted({*masks} - {*MASKS})
+    if unknown:
+        raise StudyError(f"--masks {','.join(masks)}: {unknown[0]!r} is unknown. Choose of {', '.join(MASKS)}.")
     if len(weights) not in (1, len(masks)):
         raise StudyError(f"--weights: {len(weights)} for {len(masks)} masks. Give one for all, or one for each.")
     if len(names) != len(masks):
@@ -225,7 +227,7 @@ def judged_rows(
             try:
                 write_json(file, ready.rows(entry), indent=None)
             except Exception as e:
-                report(f"{entry['image']}: {' '.join(str(e.__cause__ or e).split())[:300]}. Left out.")
+                report(describe(e, Path(entry["image"])))
                 continue
         yield entry, read_json(file)
 

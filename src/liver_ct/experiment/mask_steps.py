@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import SEEN, SHIPPED, Experiment
-from liver_ct.experiment.masks import fit_temperature, logit_histograms
+from liver_ct.experiment.masks import fit_temperature, kept_histograms
 from liver_ct.files import read_json, sha256_of_all, write_json
 from liver_ct.training import prob_masks
+from liver_ct.training.claims import claim
 from liver_ct.training.datalists import assign_folds, unseen_by
-from liver_ct.training.running import inference_knobs
+from liver_ct.training.running import evaluate, inference_knobs
 
 
 def make_bundles(experiment: Experiment) -> None:
@@ -27,10 +28,6 @@ def make_bundles(experiment: Experiment) -> None:
 def make_masks(experiment: Experiment, name: str, fold: str) -> None:
     """Train stage 1 for one fold and write its Prob-Masks."""
     knobs, epochs = experiment.stage1_knobs(name), experiment.stage1_epochs(name)
-    recipe = {"epochs": epochs, **knobs}
-    if experiment.stage1(name) != experiment.seg:
-        recipe["overlay"] = experiment.config["masks"][name]["overlay"]
-    claim(experiment.masks(name) / f"fold-{fold}", recipe, remove=experiment.masks(name))
     if prob_masks.make_part(experiment.lists, experiment.masks(name), fold, epochs, experiment.stage1(name), knobs):
         raise StudyError("Prob-Masks are missing, for the reasons above")
 
@@ -52,9 +49,8 @@ def measure_masks(experiment: Experiment, name: str, fold: str) -> None:
     bundle, knobs = experiment.stage1(name), experiment.stage1_knobs(name)
     if not cases:  # a source of isolated slices
         return
-    prob_masks.evaluate_fold(bundle, work / "model.pt", work / "metrics", cases, **knobs)
-    if not (work / "histograms.json").exists():
-        write_json(work / "histograms.json", logit_histograms(bundle, work / "model.pt", cases, knobs))
+    evaluate(bundle, work / "model.pt", work / "metrics", cases, **knobs)
+    kept_histograms(bundle, work, cases, knobs)
 
 
 def histograms(masks: Path) -> dict[str, tuple[str, NDArray[Any]]]:
@@ -116,19 +112,6 @@ def make_seen_masks(experiment: Experiment, name: str, fold: str) -> None:
     other = prob_masks.masked(held, source / "prob")
     shutil.copyfile(source / "folds.json", target / "folds.json")
     write_json(target / "datalist_prob.json", {key: own[key] + other[key] for key in own})
-
-
-def claim(work: Path, content: Mapping[str, Any], remove: Path | None = None) -> None:
-    """Note in ``work/arm.json`` what a folder is made with, so that other settings never take it for their own.
-
-    Raises:
-        StudyError: it was made with something else; ``remove`` (default: the folder) has to go.
-    """
-    file, own = work / "arm.json", {k: v for k, v in content.items() if k not in ("name", "seeds")}
-    if not file.exists():
-        write_json(file, own)
-    elif read_json(file) != own:
-        raise StudyError(f"{file}: made with other settings or weights. Delete {remove or work}, or name it otherwise.")
 
 
 def same_folds(experiment: Experiment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from liver_ct.chain.stages import Stage
+from liver_ct.files import read_json, write_json
+from liver_ct.training.claims import claim, is_made_with, recipe_of
+from liver_ct.training.datalists import Entry
 from liver_ct.training.running import inference_knobs
 
 EDGES = np.linspace(-16, 16, 129)  # bins of the logit; a sigmoid outside is 0 or 1 to the 7th digit
@@ -59,6 +63,20 @@ def logit_histograms(
         rows = (near & ~liver, near & liver & ~tumour, near & tumour)
         histograms[entry["case_id"]] = [np.bincount(bins[row], minlength=len(CENTRES)).tolist() for row in rows]
     return histograms
+
+
+def kept_histograms(
+    bundle: Path, work: Path, entries: Sequence[Entry], knobs: Mapping[str, Any]
+) -> dict[str, list[list[int]]]:
+    """`logit_histograms` of ``work/model.pt``, kept in ``work/histograms.json``: not done twice."""
+    file, note, weights = work / "histograms.json", work / ".made" / "histograms", work / "model.pt"
+    made_with = recipe_of(bundle, entries, ckpt_path=weights, **knobs)
+    if not (file.exists() and is_made_with(note, made_with)):
+        shutil.rmtree(note, ignore_errors=True)
+        write_json(file, logit_histograms(bundle, weights, entries, knobs))
+        claim(note, made_with)
+    counts: dict[str, list[list[int]]] = read_json(file)
+    return counts
 
 
 def fit_temperature(histogram: NDArray[Any]) -> float:

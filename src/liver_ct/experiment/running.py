@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from liver_ct.errors import StudyError
 from liver_ct.experiment.config import SEEN, Experiment
 from liver_ct.experiment.mask_steps import (
-    claim,
     list_masks,
     make_bundles,
     make_masks,
@@ -27,10 +25,11 @@ from liver_ct.experiment.mask_steps import (
     measure_masks,
     same_folds,
 )
-from liver_ct.files import sha256_of_all, written_whole
+from liver_ct.files import sha256, written_whole
 from liver_ct.training import cross_validation, end_to_end, prob_masks
+from liver_ct.training.claims import alone_in, claim, recipe_of
 from liver_ct.training.datalists import Entry
-from liver_ct.training.running import known_knobs
+from liver_ct.training.running import evaluate, known_knobs
 
 Step = Callable[..., None]
 Call = tuple[Any, ...]  # its arguments, the experiment first
@@ -59,15 +58,14 @@ def run(experiment: Experiment, arms: Sequence[str], report: Callable[[str], Non
             f"--arms {', '.join(sorted(unknown))}: not in {experiment.file}: {', '.join(experiment.arms)}."
         )
     workers = share_cores(experiment.config.get("workers"))
-    lock = hold(experiment.output / ".lock")
-    same_folds(experiment)
     failed = []
-    for step, calls in steps_of(experiment, arms):
-        if not in_parallel(step, calls, workers, report):
-            failed.append(step.__name__)
-            if step in MASK_STEPS:  # nothing goes without
-                break
-    lock.close()
+    with alone_in(experiment.output):
+        same_folds(experiment)
+        for step, calls in steps_of(experiment, arms):
+            if not in_parallel(step, calls, workers, report):
+                failed.append(step.__name__)
+                if step in MASK_STEPS:  # nothing goes without
+                    break
     return failed
 
 
@@ -136,8 +134,6 @@ def train_arm(experiment: Experiment, name: str, seed: int, fold: str) -> None:
     masks, work = experiment.masks_of(arm, fold), experiment.folder(name, seed)
     epochs = arm.get("epochs", experiment.config["epochs"])
     knobs = {k: v for k, v in experiment.knobs(arm, seed).items() if k != "epochs"}
-    masks_digest = sha256_of_all([*experiment.masks(arm["masks"]).glob("fold-*/model.pt"), *masks.glob("arm.json")])
-    claim(work / f"fold-{fold}", {**arm, "epochs": epochs, "stage1": masks_digest})
     cross_validation.run_part(masks, work, fold, epochs, experiment.stage2(arm), arm.get("inner_groups", 0), knobs)
 
 
@@ -145,12 +141,13 @@ def judge_arm(experiment: Experiment, name: str, seed: int, fold: str) -> None:
     """Judge the weights of another arm through this arm's mask."""
     arm, work = experiment.arms[name], experiment.folder(name, seed) / f"fold-{fold}"
     source = experiment.folder(arm["weights"], seed) / f"fold-{fold}" / "model.pt"
-    claim(work, {**arm, "source": sha256_of_all([source])})
     cases = experiment.judged(fold, experiment.masks_of(arm, fold))
-    if arm.get("repair"):
-        cases = [repaired(entry, arm["repair"], work / "prob") for entry in cases]
+    knobs, repair = experiment.knobs(arm, seed), arm.get("repair")
+    claim(work, recipe_of(experiment.stage2(arm), cases, ckpt_path=source, repair=repair, **knobs))
+    if repair:
+        cases = [repaired(entry, repair, work / "prob") for entry in cases]
     shutil.copyfile(source, work / "model.pt")
-    cross_validation.evaluate(experiment.stage2(arm), work, cases, experiment.knobs(arm, seed))
+    cross_validation.evaluate(experiment.stage2(arm), work, cases, knobs)
 
 
 def repaired(entry: Entry, where: str, folder: Path) -> Entry:
@@ -172,33 +169,16 @@ def train_end_to_end(experiment: Experiment, name: str, seed: int, fold: str) ->
     start = experiment.folder(arm["from"], seed) / f"fold-{fold}"
     masks = experiment.masks(experiment.arms[arm["from"]]["masks"])
     weights = (masks / f"fold-{fold}" / "model.pt", start / "model.pt")
-    claim(work, {**arm, "source": sha256_of_all(weights)})
     cases, fold_of = experiment.judged(fold, masks), experiment.fold_of()
     others = [e for e in experiment.outlined() if fold_of[e["group"]] != fold]
-    end_to_end.train((experiment.seg, experiment.cls), weights, work, others, experiment.knobs(arm, seed))
+    knobs = experiment.knobs(arm, seed)
+    claim(work, recipe_of(experiment.cls, others, init_path=weights[1], stage1=sha256(weights[0]), **knobs))
+    end_to_end.train((experiment.seg, experiment.cls), weights, work, others, knobs)
     if prob_masks.infer(experiment.seg, work / "seg.pt", cases, work / "prob"):
         raise StudyError("Prob-Masks are missing, for the reasons above")
     own = [{**e, "prob": str(prob_masks.prob_path(e, work / "prob"))} for e in cases]
-    knobs = known_knobs(experiment.cls, "train.json", experiment.knobs(arm, seed))  # not those of end_to_end.json
-    cross_validation.evaluate(experiment.cls, work, own, knobs)
+    known = known_knobs(experiment.cls, "train.json", knobs)  # not those of end_to_end.json
+    cross_validation.evaluate(experiment.cls, work, own, known)
     volumes = [e for e in experiment.held_out(fold) if e.get("tumour_label", True)]
     if volumes:
-        prob_masks.evaluate_fold(experiment.seg, work / "seg.pt", work / "liver", volumes)
-
-
-def hold(file: Path) -> IO[str]:
-    """Lock the experiment, so that no second run writes into its folders; trainings a kill left behind hold it too.
-
-    Raises:
-        StudyError: another run holds it.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.open("w")
-    os.set_inheritable(lock.fileno(), True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise StudyError(
-            f"{file}: another run of this experiment is at work. Wait for it, or end its trainings."
-        ) from None
-    return lock
+        evaluate(experiment.seg, work / "seg.pt", work / "liver", volumes)

@@ -13,13 +13,24 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from liver_ct.files import write_json, written_whole
-from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
+from liver_ct.files import sha256, write_json, written_whole
+from liver_ct.lits.cases import (
+    READ_ERRORS,
+    SLICE_SPLITS,
+    SPLITS,
+    BrokenPair,
+    Entry,
+    Track,
+    brief,
+    read_datalist,
+    read_object,
+)
 
 GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
 HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
 STEP = 5.0  # HU, well below the noise of a slice
 BODY = -30.0  # HU above which a pixel is taken for body
+SOFT = 40.0  # HU that every slice through a liver reaches
 TUMOUR = 2
 
 
@@ -52,6 +63,7 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
     with written_whole(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as archive:
         for section, entry in track([(key, entry) for key in sections for entry in content[key]]):
             image, label = (load(datalist.parent / entry[role]) for role in ("image", "label"))
+            check_values(datalist.parent, entry, image, label)
             if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
                 raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
             images = small(image, label)
@@ -79,6 +91,17 @@ def load(path: Path) -> nib.Nifti1Image:
         return nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
     except READ_ERRORS as error:
         raise BrokenPair(f"{path}: cannot be read as NIfTI ({brief(error)}). Prepare the data again.") from None
+
+
+def check_values(folder: Path, entry: Entry, image: nib.Nifti1Image, label: nib.Nifti1Image) -> None:
+    """Raise BrokenPair for labels other than 0, 1 and 2, which packing would make 1, and a CT that cannot be HU."""
+    wrong = np.setdiff1d(np.asanyarray(label.dataobj), (0, 1, TUMOUR))
+    if len(wrong):
+        raise BrokenPair(f"{folder / entry['label']}: holds {wrong[0]:g}, and not 0, 1 and 2 alone. Prepare it again.")
+    low, high = np.asanyarray(image.dataobj).min(), np.asanyarray(image.dataobj).max()
+    if high < SOFT:  # as of labels and probabilities
+        file = folder / entry["image"]
+        raise BrokenPair(f"{file}: values from {low:g} to {high:g} are not the HU of a CT. Prepare it again.")
 
 
 def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -135,12 +158,18 @@ def unpack(packed: Path, folder: Path) -> Path:
     What an interrupted run unpacked is not unpacked again.
 
     Raises:
-        BrokenPair: a file that is damaged or not a packed set.
+        BrokenPair: a file that is damaged or not a packed set, or another one was unpacked there.
     """
-    datalist = folder / "datalist.json"
-    if datalist.is_file():
+    datalist, note = folder / "datalist.json", folder / "packed.json"
+    members, own = packed_members(packed), {"sha256": sha256(packed)}
+    if not note.is_file():  # what lies there, if anything, is of no known set
+        for name in members:
+            (folder / name).unlink(missing_ok=True)
+        write_json(note, own)
+    elif read_object(note) != own:
+        raise BrokenPair(f"{packed}: another set was unpacked to {folder}. Choose another output.")
+    elif datalist.is_file():
         return datalist
-    members = packed_members(packed)
     try:
         with zipfile.ZipFile(packed) as archive:
             for name, size in members.items():

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from liver_ct.errors import StudyError
 from liver_ct.files import write_json, written_whole
 from liver_ct.training import cross_validation, prob_masks
+from liver_ct.training.claims import recipe_of
+from liver_ct.training.datalists import read_lists
 
 FOLDS = 2  # by person; two cores and an afternoon pay for no more
 
@@ -48,6 +51,12 @@ def train(
         StudyError: data that cannot be used, or a training that failed.
     """
     masks = output / "seg"
+    for bundle in (seg, cls):  # before hours of training
+        recipe_of(bundle)
+    if originals:
+        read_lists(originals.resolve())
+    if min(seg_epochs, cls_epochs) < 1:
+        raise StudyError(f"--seg_epochs {seg_epochs}, --cls_epochs {cls_epochs}: none can be 0. Use 1 or more.")
     prob_masks.make(data, masks, FOLDS, seg_epochs, bundle=seg, held_out=held_out, start=seg_start)
     packed = data.suffix == ".zip"
     listed = originals or (masks / "data" / "datalist.json" if packed else data)

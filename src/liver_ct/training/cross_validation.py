@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
+from liver_ct.training import running
 from liver_ct.training.calibration import calibrate, cross_fitted, metrics
+from liver_ct.training.claims import alone_in, claim, recipe_of
 from liver_ct.training.datalists import Entry, parts_to_do, read_lists, set_apart, unseen_by
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import go_on, run_bundle
@@ -56,7 +59,7 @@ def run(
         What results.json holds; None while folds are missing.
 
     Raises:
-        StudyError: a training failed, or more ``inner_groups`` than a training has.
+        StudyError: a training failed or was made with other settings, or more ``inner_groups`` than a training has.
     """
     judged = judged or masks / "datalist_prob.json"
     all_parts = [*folds_with_tumour(masks), "full"]
@@ -65,7 +68,7 @@ def run(
         if part == "full":
             length, knobs = go_on(output / f"fold-{all_parts[-2]}" / "model.pt", epochs)
         run_part(masks, output, part, length, bundle, inner_groups, {**knobs, **overrides}, judged)
-    if all((output / f"fold-{part}" / "metrics" / "slices.csv").exists() for part in all_parts[:-1]):
+    if all(is_judged(output, fold) for fold in all_parts[:-1]):
         return report(masks, output, judged)
     return None
 
@@ -104,24 +107,29 @@ def run_part(
     lists = set_apart(unseen_by(volumes, part, fold_of), inner_groups, overrides.get("seed", 0))
     own = {entry["group"] for entry in lists["validation"]}
     lists["training_slices"] = [e for e in unseen_by(slices, part, fold_of) if e["group"] not in own]
-    train(bundle, work, lists, epochs, overrides)
     cases = known_tumour(judged or source / "datalist_prob.json", *SECTIONS)
-    evaluate(bundle, work, [e for e in cases if str(fold_of.get(e["group"])) == part], overrides)
+    with alone_in(work):
+        train(bundle, work, lists, epochs, overrides)
+        evaluate(bundle, work, [e for e in cases if str(fold_of.get(e["group"])) == part], overrides)
 
 
 def evaluate(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
     """Write ``work/metrics/slices.csv`` of ``work/model.pt`` on ``cases``, uncalibrated; nothing to do without any."""
-    if cases and not (work / "metrics" / "slices.csv").exists():
-        configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
-        write_json(work / "held_out.json", {"validation": list(cases)})
-        run_bundle(bundle, config_file=configs, datalist_file=work / "held_out.json", ckpt_path=work / "model.pt",
-                   output_dir=work / "metrics", **{"calibration": [1.0, 0.0], **overrides})  # fmt: skip
+    if cases:
+        knobs = {"calibration": [1.0, 0.0], **overrides}
+        running.evaluate(bundle, work / "model.pt", work / "metrics", cases, **knobs)
 
 
 def train(
     bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: int, overrides: Mapping[str, Any]
 ) -> None:
-    """Train to ``work/model.pt``, resuming at the last epoch; nothing to do when it is there."""
+    """Train to ``work/model.pt``, resuming at the last epoch; nothing to do when it is there.
+
+    Raises:
+        StudyError: the training failed, or there is one with other settings, cases or Prob-Masks.
+    """
+    learned = [*lists["training"], *lists["training_slices"], *lists["validation"]]
+    claim(work, recipe_of(bundle, learned, epochs=epochs, **overrides))
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", lists)
@@ -140,6 +148,9 @@ def report(masks: Path, output: Path, judged: Path | None = None) -> dict[str, A
     the share of tumour-free slices that are flagged; and ``calibration``, fitted on all folds, for the bundle's knob of
     that name.
     """
+    missing = [output / f"fold-{fold}" for fold in folds_with_tumour(masks) if not is_judged(output, fold)]
+    if missing:
+        raise StudyError(f"{missing[0]}: is not judged yet. Do `cross_validate.py run` for all folds first.")
     slices = held_out(judged or masks / "datalist_prob.json", output)
     volumes = {key: row for key, row in slices.items() if not isolated(key[0])}
     label, raw, _, _ = columns(volumes)
@@ -148,6 +159,11 @@ def report(masks: Path, output: Path, judged: Path | None = None) -> dict[str, A
         result["isolated_slices"] = figures({key: row for key, row in slices.items() if isolated(key[0])})
     write_json(output / "results.json", result)
     return result
+
+
+def is_judged(output: Path, fold: str) -> bool:
+    """Whether the slices of a fold are judged."""
+    return (output / f"fold-{fold}" / "metrics" / "slices.csv").exists()
 
 
 def isolated(case: str) -> bool:

@@ -5,36 +5,69 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, write_json
+from liver_ct.files import write_json
+from liver_ct.lits.cases import Entry as Entry
+from liver_ct.lits.cases import read_datalist, read_object
 from liver_ct.lits.packing import unpack
 
-Entry = dict[str, Any]
+FILES = ("image", "label", "prob")  # of an entry
 
 
 def open_data(data: Path, folder: Path) -> dict[str, list[Entry]]:
-    """The lists of a datalist.json, or of what ``lits pack`` made of one, which is unpacked to ``folder``."""
+    """The lists of a datalist.json, or of what ``lits pack`` made of one, which is unpacked to ``folder``.
+
+    Raises:
+        StudyError: as of `read_lists`; or two CTs have one file name, which is that of their Prob-Masks.
+    """
     data = data.resolve()
-    return read_lists(unpack(data, folder) if data.suffix == ".zip" else data)
+    lists = read_lists(unpack(data, folder) if data.suffix == ".zip" else data)
+    require_names(data, lists)
+    return lists
 
 
 def read_lists(datalist: Path) -> dict[str, list[Entry]]:
-    """The datalist with absolute paths; validation cases joined to the training ones."""
-    content = read_json(datalist)
+    """The datalist with absolute paths; validation cases joined to the training ones.
+
+    Raises:
+        StudyError: no datalist, a case that stands twice, or a person in ``test`` of whom there are other cases, too.
+    """
+    content = read_datalist(datalist)
     lists = {
         section: [
-            {k: str(datalist.parent / v) if k in ("image", "label", "prob") else v for k, v in e.items()}
-            for e in content.get(section, [])
+            {k: str(datalist.parent / v) if k in FILES else v for k, v in e.items()} for e in content.get(section, [])
         ]
         for section in ("training", "validation", "training_slices", "validation_slices", "test")
     }
     for section in ("training", "training_slices"):
         lists[section] += lists.pop(section.replace("training", "validation"))
+    require_people(datalist, lists)
     return lists
+
+
+def require_people(datalist: Path, lists: Mapping[str, list[Entry]]) -> None:
+    """Raise StudyError for a case that stands twice or cannot name a file, and for people on both sides of a test."""
+    ids = Counter(entry["case_id"] for entries in lists.values() for entry in entries)
+    wrong = [case for case, count in ids.items() if count > 1 or Path(case).name != case]
+    if wrong:
+        raise StudyError(f"{datalist}: case_id {wrong[0]!r} stands twice, or cannot name a file. Give each its own.")
+    learned = {entry["group"] for section in ("training", "training_slices") for entry in lists[section]}
+    both = [entry["group"] for entry in lists["test"] if entry["group"] in learned]
+    if both:
+        raise StudyError(f"{datalist}: {both[0]} is both in test and in what is learned from. Leave them in one.")
+
+
+def require_names(datalist: Path, lists: Mapping[str, list[Entry]]) -> None:
+    """Raise StudyError where two CTs have one file name, since the segmentation bundle names Prob-Masks by it."""
+    names = Counter(Path(entry["image"]).name for entries in lists.values() for entry in entries)
+    name, count = names.most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise StudyError(
+            f"{datalist}: {count} CTs are called {name}, as their Prob-Masks would be. Rename all but one."
+        )
 
 
 def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path, whole: Sequence[str] = ()) -> dict[str, int]:
@@ -50,8 +83,10 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path, whole
         whole: sources that are held out as a whole; each makes a fold of its own after the others.
 
     Raises:
-        StudyError: there are fewer groups than folds, an unknown source, or ``path`` was made with others.
+        StudyError: fewer than two folds, fewer groups than folds, an unknown source, or ``path`` was made with others.
     """
+    if not isinstance(folds, int) or folds < 2:
+        raise StudyError(f"folds {folds}: each is judged by the others. Choose a number from 2.")
     entries = [entry for section in ("training", "training_slices") for entry in lists[section]]
     source_of = {entry["group"]: entry.get("source") for entry in reversed(entries)}
     unknown = set(whole) - set(source_of.values())
@@ -66,7 +101,7 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path, whole
         fold_of |= {group: number for group, own in source_of.items() if own == source}
     if not path.exists():
         write_json(path, fold_of)
-    elif read_json(path) != fold_of:
+    elif read_object(path) != fold_of:
         raise StudyError(f"{path}: made for other data or folds. Choose another output.")
     return fold_of
 
@@ -91,14 +126,18 @@ def unseen_by(entries: Sequence[Entry], part: str, fold_of: Mapping[str, int]) -
 
 
 def parts_to_do(only: Sequence[str | int] | str | int | None, everything: Sequence[str | int]) -> list[str]:
-    """The parts named by ``only`` (one or several), or all of them."""
-    return [str(part) for part in ([only] if isinstance(only, (str, int)) else only or everything)]
+    """The parts named by ``only`` (one or several), or all of them; raises StudyError for one that is none."""
+    chosen = [str(part) for part in ([only] if isinstance(only, (str, int)) else only or everything)]
+    known = [str(part) for part in everything]
+    if not set(chosen) <= set(known):
+        raise StudyError(f"--only {','.join(chosen)}: no such part. Choose of {', '.join(known)}.")
+    return chosen
 
 
 def set_apart(cases: Sequence[Entry], groups: int, seed: int) -> dict[str, list[Entry]]:
     """The cases as ``training`` and ``validation``, the latter of ``groups`` patient groups drawn with ``seed``."""
     people = sorted({e["group"] for e in cases})
-    if groups >= len(people):
+    if not 0 <= groups < len(people):
         raise StudyError(f"--inner_groups {groups}: a training has {len(people)} patient groups. Choose fewer.")
     drawn = set(np.random.default_rng(seed).choice(people, groups, replace=False))
     return {

@@ -15,8 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, replace_folder, write_json
-from liver_ct.training.datalists import Entry, assign_folds, open_data, parts_to_do, read_lists, unseen_by
+from liver_ct.files import read_json, write_json
+from liver_ct.training import running
+from liver_ct.training.claims import alone_in, claim, is_made_with, recipe_of
+from liver_ct.training.datalists import (
+    Entry,
+    assign_folds,
+    open_data,
+    parts_to_do,
+    read_lists,
+    require_names,
+    unseen_by,
+)
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.running import go_on, inference_knobs, run_bundle, save_weights
 
@@ -86,9 +96,10 @@ def make_part(
     """Train one part of ``make`` and write its Prob-Masks; returns how many could not be made."""
     fold_of = read_json(root / "folds.json")
     work = root / ("full" if part == "full" else f"fold-{part}")
-    train(bundle, work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
-    entries = lists["test"] if part == "full" else in_fold(lists, part, fold_of)
-    return infer(bundle, work / "model.pt", entries, root / "prob", **inference_knobs(bundle, overrides))
+    with alone_in(work):
+        train(bundle, work, {k: unseen_by(v, part, fold_of) for k, v in lists.items()}, epochs, overrides)
+        entries = lists["test"] if part == "full" else in_fold(lists, part, fold_of)
+        return infer(bundle, work / "model.pt", entries, root / "prob", **inference_knobs(bundle, overrides))
 
 
 def in_fold(lists: Mapping[str, list[Entry]], part: str, fold_of: Mapping[str, int]) -> list[Entry]:
@@ -115,6 +126,7 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
         StudyError: Prob-Masks are missing in the end.
     """
     root, lists = output.resolve(), read_lists(datalist.resolve())
+    require_names(datalist, lists)
     fold_of, folder = read_json(root / "folds.json"), root / f"prob_{name}"
     failed = 0
     for fold in sorted(set(fold_of.values())):
@@ -139,25 +151,13 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
         own = [e for e in cases if fold_of[e["group"]] == fold]
-        evaluate_fold(bundle, work / "model.pt", work / "metrics", own)
+        running.evaluate(bundle, work / "model.pt", work / "metrics", own)
     by_source: dict[str, list[Entry]] = {}
     for entry in cases:
         by_source.setdefault(entry.get("source", "all"), []).append(entry)
     result = {source: report(own, root) for source, own in by_source.items()}
     write_json(root / "results.json", result)
     return result
-
-
-def evaluate_fold(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry], **knobs: Any) -> None:
-    """Metrics of ``weights`` on ``cases``, ``output/*.csv``, all or none; nothing to do where they are."""
-    if not (output / "metrics.csv").exists():
-        part = output.with_name(f".part-{output.name}")
-        shutil.rmtree(part, ignore_errors=True)
-        configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
-        write_json(part / "held_out.json", {"validation": list(cases)})
-        run_bundle(bundle, config_file=configs, datalist_file=part / "held_out.json", ckpt_path=weights,
-                   output_dir=part, **knobs)  # fmt: skip
-        replace_folder(part, output)
 
 
 def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
@@ -190,7 +190,13 @@ def read_metric(folders: Iterable[Path], metric: str) -> dict[str, float]:
 def train(
     bundle: Path, work: Path, lists: Mapping[str, list[Entry]], epochs: int, overrides: Mapping[str, Any]
 ) -> None:
-    """Train to ``work/model.pt`` (a plain state dict), resuming at the last epoch; nothing to do when it is there."""
+    """Train to ``work/model.pt`` (a plain state dict), resuming at the last epoch; nothing to do when it is there.
+
+    Raises:
+        StudyError: the training failed, or there is one with other settings or cases.
+    """
+    cases = [*lists["training"], *lists["training_slices"]]
+    claim(work, recipe_of(bundle, cases, epochs=epochs, **overrides))
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", {k: lists[k] for k in ("training", "training_slices")})
@@ -211,13 +217,21 @@ def train(
 def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
     """Write the Prob-Masks that are still missing; returns how many could not be made.
 
+    Masks that other weights or knobs have left there are made again.
+
     Args:
         bundle: a segmentation bundle.
         weights: a training of it.
         entries: cases with ``image``.
-        output: gets ``<case>/<case>_prob.nii.gz``.
+        output: gets ``<case>/<case>_prob.nii.gz``, and in ``.made/<folder of the weights>`` what they follow from.
         knobs: of its inference.json, such as ``temperature``.
     """
+    made_with, note = recipe_of(bundle, ckpt_path=weights, **knobs), output / ".made" / weights.parent.name
+    if not is_made_with(note, made_with):
+        for entry in entries:
+            prob_path(entry, output).unlink(missing_ok=True)
+        shutil.rmtree(note, ignore_errors=True)
+        claim(note, made_with)
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
         # prepared data is checked, may hold single slices, and an empty mask is an answer that stage 2 has to live with

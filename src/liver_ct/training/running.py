@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liver_ct.errors import INTERRUPTED, StudyError
-from liver_ct.files import read_json, written_whole
+from liver_ct.files import read_json, replace_folder, write_json, written_whole
+from liver_ct.training.claims import claim, is_made_with, recipe_of
+from liver_ct.training.datalists import Entry
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +58,32 @@ def run_bundle(bundle: Path, **knobs: Any) -> None:
     """
     knobs = {"bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf", **knobs}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v) if isinstance(v, (str, Path)) else repr(v))]
-    done = subprocess.run([sys.executable, "-c", WORKFLOW, "run", *words], close_fds=False)
-    if done.returncode == INTERRUPTED:
+    code = run_workflow(words)
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
-    if done.returncode:
+    if code:
         place = knobs.get("ckpt_dir") or knobs.get("output_dir") or bundle
-        raise StudyError(f"{place}: monai.bundle run ended with {done.returncode}. Its output above says why.")
+        raise StudyError(f"{place}: monai.bundle run ended with {code}. Its output above says why.")
+
+
+def run_workflow(words: Sequence[str]) -> int:
+    """The exit status of ``monai.bundle run`` with these words."""
+    return subprocess.run([sys.executable, "-c", WORKFLOW, "run", *words], close_fds=False).returncode
+
+
+def evaluate(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry], **knobs: Any) -> None:
+    """Metrics of ``weights`` on ``cases`` by evaluate.json, ``output/*.csv``, all or none; not done twice."""
+    made_with = recipe_of(bundle, cases, ckpt_path=weights, **knobs)
+    if is_made_with(output, made_with):
+        return
+    part = output.with_name(f".part-{output.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
+    write_json(part / "held_out.json", {"validation": list(cases)})
+    run_bundle(bundle, config_file=configs, datalist_file=part / "held_out.json", ckpt_path=weights,
+               output_dir=part, **knobs)  # fmt: skip
+    claim(part, made_with)
+    replace_folder(part, output)
 
 
 def save_weights(state: Mapping[str, torch.Tensor], target: Path) -> None:

@@ -1,0 +1,81 @@
+# A copy of resuming.py in bundles/shared, made by copy_into_bundles.py there: change that file, not this one.
+"""Going on with a training that was stopped: only with the settings that it was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from scripts.seg_datalist import read_lists
+from scripts.seg_errors import printable
+
+LEARNED_FROM = ("training", "training_slices", "validation")
+
+
+class Settings:
+    """What decides what a training learns, as its checkpoints record it.
+
+    Of a file its content counts, not its place: a folder may be moved between two runs.
+
+    Args:
+        knobs: names and values.
+        datalist_file: of whose sections those for training and validation count.
+        init_path: weights to start from, "" for none.
+        network: the text of the network's parts.
+    """
+
+    def __init__(self, knobs: Mapping[str, Any], datalist_file: str, init_path: str, network: str) -> None:
+        contents = {"datalist_file": _lists(datalist_file), "network_def": network.encode()}
+        contents["init_path"] = Path(init_path).read_bytes() if init_path and Path(init_path).is_file() else b""
+        digests = {key: f"content {hashlib.sha256(value).hexdigest()[:8]}" for key, value in contents.items() if value}
+        plain = {key: value for key, value in knobs.items() if key != "datalist_file"}
+        self.values: dict[str, Any] = json.loads(json.dumps(plain, default=str))
+        self.values |= {key: digests.get(key, "none") for key in contents}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record, of plain values."""
+        return dict(self.values)
+
+
+def _lists(datalist_file: str) -> bytes:
+    """Those sections of a datalist that a training sees, empty where the file is not there."""
+    if not Path(datalist_file).is_file():
+        return b""
+    content = read_lists(Path(datalist_file))
+    return json.dumps([content.get(section, []) for section in LEARNED_FROM], sort_keys=True).encode()
+
+
+def require_same_settings(path: str, settings: Settings, epochs: int) -> None:
+    """Raise SystemExit with one line where a checkpoint cannot be gone on with as asked; MONAI would go on, or crash.
+
+    Its optimizer and schedule are taken up, so that another learning rate would be ignored, and epochs beyond the end
+    of the schedule would learn nothing. Settings that the checkpoint does not record are not compared.
+
+    Args:
+        path: the checkpoint, "" for none.
+        settings: of this run.
+        epochs: to train in all.
+    """
+    if not path:
+        return
+    state, folder = torch.load(path, map_location="cpu", weights_only=True), Path(path).parent
+    done = state["trainer"]["iteration"] // state["trainer"]["epoch_length"]
+    problem = None
+    if done > epochs:
+        problem = f"holds {done} epochs of training, more than --epochs {epochs}. Ask for {done} or more"
+    begun, now = state.get("settings", {}), settings.state_dict()
+    changed = [key for key in now if begun.get(key, now[key]) != now[key]]
+    if changed and not problem:
+        pairs = [f"{key} {_text(begun[key])}, now {_text(now[key])}" for key in changed]
+        note = " (schedule_epochs is --epochs where not given)" if "schedule_epochs" in changed else ""
+        problem = f"its training was begun with other settings: {'; '.join(pairs)}{note}. Give the same"
+    if problem:
+        raise SystemExit(printable(f"ERROR {folder}: {problem}, or another --ckpt_dir."))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

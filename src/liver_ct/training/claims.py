@@ -1,0 +1,106 @@
+"""What a folder's trainings, masks and figures are made with, so that other settings never take them for their own."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from liver_ct.errors import StudyError
+from liver_ct.files import read_json, sha256, sha256_of_all, write_json
+from liver_ct.training.datalists import FILES, Entry
+
+MADE_WITH = "made_with.json"
+CONFIGS = ("train.json", "evaluate.json", "inference.json")
+Recipe = dict[str, Any]
+
+
+def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Recipe:
+    """What a result follows from, so that it can be told from another's.
+
+    Args:
+        bundle: whose configs count.
+        entries: cases; of their CTs and labels name and size count, of their Prob-Masks what is in them, so that the
+            data may be moved.
+        knobs: as they are, but for weights, which count by what is in them: ``ckpt_path`` and ``init_path``.
+
+    Raises:
+        StudyError: there is no bundle.
+    """
+    try:
+        made_with = {"bundle": sha256_of_all(bundle / "configs" / name for name in CONFIGS)}
+    except FileNotFoundError as e:
+        raise StudyError(f"{bundle}: no bundle here ({e.filename} is missing). Check its path.") from None
+    for name, value in knobs.items():
+        is_weights = name in ("ckpt_path", "init_path") and value
+        made_with[name] = sha256(Path(value)) if is_weights else value
+    cases = [{key: _told(key, value) for key, value in sorted(entry.items())} for entry in entries]
+    if cases:
+        made_with["cases"] = hashlib.sha256(json.dumps(cases, default=str).encode()).hexdigest()
+    recipe: Recipe = json.loads(json.dumps(made_with, default=str))  # as it is read again
+    return recipe
+
+
+def _told(key: str, value: Any) -> Any:
+    """What tells a value of a case from another's."""
+    if key not in FILES or not Path(value).is_file():
+        return value
+    file = Path(value)
+    return sha256(file) if key == "prob" else [file.name, file.stat().st_size]
+
+
+def is_made_with(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder says that it was made with just this."""
+    file = folder / MADE_WITH
+    return file.is_file() and read_json(file) == recipe
+
+
+def claim(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Note in a folder what it is made with.
+
+    Raises:
+        StudyError: it was made with something else.
+    """
+    if not is_claimed(folder, recipe):
+        write_json(folder / MADE_WITH, recipe)
+
+
+def is_claimed(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether a folder says what it is made with; raises StudyError where that is something else."""
+    file = folder / MADE_WITH
+    if not file.exists():
+        return False
+    known = read_json(file)
+    other = [key for key in sorted({*known, *recipe}) if known.get(key) != recipe.get(key)]
+    if other:
+        named = ", ".join(_compared(key, known.get(key), recipe.get(key)) for key in other)
+        raise StudyError(f"{file}: made with other settings: {named}. Choose another output, or delete {folder}.")
+    return True
+
+
+def _compared(key: str, before: Any, now: Any) -> str:
+    """A setting and both its values, where these are short."""
+    values = f"{before} before, {now} now"
+    return f"{key} ({values})" if len(values) < 60 else key
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder of trainings, so that no second run writes into it; trainings that a kill left behind hold it, too.
+
+    Raises:
+        StudyError: another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(f"{folder}: another run is at work there. Wait for it, or end its trainings.") from None
+        yield
