@@ -138,7 +138,7 @@ def test_mlflow_holds_loss_rate_metrics_knobs_and_configs_and_an_evaluation_of_i
 def test_a_named_run_goes_on_after_a_break(bundles, sites, tmp_path, empty_store):
     """A killed training leaves its run open; the same --run_name finds it again."""
     shutil.copy(empty_store, tmp_path)
-    knobs = {"tracker": "mlflow", "run_name": "mine"}
+    knobs = {"tracker": "mlflow", "run_name": "mine", "schedule_epochs": 2}
     run(bundles / "liver_cls", sites[0], tmp_path, epochs=1, **knobs)
     client, (first,) = mlflow_runs(tmp_path / "mlruns.db", EXPERIMENT["liver_cls"])
     client.set_terminated(first.info.run_id, "RUNNING")
