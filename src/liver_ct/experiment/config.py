@@ -10,7 +10,7 @@ from typing import Any
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
-from liver_ct.training.claims import recipe_of
+from liver_ct.training.claims import configs_of
 from liver_ct.training.cross_validation import SECTIONS, tells_of_tumour
 from liver_ct.training.datalists import Entry, open_data, read_lists
 from liver_ct.training.end_to_end import OVERLAY
@@ -212,8 +212,8 @@ def require_known(place: str, given: Mapping[str, Any], known: Iterable[str]) ->
 
 def knobs_of(bundle: Path, overlay: str | None) -> set[str]:
     """The ids of a bundle's train.json, and of an overlay; raises StudyError where there is no bundle."""
-    recipe_of(bundle)
-    files = [bundle / "configs" / name for name in ("train.json", overlay) if name]
+    train, *_ = configs_of(bundle)
+    files = [train, *([train.with_name(overlay)] if overlay else [])]
     return {key for file in files if file.is_file() for key in read_json(file)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from scipy.special import expit
 
 from liver_ct.chain.stages import Stage
 from liver_ct.files import read_json, write_json
-from liver_ct.training.claims import claim, is_made_with, recipe_of
+from liver_ct.training.claims import is_made_with, mark, recipe_of
 from liver_ct.training.datalists import Entry
 from liver_ct.training.running import inference_knobs
 
@@ -72,9 +71,8 @@ def kept_histograms(
     file, note, weights = work / "histograms.json", work / ".made" / "histograms", work / "model.pt"
     made_with = recipe_of(bundle, entries, ckpt_path=weights, **knobs)
     if not (file.exists() and is_made_with(note, made_with)):
-        shutil.rmtree(note, ignore_errors=True)
         write_json(file, logit_histograms(bundle, weights, entries, knobs))
-        claim(note, made_with)
+        mark(note, made_with)
     counts: dict[str, list[list[int]]] = read_json(file)
     return counts
 

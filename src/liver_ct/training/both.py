@@ -10,7 +10,7 @@ from typing import Any
 from liver_ct.errors import StudyError
 from liver_ct.files import write_json, written_whole
 from liver_ct.training import cross_validation, prob_masks
-from liver_ct.training.claims import recipe_of
+from liver_ct.training.claims import configs_of
 from liver_ct.training.datalists import read_lists
 
 FOLDS = 2  # by person; two cores and an afternoon pay for no more
@@ -52,7 +52,7 @@ def train(
     """
     masks = output / "seg"
     for bundle in (seg, cls):  # before hours of training
-        recipe_of(bundle)
+        configs_of(bundle)
     if originals:
         read_lists(originals.resolve())
     if min(seg_epochs, cls_epochs) < 1:

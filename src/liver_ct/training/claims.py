@@ -32,10 +32,7 @@ def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Reci
     Raises:
         StudyError: there is no bundle.
     """
-    try:
-        made_with = {"bundle": sha256_of_all(bundle / "configs" / name for name in CONFIGS)}
-    except FileNotFoundError as e:
-        raise StudyError(f"{bundle}: no bundle here ({e.filename} is missing). Check its path.") from None
+    made_with: Recipe = {"bundle": sha256_of_all(configs_of(bundle))}
     for name, value in knobs.items():
         is_weights = name in ("ckpt_path", "init_path") and value
         made_with[name] = sha256(Path(value)) if is_weights else value
@@ -44,6 +41,14 @@ def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Reci
         made_with["cases"] = hashlib.sha256(json.dumps(cases, default=str).encode()).hexdigest()
     recipe: Recipe = json.loads(json.dumps(made_with, default=str))  # as it is read again
     return recipe
+
+
+def configs_of(bundle: Path) -> list[Path]:
+    """The configs that a result follows from; raises StudyError where there is no bundle."""
+    files = [bundle / "configs" / name for name in CONFIGS]
+    if lost := next((file for file in files if not file.is_file()), None):
+        raise StudyError(f"{bundle}: no bundle here ({lost} is missing). Check its path.")
+    return files
 
 
 def _told(key: str, value: Any) -> Any:
@@ -67,7 +72,12 @@ def claim(folder: Path, recipe: Mapping[str, Any]) -> None:
         StudyError: it was made with something else.
     """
     if not is_claimed(folder, recipe):
-        write_json(folder / MADE_WITH, recipe)
+        mark(folder, recipe)
+
+
+def mark(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Note in a folder what it is made with, whatever it was before."""
+    write_json(folder / MADE_WITH, recipe)
 
 
 def is_claimed(folder: Path, recipe: Mapping[str, Any]) -> bool:

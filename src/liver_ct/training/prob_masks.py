@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import alone_in, claim, is_made_with, recipe_of
+from liver_ct.training.claims import alone_in, claim, is_made_with, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
@@ -230,8 +229,7 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
     if not is_made_with(note, made_with):
         for entry in entries:
             prob_path(entry, output).unlink(missing_ok=True)
-        shutil.rmtree(note, ignore_errors=True)
-        claim(note, made_with)
+        mark(note, made_with)
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
         # prepared data is checked, may hold single slices, and an empty mask is an answer that stage 2 has to live with

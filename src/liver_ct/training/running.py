@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from liver_ct.errors import INTERRUPTED, StudyError
 from liver_ct.files import read_json, replace_folder, write_json, written_whole
-from liver_ct.training.claims import claim, is_made_with, recipe_of
+from liver_ct.training.claims import is_made_with, mark, recipe_of
 from liver_ct.training.datalists import Entry
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate(bundle: Path, weights: Path, output: Path, cases: Sequence[Entry], 
     write_json(part / "held_out.json", {"validation": list(cases)})
     run_bundle(bundle, config_file=configs, datalist_file=part / "held_out.json", ckpt_path=weights,
                output_dir=part, **knobs)  # fmt: skip
-    claim(part, made_with)
+    mark(part, made_with)
     replace_folder(part, output)
 
 
