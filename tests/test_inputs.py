@@ -445,9 +445,12 @@ class TestBundles:
 
     def test_every_config_that_runs_looks_at_the_knobs(self, bundle):
         root, prefix = bundle
+        first, steps = {"_target_": f"scripts.{prefix}_knobs.require_known_knobs"}, {}
         for file in root.glob("configs/*.json"):
-            steps = json.loads(file.read_text()).get("run")
-            assert steps is None or steps[0] == {"_target_": f"scripts.{prefix}_knobs.require_known_knobs"}, file
+            content = json.loads(file.read_text())
+            before = content.get("checks#before", content.get("checks", {}).get("before"))
+            steps[file.name] = content.get("run", [first])[0], (before or [first])[0]
+        assert all(step in (first, "@checks#before") and before == first for step, before in steps.values()), steps
 
     @pytest.mark.parametrize(("studies_there", "words"), [(0, "no study to train on"), (1, "make no batch of 2")])
     def test_a_training_without_a_batch_is_an_error(self, bundle, tmp_path, studies_there, words, monkeypatch):
@@ -456,9 +459,8 @@ class TestBundles:
         entry = {"image": str(image), "label": str(label), "prob": str(label), "case_id": "a", "group": "a"}
         content = {"training": [entry] * studies_there, "validation": [entry]}
         (tmp_path / "datalist.json").write_text(json.dumps(content))
-        for config in ("multi_gpu_train.json", "train.json"):
-            steps = json.loads((bundle[0] / "configs" / config).read_text())["run"]
-            step = next(step for step in steps if "require_batches" in str(step))
+        steps = json.loads((bundle[0] / "configs" / "train.json").read_text())["checks"]["before"]
+        step = next(step for step in steps if "require_batches" in str(step))
         parser = ConfigParser()
         parser.read_config(bundle[0] / "configs" / "train.json")
         parser.update(
