@@ -675,6 +675,41 @@ def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, f
     assert lone.shape[2] == 1 and content["training_slices"][0]["tumour_label"] is False
 
 
+@pytest.mark.parametrize("axial", [0, 2])
+def test_slices_that_are_listed_are_those_of_the_packed_ct(tmp_path, fine, axial):
+    """Of 20 slices the packed CT has 13; version 0.9.3 listed those with the numbers of the 20."""
+    content = json.loads(fine.read_text())
+    (entry,) = content["training"]
+    order = [2, 0, 1] if axial == 0 else [0, 1, 2]
+    for role in ("image", "label"):
+        image = nib.load(entry[role])
+        values = (np.asanyarray(image.dataobj) > 0).astype(np.int16)
+        if role == "image":
+            values[:] = 0
+            values[..., 5:12] = 200  # tumour is where the slices are bright
+        image = nib.Nifti1Image(values.transpose(order), image.affine[:, [*order, 3]])
+        entry[role] = str(tmp_path / f"{role}.nii.gz")
+        nib.save(image, entry[role])
+    entry |= {"tumour_label": False, "tumour_in": [*range(5, 12)], "tumour_free": [*range(5), *range(12, 16)]}
+    fine.write_text(json.dumps(content))
+    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    file = unpack(tmp_path / "train.zip", tmp_path / "data")
+    (packed,) = json.loads(file.read_text())["training"]
+    hu = np.moveaxis(nib.load(file.parent / packed["image"]).get_fdata(), axial, 2)
+    bright = hu.mean((0, 1)) >= 100
+    assert len(bright) == 13 and 3 < bright.sum() < 7
+    assert packed["tumour_in"] == np.flatnonzero(bright).tolist()
+    assert packed["tumour_free"] == [k for k in np.flatnonzero(~bright) if k < 10]  # of the last too little is known
+
+
+def test_packing_a_list_of_slices_that_the_ct_lacks_is_one_line(tmp_path, fine):
+    content = json.loads(fine.read_text())
+    content["training"][0] |= {"tumour_label": False, "tumour_in": [3, 20], "tumour_free": []}
+    fine.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=r"ERROR .*list.json: volume-2: tumour_in lists slice 20 of a CT of 20. Count"):
+        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+
+
 @pytest.mark.parametrize("content", ["[]", "null", '{"training": "x"}', '{"training": [{}]}'])
 def test_packing_what_is_no_datalist_is_one_line(tmp_path, content):
     (tmp_path / "list.json").write_text(content)

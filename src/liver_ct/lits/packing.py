@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 import zipfile
 from collections import Counter
@@ -32,6 +33,7 @@ STEP = 5.0  # HU, well below the noise of a slice
 BODY = -30.0  # HU above which a pixel is taken for body
 SOFT = 40.0  # HU that every slice through a liver reaches
 TUMOUR = 2
+LISTED = {"tumour_in": operator.ge, "tumour_free": operator.gt}  # how much of a packed slice it takes, against half
 
 
 def pack(datalist: Path, output: Path, track: Track = iter) -> int:
@@ -67,11 +69,13 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
             if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
                 raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
             images = small(image, label)
+            slices = [count_slices(one) for one in (image, images[0])]
+            check_listed(datalist, entry, slices[0])
             files = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
             for role, image in zip(("image", "label"), images):
                 archive.writestr(info(files[role]), image.to_bytes())
             kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
-            packed[section].append({**kept, **files})
+            packed[section].append({**kept, **listed_slices(entry, *slices), **files})
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
     return output.stat().st_size
 
@@ -104,6 +108,30 @@ def check_values(folder: Path, entry: Entry, image: nib.Nifti1Image, label: nib.
         raise BrokenPair(f"{file}: values from {low:g} to {high:g} are not the HU of a CT. Prepare it again.")
 
 
+def count_slices(image: nib.Nifti1Image) -> int:
+    """Axial slices of an image, whichever way its array lies."""
+    return int(image.shape[axial_axis(image)])
+
+
+def check_listed(datalist: Path, entry: Entry, slices: int) -> None:
+    """Raise BrokenPair where the datalist tells of a slice that the case does not have."""
+    for key in LISTED:
+        if lost := [index for index in entry.get(key, []) if not 0 <= index < slices]:
+            raise BrokenPair(
+                f"{datalist}: {entry['case_id']}: {key} lists slice {lost[0]} of a CT of {slices}. Count from 0."
+            )
+
+
+def listed_slices(entry: Entry, before: int, after: int) -> Entry:
+    """What ``tumour_in`` and ``tumour_free`` list, by packed slices: what half of the slices show, as in outlines.
+
+    ``before`` slices are averaged to ``after``; one of which too little is known is in neither list.
+    """
+    spans = [range(k * before // after, -(-(k + 1) * before // after)) for k in range(after)]  # as ``averaged``
+    shares = {key: [len({*span} & {*entry[key]}) / len(span) for span in spans] for key in LISTED if key in entry}
+    return {key: [k for k, share in enumerate(own) if LISTED[key](share, 0.5)] for key, own in shares.items()}
+
+
 def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """CT and label at the packed grid."""
     spacing = nib.affines.voxel_sizes(image.affine)
@@ -121,8 +149,17 @@ def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Ima
 
 def axis_grid(image: nib.Nifti1Image) -> list[float]:
     """The packed grid's mm along each axis of the array, whichever way it lies."""
-    axes = nib.io_orientation(image.affine)[:, 0].astype(int)
-    return [GRID[axis] for axis in axes]
+    return [GRID[axis] for axis in world_axes(image)]
+
+
+def world_axes(image: nib.Nifti1Image) -> list[int]:
+    """Which axis of the body, 0 across, 1 front to back, 2 along, each axis of the array follows most."""
+    return [int(axis) for axis in nib.io_orientation(image.affine)[:, 0]]
+
+
+def axial_axis(image: nib.Nifti1Image) -> int:
+    """The array's axis along the body."""
+    return world_axes(image).index(2)
 
 
 def averaged(values: NDArray[Any], size: list[int]) -> NDArray[Any]:
