@@ -69,6 +69,7 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
     "clipped": (np.clip(PLAIN[0], -40, 160), PLAIN[2], ["clipped"]),
     "windowed": (np.clip(PLAIN[0], -160, 240), PLAIN[2], ["clipped"]),
     "noisy": (noisy(50), PLAIN[2], ["noise"]),
+    "labels_given_hu": (*phantom.make_phantom(**KNOBS, noise=0)[::2], ["even"]),
     "noisier": (noisy(80), PLAIN[2], ["noise", "unsure"]),
     "filled": (filled(60), PLAIN[2], ["surroundings"]),
     "metal": (with_metal(), PLAIN[2], ["metal"]),

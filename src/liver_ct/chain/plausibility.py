@@ -18,7 +18,7 @@ END_MM2 = 100  # of liver in the lowest or highest slice
 RIGHT_MM, FRONT_MM = 10, 0  # from the spine to the middle of the liver, and of the body
 LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
-NOISE_HU = 20
+NOISE_HU, EVEN_HU = 20, 1
 METAL_ML = 0.5
 FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
 SLICE_MM = 7
@@ -108,6 +108,13 @@ def about_noise(found: Figures) -> str | None:
     return f"Noise of {found.noise:.0f} HU in the liver, more than was trained on."
 
 
+def about_evenness(found: Figures) -> str | None:
+    """Less noise than any scanner leaves."""
+    if not found.noise < EVEN_HU:
+        return None
+    return f"The liver has no noise ({found.noise:.1f} HU): labels or a drawing that was given HU."
+
+
 def about_metal(found: Figures) -> str | None:
     """Metal beside the liver, which training hardly held."""
     if found.metal_ml < METAL_ML:
@@ -169,6 +176,7 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "lungs": about_lungs,
     "clipped": about_range,
     "noise": about_noise,
+    "even": about_evenness,
     "metal": about_metal,
     "thick_slices": about_slices,
     "scale": about_scale,
