@@ -700,6 +700,10 @@ def test_slices_that_are_listed_are_those_of_the_packed_ct(tmp_path, fine, axial
     assert len(bright) == 13 and 3 < bright.sum() < 7
     assert packed["tumour_in"] == np.flatnonzero(bright).tolist()
     assert packed["tumour_free"] == [k for k in np.flatnonzero(~bright) if k < 10]  # of the last too little is known
+    with zipfile.ZipFile(tmp_path / "train.zip", "a") as archive:
+        archive.comment = b""  # as before
+    with pytest.raises(BrokenPair, match="train.zip: packed by version 0.9.3 or before, .* Make it again"):
+        unpack(tmp_path / "train.zip", tmp_path / "before")
 
 
 def test_packing_a_list_of_slices_that_the_ct_lacks_is_one_line(tmp_path, fine):

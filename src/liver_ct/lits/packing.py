@@ -33,6 +33,7 @@ STEP = 5.0  # HU, well below the noise of a slice
 BODY = -30.0  # HU above which a pixel is taken for body
 SOFT = 40.0  # HU that every slice through a liver reaches
 TUMOUR = 2
+MARK = b"slices are listed by the packed CT"  # comment of the archive; version 0.9.3 and before listed the CT's own
 LISTED = {"tumour_in": operator.ge, "tumour_free": operator.gt}  # how much of a packed slice it takes, against half
 
 
@@ -77,6 +78,7 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
             kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
             packed[section].append({**kept, **listed_slices(entry, *slices), **files})
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
+        archive.comment = MARK
     return output.stat().st_size
 
 
@@ -214,9 +216,16 @@ def unpack(packed: Path, folder: Path) -> Path:
                 if name != datalist.name and not (target.is_file() and target.stat().st_size == size):
                     with written_whole(target) as part:
                         part.write_bytes(archive.read(name))
-            content = json.loads(archive.read(datalist.name))
+            text = archive.read(datalist.name).decode()
+            content = json.loads(text)
+            marked = archive.comment == MARK
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
+    if not marked and any(f'"{key}"' in text for key in LISTED):
+        raise BrokenPair(
+            f"{packed}: packed by version 0.9.3 or before, which named the wrong slices in tumour_in and tumour_free. "
+            "Make it again with `lits pack`."
+        )
     write_json(datalist, content)  # last, so that it says that all is there
     return datalist
 
