@@ -19,6 +19,7 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", BIG_ENDIAN)  # the third is deflated
 UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
 PIXEL_GROUP = 0x7FE0  # elements come in the order of their groups
+WRAPPED = 10, 0.02  # pairs of neighbours that wrap around, and their share of those that differ in the bits above
 SLACK = 16  # bytes after the pixels that some writers fill up with
 
 
@@ -86,6 +87,9 @@ def slice_hu(one: Slice) -> np.ndarray:
         outside = is_padding_hu(one, hu)
     else:
         stored = without_unused_bits(raw, one.layout)
+        if goes_on_above(raw, stored, one.layout):
+            bits = f"BitsStored {one.layout.stored} is too few for its values, which go on in the bits above"
+            raise StudyError(f"{one.header.filename}: {bits}. {ORIGINAL}")
         outside = is_padding(one, raw, stored)
         if outside is not None:  # so that it widens no range
             stored = np.where(outside, stored.min(where=~outside, initial=stored.max()), stored)
@@ -125,6 +129,22 @@ def without_unused_bits(raw: np.ndarray, layout: Layout) -> np.ndarray:
     """Stored integers ``[Y, X]``: bits above or below those that are used may hold an overlay, or lack the sign."""
     unused, above = layout.allocated - layout.stored, layout.allocated - 1 - layout.high
     return np.right_shift(np.left_shift(raw, above), unused) if unused else raw
+
+
+def goes_on_above(raw: np.ndarray, stored: np.ndarray, layout: Layout) -> bool:
+    """Whether the bits above those that are used go on where these wrap around, unlike an overlay or what is left over.
+
+    ``raw`` and ``stored`` ``[Y, X]``, before and after ``without_unused_bits``.
+    """
+    if layout.high + 1 == layout.allocated or np.array_equal(raw, stored):
+        return False
+    whole = np.right_shift(raw, layout.high + 1 - layout.stored).astype(np.int64)
+    above, changes, wrapped = whole - stored, 0, 0
+    for axis in (0, 1):
+        changed = np.diff(above, axis=axis) != 0
+        changes += np.count_nonzero(changed)
+        wrapped += np.count_nonzero(np.abs(np.diff(whole, axis=axis)[changed]) < 2 ** (layout.stored - 1))
+    return wrapped >= WRAPPED[0] and wrapped > WRAPPED[1] * changes
 
 
 def decode_hu(one: Slice) -> np.ndarray:
