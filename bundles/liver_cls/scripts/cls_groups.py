@@ -56,9 +56,8 @@ def check_known(data: Mapping[Hashable, Any]) -> None:
     for key in ("tumour_in", "tumour_free"):
         lost = sorted({*data.get(key, [])} - {*data["slices"].tolist()}) if key in data else []
         if lost:
-            raise StudyError(
-                f"{case}: {key} lists slice {lost[0]}, which the CT does not have. Count from 0; pack a packed set again."
-            )
+            gone = f"{key} lists slice {lost[0]}, which the CT does not have"
+            raise StudyError(f"{case}: {gone}. Count from 0; pack a packed set again.")
 
 
 def group_labels(tumour: torch.Tensor, gop: int) -> torch.Tensor:
