@@ -143,7 +143,7 @@ def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Ima
     change[:3, 3] = (factors - 1) / 2
     hu, values = averaged(np.asanyarray(image.dataobj), size), np.asanyarray(label.dataobj)
     liver, tumour = averaged(values > 0, size) >= 0.5, averaged(values == TUMOUR, size) >= 0.5
-    box, corner = body_box(hu)
+    box, corner = body_box(hu, axial_axis(image))
     affine = image.affine @ change @ corner
     stored = np.rint((hu[box].clip(*HU) - HU[0]) / STEP).astype(np.uint8)
     return scaled(stored, affine, STEP, HU[0]), scaled((liver.astype(np.uint8) + (liver & tumour))[box], affine, 1, 0)
@@ -173,14 +173,15 @@ def averaged(values: NDArray[Any], size: list[int]) -> NDArray[Any]:
     return F.interpolate(tensor[None, None], size=size, mode="area")[0, 0].numpy()
 
 
-def body_box(hu: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[Any]]:
-    """The rows and columns that show more of a body than a speck, and the matrix that moves the corner there."""
-    body = (hu > BODY).any(axis=2)
+def body_box(hu: NDArray[Any], axial: int) -> tuple[tuple[slice, ...], NDArray[Any]]:
+    """What shows more of a body than a speck, all slices along ``axial``; and the matrix that moves the corner."""
+    body = (hu > BODY).any(axis=axial)
     lines = [np.flatnonzero(body.sum(axis=axis) > 3) for axis in (1, 0)]
     spans = [(line[0], line[-1] + 1) if len(line) else (0, n) for line, n in zip(lines, body.shape)]
+    spans.insert(axial, (0, hu.shape[axial]))
     corner = np.eye(4)
-    corner[:2, 3] = [start for start, _ in spans]
-    return (slice(*spans[0]), slice(*spans[1])), corner
+    corner[:3, 3] = [start for start, _ in spans]
+    return tuple(slice(*span) for span in spans), corner
 
 
 def scaled(stored: NDArray[Any], affine: NDArray[Any], slope: float, intercept: float) -> nib.Nifti1Image:
@@ -201,6 +202,7 @@ def unpack(packed: Path, folder: Path) -> Path:
     """
     datalist, note = folder / "datalist.json", folder / "packed.json"
     members, own = packed_members(packed), {"sha256": sha256(packed)}
+    check_mark(packed)
     if not note.is_file():  # what lies there, if anything, is of no known set
         for name in members:
             (folder / name).unlink(missing_ok=True)
@@ -216,18 +218,23 @@ def unpack(packed: Path, folder: Path) -> Path:
                 if name != datalist.name and not (target.is_file() and target.stat().st_size == size):
                     with written_whole(target) as part:
                         part.write_bytes(archive.read(name))
-            text = archive.read(datalist.name).decode()
-            content = json.loads(text)
-            marked = archive.comment == MARK
+            content = json.loads(archive.read(datalist.name))
+    except (*READ_ERRORS, KeyError) as error:
+        raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
+    write_json(datalist, content)  # last, so that it says that all is there
+    return datalist
+
+
+def check_mark(packed: Path) -> None:
+    """Raise BrokenPair where a packed set names slices, and does so by the numbers of another CT."""
+    try:
+        with zipfile.ZipFile(packed) as archive:
+            marked, text = archive.comment == MARK, archive.read("datalist.json").decode()
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
     if not marked and any(f'"{key}"' in text for key in LISTED):
-        raise BrokenPair(
-            f"{packed}: packed by version 0.9.3 or before, which named the wrong slices in tumour_in and tumour_free. "
-            "Make it again with `lits pack`."
-        )
-    write_json(datalist, content)  # last, so that it says that all is there
-    return datalist
+        cause = "packed by version 0.9.3 or before, which named the wrong slices in tumour_in and tumour_free"
+        raise BrokenPair(f"{packed}: {cause}. Make it again with `lits pack`.")
 
 
 def packed_members(packed: Path) -> dict[str, int]:
