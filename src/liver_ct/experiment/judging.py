@@ -108,7 +108,7 @@ def judge(
     Args:
         bundle: a classification bundle.
         weights: of stage 2, one for all masks or one for each; who they have learned from is not known here.
-        datalist: whose cases with known tumours are judged, all sections; with a ``prob`` each.
+        datalist: whose cases with known tumours are judged, all sections but ``test``; with a ``prob`` each.
         output: folder for the above.
         masks: values of ``mask_source``.
         volumes: a datalist that names everybody who has a whole volume; default ``datalist``.
