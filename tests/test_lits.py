@@ -712,7 +712,7 @@ def test_packing_a_list_of_slices_that_the_ct_lacks_is_one_line(tmp_path, fine):
     content = json.loads(fine.read_text())
     content["training"][0] |= {"tumour_label": False, "tumour_in": [3, 20], "tumour_free": []}
     fine.write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match=r"ERROR .*list.json: volume-2: tumour_in lists slice 20 of a CT of 20. Count"):
+    with pytest.raises(SystemExit, match=r"ERROR .*list.json: volume-2 has slices 0 to 19, but it tells of 20"):
         command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
 
 

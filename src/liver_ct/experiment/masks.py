@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from liver_ct.axes import axial_axis
 from liver_ct.chain.stages import Stage
 from liver_ct.files import read_json, write_json
 from liver_ct.training.claims import is_made_with, mark, recipe_of
@@ -149,7 +150,7 @@ def mask_figures(histogram: NDArray[Any]) -> dict[str, Any]:
 def tumour_per_slice(entry: Mapping[str, Any]) -> NDArray[Any]:
     """``[slices, 3]``, along the file's axial axis: tumour in mm3, and how much of it lies under prob and binary."""
     label, prob = (nib.load(entry[key]) for key in ("label", "prob"))
-    axis = int(np.flatnonzero(nib.orientations.io_orientation(label.affine)[:, 0] == 2)[0])
+    axis = axial_axis(label.affine)
     tumour, p = np.asanyarray(label.dataobj) == 2, prob.get_fdata(dtype=np.float32)
     rest = tuple(a for a in range(3) if a != axis)
     voxel = float(np.prod(label.header.get_zooms()[:3]))

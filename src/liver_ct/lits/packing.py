@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import re
 import zipfile
 from collections import Counter
@@ -14,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from liver_ct.axes import axial_axis
 from liver_ct.files import sha256, write_json, written_whole
 from liver_ct.lits.cases import (
     READ_ERRORS,
@@ -26,6 +26,7 @@ from liver_ct.lits.cases import (
     read_datalist,
     read_object,
 )
+from liver_ct.lits.tumour import TOLD, check_told_slices
 
 GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
 HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
@@ -34,7 +35,6 @@ BODY = -30.0  # HU above which a pixel is taken for body
 SOFT = 40.0  # HU that every slice through a liver reaches
 TUMOUR = 2
 MARK = b"slices are listed by the packed CT"  # comment of the archive; version 0.9.3 and before listed the CT's own
-LISTED = {"tumour_in": operator.ge, "tumour_free": operator.gt}  # how much of a packed slice it takes, against half
 
 
 def pack(datalist: Path, output: Path, track: Track = iter) -> int:
@@ -70,13 +70,14 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
             if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
                 raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
             images = small(image, label)
-            slices = [count_slices(one) for one in (image, images[0])]
-            check_listed(datalist, entry, slices[0])
+            check_told_slices(datalist, entry, image, entry["case_id"])
+            axis = axial_axis(image.affine)
+            told = told_slices(entry, image.shape[axis], images[0].shape[axis])
             files = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
             for role, image in zip(("image", "label"), images):
                 archive.writestr(info(files[role]), image.to_bytes())
             kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
-            packed[section].append({**kept, **listed_slices(entry, *slices), **files})
+            packed[section].append({**kept, **told, **files})
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
         archive.comment = MARK
     return output.stat().st_size
@@ -110,28 +111,20 @@ def check_values(folder: Path, entry: Entry, image: nib.Nifti1Image, label: nib.
         raise BrokenPair(f"{file}: values from {low:g} to {high:g} are not the HU of a CT. Prepare it again.")
 
 
-def count_slices(image: nib.Nifti1Image) -> int:
-    """Axial slices of an image, whichever way its array lies."""
-    return int(image.shape[axial_axis(image)])
+def told_slices(entry: Entry, before: int, after: int) -> Entry:
+    """``tumour_in`` and ``tumour_free`` of an entry that has them, by the slices of its packed CT.
 
-
-def check_listed(datalist: Path, entry: Entry, slices: int) -> None:
-    """Raise BrokenPair where the datalist tells of a slice that the case does not have."""
-    for key in LISTED:
-        if lost := [index for index in entry.get(key, []) if not 0 <= index < slices]:
-            raise BrokenPair(
-                f"{datalist}: {entry['case_id']}: {key} lists slice {lost[0]} of a CT of {slices}. Count from 0."
-            )
-
-
-def listed_slices(entry: Entry, before: int, after: int) -> Entry:
-    """What ``tumour_in`` and ``tumour_free`` list, by packed slices: what half of the slices show, as in outlines.
-
-    ``before`` slices are averaged to ``after``; one of which too little is known is in neither list.
+    ``before`` slices are averaged to ``after``. As in outlines, what half of them show counts; a packed slice of which
+    too little is known is in neither list.
     """
     spans = [range(k * before // after, -(-(k + 1) * before // after)) for k in range(after)]  # as ``averaged``
-    shares = {key: [len({*span} & {*entry[key]}) / len(span) for span in spans] for key in LISTED if key in entry}
-    return {key: [k for k, share in enumerate(own) if LISTED[key](share, 0.5)] for key, own in shares.items()}
+    shares = {key: [len({*span} & {*entry[key]}) / len(span) for span in spans] for key in TOLD if key in entry}
+    told = {}
+    if "tumour_in" in shares:
+        told["tumour_in"] = [k for k, share in enumerate(shares["tumour_in"]) if share >= 0.5]
+    if "tumour_free" in shares:
+        told["tumour_free"] = [k for k, share in enumerate(shares["tumour_free"]) if share > 0.5]
+    return told
 
 
 def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -143,7 +136,7 @@ def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Ima
     change[:3, 3] = (factors - 1) / 2
     hu, values = averaged(np.asanyarray(image.dataobj), size), np.asanyarray(label.dataobj)
     liver, tumour = averaged(values > 0, size) >= 0.5, averaged(values == TUMOUR, size) >= 0.5
-    box, corner = body_box(hu, axial_axis(image))
+    box, corner = body_box(hu, axial_axis(image.affine))
     affine = image.affine @ change @ corner
     stored = np.rint((hu[box].clip(*HU) - HU[0]) / STEP).astype(np.uint8)
     return scaled(stored, affine, STEP, HU[0]), scaled((liver.astype(np.uint8) + (liver & tumour))[box], affine, 1, 0)
@@ -151,17 +144,8 @@ def small(image: nib.Nifti1Image, label: nib.Nifti1Image) -> tuple[nib.Nifti1Ima
 
 def axis_grid(image: nib.Nifti1Image) -> list[float]:
     """The packed grid's mm along each axis of the array, whichever way it lies."""
-    return [GRID[axis] for axis in world_axes(image)]
-
-
-def world_axes(image: nib.Nifti1Image) -> list[int]:
-    """Which axis of the body, 0 across, 1 front to back, 2 along, each axis of the array follows most."""
-    return [int(axis) for axis in nib.io_orientation(image.affine)[:, 0]]
-
-
-def axial_axis(image: nib.Nifti1Image) -> int:
-    """The array's axis along the body."""
-    return world_axes(image).index(2)
+    axes = nib.io_orientation(image.affine)[:, 0].astype(int)
+    return [GRID[axis] for axis in axes]
 
 
 def averaged(values: NDArray[Any], size: list[int]) -> NDArray[Any]:
@@ -202,7 +186,6 @@ def unpack(packed: Path, folder: Path) -> Path:
     """
     datalist, note = folder / "datalist.json", folder / "packed.json"
     members, own = packed_members(packed), {"sha256": sha256(packed)}
-    check_mark(packed)
     if not note.is_file():  # what lies there, if anything, is of no known set
         for name in members:
             (folder / name).unlink(missing_ok=True)
@@ -225,26 +208,23 @@ def unpack(packed: Path, folder: Path) -> Path:
     return datalist
 
 
-def check_mark(packed: Path) -> None:
-    """Raise BrokenPair where a packed set names slices, and does so by the numbers of another CT."""
-    try:
-        with zipfile.ZipFile(packed) as archive:
-            marked, text = archive.comment == MARK, archive.read("datalist.json").decode()
-    except (*READ_ERRORS, KeyError) as error:
-        raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
-    if not marked and any(f'"{key}"' in text for key in LISTED):
-        cause = "packed by version 0.9.3 or before, which named the wrong slices in tumour_in and tumour_free"
-        raise BrokenPair(f"{packed}: {cause}. Make it again with `lits pack`.")
-
-
 def packed_members(packed: Path) -> dict[str, int]:
-    """Name and size of every file in a packed set; raises BrokenPair, for names with a folder in them, too."""
+    """Name and size of every file in a packed set.
+
+    Raises:
+        BrokenPair: no packed set, names with a folder in them, or slices named by the numbers of another CT.
+    """
     try:
         with zipfile.ZipFile(packed) as archive:
             members = {member.filename: member.file_size for member in archive.infolist()}
+            old = archive.comment != MARK and "datalist.json" in members
+            text = archive.read("datalist.json").decode() if old else ""
     except READ_ERRORS as error:
         raise BrokenPair(f"{packed}: is not a packed set ({brief(error)}). Make it again with `lits pack`.") from None
     for name in members:
         if re.split(r"[/\\]", name) != [name] or not name.endswith((".nii", ".json")):
             raise BrokenPair(f"{packed}: holds {name!r}. Give a file that `lits pack` made.")
+    if any(f'"{key}"' in text for key in TOLD):
+        cause = "packed by version 0.9.3 or before, which named the wrong slices in tumour_in and tumour_free"
+        raise BrokenPair(f"{packed}: {cause}. Make it again with `lits pack`.")
     return members

@@ -15,7 +15,7 @@ from liver_ct.lits import checking, finding
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
 from liver_ct.lits.finding import Member
 from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
-from liver_ct.lits.tumour import read_slice_tumour
+from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
 CHECK_VERSION = 2  # raise it when the checks change, so that earlier results are not trusted
 
@@ -139,13 +139,6 @@ def check_tumour(
         raise BrokenPair(f"{path}: {cause}. Name them there, or leave --tumour out.")
 
 
-def check_told_slices(path: Path, told: dict[str, list[int]], image: Path, case: str) -> None:
-    """Raise BrokenPair where a table tells of slices that a CT does not have."""
-    count, last = nib.load(image).shape[2], max((max(numbers, default=0) for numbers in told.values()), default=0)
-    if last >= count:
-        raise BrokenPair(f"{path}: volume-{case} has slices 0 to {count - 1}, but it tells of {last}. Correct it.")
-
-
 def kept_slices(
     old: dict[str, list[Entry]], datalist: dict[str, list[Entry]], people: dict[str, str]
 ) -> dict[str, list[Entry]]:
@@ -224,7 +217,7 @@ def prepare(
         check_tumour(tumour, slices, cases, liver_only)
     ready = prepare_all(cases, folder, mode, State(out / "prepared.json"), report, track)
     for case in slices.keys() & ready.keys():
-        check_told_slices(Path(str(tumour)), slices[case], ready[case][0], case)
+        check_told_slices(Path(str(tumour)), slices[case], nib.load(ready[case][0]), f"volume-{case}")
     sides = assign(list(ready), people, wanted, val_fraction, seed)
     known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}
     datalist = write_datalist(out, ready, sides, people, known)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+
+from liver_ct.axes import axial_axis
 from liver_ct.lits.cases import BrokenPair, brief, case_name
 
 SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was taken from
+
+
+TOLD = ("tumour_in", "tumour_free")  # slices by index along the body, where there are no outlines
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -71,6 +78,14 @@ def read_slice_tumour(path: Path | None) -> dict[str, dict[str, list[int]]]:
                 f"{path}: slice {min(both)} of volume-{case} is told to show tumour and none. Keep one row."
             )
     return cases
+
+
+def check_told_slices(file: Path, told: Mapping[str, Any], image: nib.Nifti1Image, case: str) -> None:
+    """Raise BrokenPair where a table or datalist tells, in ``tumour_in`` or ``tumour_free``, of slices a CT lacks."""
+    count = image.shape[axial_axis(image.affine)]
+    lost = [number for key in TOLD for number in told.get(key, []) if not 0 <= number < count]
+    if lost:
+        raise BrokenPair(f"{file}: {case} has slices 0 to {count - 1}, but it tells of {lost[0]}. Correct it.")
 
 
 def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, dict[str, float]]:

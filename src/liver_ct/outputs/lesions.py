@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import cc3d
 import numpy as np
 from nibabel.affines import apply_affine
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy.ndimage import maximum
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from liver_ct.axes import axial_axis
 from liver_ct.files import written_whole
 from liver_ct.outputs.results import voxel_mm3
 
@@ -164,7 +164,7 @@ def _measure(
     level: float | None,
 ) -> Lesion:
     """One lesion, true in ``mask``, which is the box ``place`` of the CT."""
-    axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
+    axis = axial_axis(affine)
     across = [i for i in range(3) if i != axis]
     planes = np.moveaxis(mask, axis, 0)
     diameters = [longest_diameter(plane, affine[:3, across]) for plane in planes]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
+from liver_ct.axes import axial_axis
 from liver_ct.files import TemporaryFolder, written_whole
 from liver_ct.outputs.names import Output
 
@@ -203,7 +203,7 @@ class StudyResult:
 
 def slice_rows(mask: NDArray[Any], affine: NDArray[Any], tumour: Item) -> list[SliceRow]:
     """One row per axial slice of a mask ``[X, Y, Z]`` in any orientation, by its index in that array."""
-    axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
+    axis = axial_axis(affine)
     across = [i for i in range(3) if i != axis]
     pixel_mm2 = np.linalg.norm(np.cross(affine[:3, across[0]], affine[:3, across[1]]))
     areas = mask.sum(axis=tuple(across), dtype=np.int64) * pixel_mm2
