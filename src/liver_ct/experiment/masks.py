@@ -16,9 +16,9 @@ from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from liver_ct.axes import axial_axis
 from liver_ct.chain.stages import Stage
 from liver_ct.files import read_json, write_json
+from liver_ct.outputs.axes import axial_axis
 from liver_ct.training.claims import is_made_with, mark, recipe_of
 from liver_ct.training.datalists import Entry
 from liver_ct.training.running import inference_knobs

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from liver_ct.axes import axial_axis
 from liver_ct.files import sha256, write_json, written_whole
 from liver_ct.lits.cases import (
     READ_ERRORS,
@@ -27,6 +26,7 @@ from liver_ct.lits.cases import (
     read_object,
 )
 from liver_ct.lits.tumour import TOLD, check_told_slices
+from liver_ct.outputs.axes import axial_axis
 
 GRID = (2.0, 2.0, 3.0)  # mm; finer than that is averaged away
 HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers

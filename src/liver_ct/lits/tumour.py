@@ -10,8 +10,8 @@ from typing import Any
 
 import nibabel as nib
 
-from liver_ct.axes import axial_axis
 from liver_ct.lits.cases import BrokenPair, brief, case_name
+from liver_ct.outputs.axes import axial_axis
 
 SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was taken from
 

@@ -15,8 +15,8 @@ from scipy.ndimage import maximum
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from liver_ct.axes import axial_axis
 from liver_ct.files import written_whole
+from liver_ct.outputs.axes import axial_axis
 from liver_ct.outputs.results import voxel_mm3
 
 LESION, CANDIDATE = "lesion", "candidate"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from liver_ct.axes import axial_axis
 from liver_ct.files import TemporaryFolder, written_whole
+from liver_ct.outputs.axes import axial_axis
 from liver_ct.outputs.names import Output
 
 if TYPE_CHECKING:
