@@ -103,7 +103,7 @@ def read_words(
         unnamed: those of them that values without a name are for, in this order.
 
     Raises:
-        UsageError: a value is missing, or there is one too many.
+        UsageError: a value is missing, or there is one too many, or an option is there twice.
     """
     left = deque(words)
     named: dict[str, str] = {}
@@ -125,12 +125,11 @@ def read_words(
         else:
             value = "true"
         negated = name.removeprefix("no")
-        if name in options:
-            named[name] = value
-        elif name != negated and negated in options and options[negated].is_switch and value == "true":
-            named[negated] = "false"
-        else:
-            unknown[name] = value
+        if name not in options and negated in options and options[negated].is_switch and value == "true":
+            name, value = negated, "false"
+        if name in named or name in unknown:
+            raise UsageError(f"{flag}: given twice. Give it once; lists need commas.")
+        (named if name in options else unknown)[name] = value
     _assign(values, named, unnamed)
     return named, unknown
 
