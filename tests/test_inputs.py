@@ -330,6 +330,31 @@ class TestTheRightStudy:
             assert [each.result() for each in runs] == [None, None]
         assert capfd.readouterr().err == "" and entries(tmp_path / "out") == {"0", "1", "2"}
 
+    def test_two_runs_that_write_different_things_at_once(self, bundles, tmp_path):  # noqa: F811
+        ct = save_ct(tmp_path / "ct.nii.gz")
+        with ThreadPoolExecutor(2) as pool:
+            kinds = ({"picture": True}, {"report": True})
+            [*pool.map(lambda kind: run(ct, tmp_path / "out", bundles, **kind), kinds)]
+        assert {"overview.png", "report.html"} <= entries(tmp_path / "out" / "ct")
+
+    def test_a_failure_is_not_forgotten_where_another_of_its_name_is_finished(self, bundles, tmp_path):  # noqa: F811
+        for name in ("ann", "bob"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "ann" / "ct.nii.gz").write_bytes(b"no image")
+        with pytest.raises(SystemExit):
+            run(tmp_path / "ann" / "ct.nii.gz", tmp_path / "out", bundles, report=True)
+        for name in ("bob", "ann"):
+            run(save_ct(tmp_path / name / "ct.nii.gz", seed=len(name)), tmp_path / "out", bundles, report=True)
+            left = "not a readable image" in (tmp_path / "out" / "index.html").read_text()
+            assert left == (name == "bob")
+
+    def test_what_lies_beside_an_earlier_result_is_found(self, bundles, tmp_path):  # noqa: F811
+        run(save_ct(tmp_path / "ct.nii.gz"), tmp_path / "out", bundles)
+        (tmp_path / "out" / "ct" / "more").mkdir()
+        save_ct(tmp_path / "out" / "ct" / "later.nii.gz")
+        save_ct(tmp_path / "out" / "ct" / "more" / "deeper.nii.gz")
+        assert {study.case for study in studies.find_studies(tmp_path)} == {"ct", "later", "deeper"}
+
     def test_two_runs_of_two_studies_of_one_name_at_once(self, bundles, tmp_path):  # noqa: F811
         for name, seed in (("ann", 0), ("bob", 1)):
             (tmp_path / name).mkdir()

@@ -164,7 +164,15 @@ def process(
         finally:
             if found.holder:
                 found.holder.remove()
-        target = publish(work, target, partial(place_of, record=record))
+
+        def place(target: Path) -> Path:
+            """Where the result goes now, with what another run of this study has written there meanwhile."""
+            target = place_of(target, record)
+            written = set() if overwrite else finished_outputs(target, record)
+            keep(written - {entry.name for entry in work.iterdir()}, target, work)
+            return target
+
+        target = publish(work, target, place)
     done.append(target)
     return f"{target.name}: {found.line}    -> {target}{remark}"
 
@@ -189,7 +197,7 @@ def noted(each: Callable[[LiverCT, Study], str], output: Path) -> Callable[[Live
         except Exception as e:
             note_failure(output, study.case, study.path, describe(e, study.path))
             raise
-        clear_failure(output, study.case)
+        clear_failure(output, study.path)
         return line
 
     return work

@@ -141,9 +141,8 @@ def _walk(root: Path, report: Callable[[str], None]) -> Iterator[Path]:
         report(f"{error.filename}: the folder cannot be read ({error.strerror}). Check its permissions.")
 
     for folder, folders, files in walk(root, refused):
-        if set(ALWAYS) <= set(files):  # results of an earlier run
-            folders.clear()
-            continue
+        if set(ALWAYS) <= set(files):  # results of an earlier run, beside which other files may lie
+            files = [name for name in files if name not in OUTPUTS]
         for name in [name for name in folders if name.startswith(".")]:
             folders.remove(name)
             if _holds_image(folder / name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,13 +36,18 @@ def note_failure(output: Path, case: str, study: Path, line: str) -> None:
         line = line.replace(f"{folder}{os.sep}", "")
     with suppress(OSError):  # the line is on stderr, and a full disk is no further error
         (output / FAILED).mkdir(exist_ok=True)
-        write_json(output / FAILED / case, [str(study), line])
+        write_json(failure_of(output, study), [str(study), line, case])
 
 
-def clear_failure(output: Path, case: str) -> None:
+def clear_failure(output: Path, study: Path) -> None:
     """Forget an earlier failure of a study that is finished."""
     with suppress(OSError):
-        (output / FAILED / case).unlink()
+        failure_of(output, study).unlink()
+
+
+def failure_of(output: Path, study: Path) -> Path:
+    """Where the failure of the CT at this path is noted: several have one name."""
+    return output / FAILED / hashlib.sha256(os.fsencode(study)).hexdigest()[:16]
 
 
 def failures(output: Path) -> Iterator[tuple[str, str]]:
@@ -49,9 +55,9 @@ def failures(output: Path) -> Iterator[tuple[str, str]]:
     folder = output / FAILED
     for file in [*folder.iterdir()] if folder.is_dir() else ():
         with suppress(OSError, ValueError):
-            path, line = read_json(file)
+            path, line, case = read_json(file)
             if Path(path).exists():
-                yield file.name, line
+                yield case, line
             else:
                 file.unlink()
 
