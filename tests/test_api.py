@@ -19,6 +19,7 @@ import liver_ct
 from liver_ct import LiverCT, MaskSource, Output, StudyError, StudyResult, phantom
 from liver_ct.chain import pipeline
 from liver_ct.outputs import names
+from liver_ct.outputs.findings import findings
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (64, 64, 24), (6.0, 6.0, 10.0)  # as save_ct's
@@ -197,6 +198,49 @@ class TestRefusals:
         line = str(refused.value)
         assert line.startswith("mine: ") and cause in line and line.endswith(".") and "\n" not in line
 
+    @pytest.mark.parametrize(
+        "fields", [{"sform_code": 0, "qform_code": 0}, {"pixdim": [1, 3, 3, 3]}, {"xyzt_units": 5}]
+    )
+    def test_what_a_header_says_against_itself_is_refused_in_an_image_too(self, chain, commands, tmp_path, fields):
+        image = nib.load(commands[0])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), tmp_path / "ct.nii")
+        with (tmp_path / "ct.nii").open("r+b") as file:
+            header = nib.Nifti1Header.from_fileobj(file, check=False)
+            for name, value in fields.items():
+                header[name] = np.resize(value, header[name].shape)
+            file.seek(0)
+            file.write(header.binaryblock)
+        causes = []
+        for ct in (tmp_path / "ct.nii", nib.load(tmp_path / "ct.nii")):
+            with pytest.raises(StudyError) as refused:
+                chain(ct)
+            causes.append(str(refused.value).removeprefix(str(tmp_path / "ct.nii")).removeprefix("ct"))
+        assert causes[0] == causes[1]
+
+    def test_units_of_an_image_count(self, chain, study, commands):
+        image = nib.load(commands[0])
+        header = image.header.copy()
+        header.set_xyzt_units("micron")
+        in_micron = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1e3, 1e3, 1e3, 1]) @ image.affine, header)
+        found = chain(in_micron)
+        np.testing.assert_allclose(found.affine, study.affine, rtol=1e-4, atol=1e-3)
+        assert abs(found.summary.liver_volume_ml / study.summary.liver_volume_ml - 1) < 0.02
+
+    def test_an_image_whose_format_says_nothing_of_the_patient_is_refused(self, chain, array, tmp_path):
+        voxels = array[0].astype(np.int16)
+        nib.save(nib.AnalyzeImage(voxels, array[1]), tmp_path / "ct.img")
+        freesurfer = nib.MGHImage(voxels, array[1])
+        freesurfer.header["goodRASFlag"] = 0
+        nib.save(freesurfer, tmp_path / "ct.mgh")
+        blank = bytearray((tmp_path / "ct.mgh").read_bytes())
+        blank[28:30] = b"\0\0"  # goodRASFlag, which nibabel sets
+        (tmp_path / "ct.mgh").write_bytes(blank)
+        for image in (nib.load(tmp_path / "ct.img"), nib.load(tmp_path / "ct.mgh"), nib.Nifti1Image(voxels, None)):
+            with pytest.raises(StudyError, match="how the patient lies"):
+                chain(image)
+        said = nib.MGHImage(voxels, array[1])
+        np.testing.assert_array_equal(chain(said).ct, voxels)
+
     def test_a_file_is_named(self, chain, tmp_path):
         (tmp_path / "ct.nii.gz").write_bytes(b"no image")
         for name, cause in (("ct.nii.gz", "not a readable image"), ("nowhere", "no such file")):
@@ -230,6 +274,18 @@ def test_mask_source_reaches_the_classifier(bundles, chain, study, commands):  #
     binary = LiverCT(device="cpu", mask_source=MaskSource.BINARY, **bundles)(commands[0])
     assert binary.result["mask_source"] == "binary" and binary.rows != study.rows
     assert json.dumps(binary.result)
+    assert "mask_source" in binary.result["note_codes"] and "mask_source" not in study.result["note_codes"]
+
+
+def test_without_a_mask_nothing_beside_the_liver_is_a_lesion():
+    ct, _, affine = phantom.make_phantom((96, 96, 50), (4, 4, 5))
+    blind = LiverCT(device="cpu", mask_source="none").run(ct, affine)
+    outside = blind.liver_mask == 0
+    assert blind.lesions.found and not blind.lesions.prob[outside].any() and not blind.lesions.labels[outside].any()
+    said = " ".join(findings(blind.result, blind.rows))
+    assert "beside the liver" in said and "Nothing outside" not in said
+    seen = blind.result | {"mask_source": "prob"}
+    assert "Nothing outside the liver" in " ".join(findings(seen, blind.rows))
 
 
 def test_the_package_alone_imports_nothing_slow():

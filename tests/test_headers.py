@@ -19,7 +19,6 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from liver_ct import phantom
-from liver_ct.chain import arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
@@ -301,12 +300,6 @@ class TestNifti:
         image.header.set_xyzt_units(unit)
         nib.save(image, tmp_path / "ct.nii")
         np.testing.assert_allclose(read(reading, tmp_path / "ct.nii").affine.numpy(), ct[1], rtol=1e-4, atol=1e-3)
-        np.testing.assert_allclose(arrays.read_image(nib.load(tmp_path / "ct.nii"))[1], ct[1], rtol=1e-4, atol=1e-3)
-
-    def test_an_image_in_memory_must_say_how_the_patient_lies(self, ct):
-        image = nib.Nifti1Image(ct[0], None)
-        with pytest.raises(Exception, match="how the patient lies is not known"):
-            arrays.read_image(image)
 
     @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1)])
     def test_the_unit_matrix_says_nothing(self, reading, ct, tmp_path, signs):

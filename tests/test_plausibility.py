@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 KNOBS = {"size": (96, 96, 50), "spacing": (4.0, 4.0, 5.0), "tumours": 1}
 PLAIN = phantom.make_phantom(**KNOBS)
+LIVER = [int(np.flatnonzero((PLAIN[1] > 0).any((1 - axis, 2))).min()) + 8 for axis in (0, 1)]  # 32 mm into it
 
 
 def flipped(axis: int) -> np.ndarray:
@@ -74,6 +75,12 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
     "filled": (filled(60), PLAIN[2], ["surroundings"]),
     "metal": (with_metal(), PLAIN[2], ["metal"]),
     "thick": (*phantom.make_phantom(**THICK)[::2], ["thick_slices"]),
+    "long_pixels": (
+        *phantom.make_phantom(**{**KNOBS, "size": (48, 96, 50), "spacing": (8.0, 4.0, 5.0)})[::2],
+        ["thick_slices"],
+    ),
+    "cut_at_the_side": (PLAIN[0][LIVER[0] :], PLAIN[2], ["picture_edge"]),
+    "cut_at_the_front": (PLAIN[0][:, LIVER[1] :], PLAIN[2], ["picture_edge"]),
     "cut_below": (PLAIN[0][..., 25:], PLAIN[2], ["scan_end"]),
     "cut_above": (PLAIN[0][..., :27], PLAIN[2], ["scan_end"]),
     "snow": (noisy(100), PLAIN[2], None),

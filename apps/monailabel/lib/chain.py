@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from liver_ct.chain.notes import all_notes
+from liver_ct.chain.notes import all_notes, notes_on_mask
 from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
 from liver_ct.files import read_json
@@ -115,12 +115,14 @@ class Chain:
 
     @torch.inference_mode()
     def classify_in(self, image: str, label: str, device: str) -> Item:
-        """The classifier's answer within a mask made by hand, a file on the CT's grid, above 0 in the liver."""
+        """The classifier's answer within a mask made by hand, a file on the CT's grid, above 0 in the liver, and
+        ``notes``, sentences."""
         with self.lock:
             stage = self.stage(self.cls, device, mask_source="manual")
             item = stage["load"]({"image": self.source(image), "label": label})
-            mask = item["label"] > 0
-            return findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
+            ct, mask = item["image"], item["label"] > 0
+            found = findings(stage["score"](stage.infer(stage["transform"](item))), mask, stage["threshold"])
+            return {**found, "notes": [note.text for note in notes_on_mask(ct, mask)]}
 
 
 def findings(scores: Item, mask: torch.Tensor, threshold: float) -> Item:

@@ -214,6 +214,10 @@ def test_classification_looks_within_a_mask_sent_along(site, tmp_path):
     assert whole["mask_source"] == upper["mask_source"] == "label"
     assert min(r["slice"] for r in upper["slices"]) == half.shape[2] // 2 - 5  # the bundle's margin
     assert min(r["slice"] for r in whole["slices"]) < half.shape[2] // 2 - 5
+    assert whole["notes"] == []
+    nib.save(nib.Nifti1Image(np.flip(half, 0), truth.affine), tmp_path / "left.nii.gz")
+    notes = site.infer(CLS, "volume-1", label_in=str(tmp_path / "left.nii.gz"))[1]["notes"]
+    assert any("patient's right" in note for note in notes)
 
 
 def test_bad_requests_get_one_line_and_the_server_lives_on(site):

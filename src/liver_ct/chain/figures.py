@@ -31,6 +31,7 @@ class Figures(NamedTuple):
         volume_ml: of the liver.
         bottom_mm2: liver in the lowest slice that holds anything.
         top_mm2: liver in the highest slice that does.
+        edge_mm2: liver in whichever outermost column or row of the pictures, of those that hold anything, has most.
         right_mm: from the spine to the liver's middle, towards the patient's right.
         front_mm: from the spine to the body's middle, towards the patient's front.
         lung_above_ml: air within the body above the liver's middle.
@@ -41,6 +42,7 @@ class Figures(NamedTuple):
         noise: standard deviation in the liver on the segmenter's grid, HU.
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
+        pixel_mm: longer side of a pixel of the axial slices, whichever way the CT was stored.
         fat: HU that most fat has.
         air: HU that most air outside the body has.
         around: HU that most of the outermost voxels share, if they do.
@@ -53,6 +55,7 @@ class Figures(NamedTuple):
     volume_ml: float
     bottom_mm2: float
     top_mm2: float
+    edge_mm2: float
     right_mm: float
     front_mm: float
     lung_above_ml: float
@@ -63,6 +66,7 @@ class Figures(NamedTuple):
     noise: float
     metal_ml: float
     slice_mm: float
+    pixel_mm: float
     fat: float
     air: float
     around: float
@@ -85,6 +89,13 @@ class View(NamedTuple):
         picked = tuple(slice(None, None, step) for step in steps)
         return View(np.asfortranarray(self.ct[picked]), self.liver[picked], self.mm * steps)
 
+    def liver_at_the_ends(self, axis: int) -> tuple[float, float]:
+        """Liver, mm2, in the first and the last plane across an axis that hold anything."""
+        ct, liver = np.moveaxis(self.ct, axis, 2), np.moveaxis(self.liver, axis, 2)
+        mm2 = float(self.mm.prod() / self.mm[axis])
+        first, last = (np.count_nonzero(liver[..., plane]) * mm2 for plane in ends_of(ct))
+        return first, last
+
     def slices(self) -> tuple[int, int]:
         """The lowest slice with liver, and the one above the highest."""
         found = np.flatnonzero(self.liver.any((0, 1)))
@@ -106,7 +117,7 @@ def measure(
     lowest, highest = float(np.quantile(coarse.ct[::2, ::2], 0.001)), float(coarse.ct.max())
     above, below = lungs(coarse, lowest)
     dense = coarse.ct[coarse.ct > DENSE]
-    bottom, top = (np.count_nonzero(whole.liver[..., z]) * float(mm[0] * mm[1]) for z in ends_of(whole.ct))
+    edges = [whole.liver_at_the_ends(axis) for axis in range(3)]
     first, end = whole.slices()
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
@@ -114,8 +125,9 @@ def measure(
     sure = NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole)
     return Figures(
         volume_ml=np.count_nonzero(liver) * float(mm.prod()) / 1000,
-        bottom_mm2=bottom,
-        top_mm2=top,
+        bottom_mm2=edges[2][0],
+        top_mm2=edges[2][1],
+        edge_mm2=max(*edges[0], *edges[1]),
         right_mm=right,
         front_mm=front,
         lung_above_ml=above,
@@ -126,6 +138,7 @@ def measure(
         noise=noise(whole, first, end),
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
+        pixel_mm=float(max(mm[:2])),
         fat=fat(coarse.ct, lowest),
         air=outside_air(coarse.ct),
         around=most_at_the_edges(coarse.ct),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+import torch
 from monai.data import MetaTensor
 
 from liver_ct.chain.plausibility import notes_on
@@ -24,6 +26,22 @@ def all_notes(seg: Stage, ct: MetaTensor, inferred: Item, masks: Item) -> tuple[
     Returns:
         A note for each thing; none for a good CT whose liver was found.
     """
-    affine, liver, prob = ct.affine.numpy(), masks["pred"][0].numpy(), masks["prob"][0].numpy()
-    of_headers = notes_on_series(ct.meta.get("files", ()), liver.shape, affine)
-    return of_headers + notes_on(ct[0].numpy(), liver, affine, prob, partial(seg.mirrored, inferred))
+    return notes_on_mask(ct, masks["pred"], masks["prob"], partial(seg.mirrored, inferred))
+
+
+def notes_on_mask(
+    ct: MetaTensor, liver: torch.Tensor, prob: torch.Tensor | None = None, mirrored: Callable[[], float] | None = None
+) -> tuple[Note, ...]:
+    """As `all_notes`, of a mask of the liver ``[1, X, Y, Z]``, such as one made by hand."""
+    affine, of_liver = ct.affine.numpy(), liver[0].numpy()
+    of_headers = notes_on_series(ct.meta.get("files", ()), of_liver.shape, affine)
+    of_prob = None if prob is None else prob[0].numpy()
+    return of_headers + notes_on(ct[0].numpy(), of_liver, affine, of_prob, mirrored)
+
+
+def about_mask(given: str, own: str) -> tuple[Note, ...]:
+    """What to say where the classifier is given another ``mask_source`` than its bundle's ``own``."""
+    if given == own:
+        return ()
+    text = f"The classifier was given {given} as its mask, its bundle has {own}: its probabilities were not tried so."
+    return (Note("mask_source", text),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from liver_ct.chain.arrays import read_image, write_volume
+from liver_ct.chain.arrays import name_of, write_image, write_volume
 from liver_ct.chain.devices import pick_device
-from liver_ct.chain.notes import all_notes
+from liver_ct.chain.notes import about_mask, all_notes
 from liver_ct.chain.record import begin, inputs, precision_of
-from liver_ct.chain.stages import SMALLEST_ML, Stage, mask_saver, model_card, save_map, save_masks, study_errors
+from liver_ct.chain.stages import (
+    SMALLEST_ML,
+    Stage,
+    mask_saver,
+    model_card,
+    read_bundle,
+    save_map,
+    save_masks,
+    study_errors,
+)
 from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
@@ -77,6 +87,7 @@ class LiverCT:
         series = None if series is None else str(series)
         self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
+        self.notes = about_mask(self.cls["mask_source"], read_bundle(self.cls.root)["mask_source"])
         self.checksums = Checksums()
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {
@@ -108,8 +119,8 @@ class LiverCT:
             TypeError: ``ct`` is neither path nor image.
         """
         if isinstance(ct, nib.spatialimages.SpatialImage):
-            array, affine, name = read_image(ct)
-            return self.run(array, affine, case or name, regions)
+            case = case or name_of(ct)
+            return self._find_written(partial(write_image, ct, name=case), case, regions)
         path = Path(os.path.normpath(Path.cwd() / ct))  # a link keeps its name
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
@@ -135,9 +146,13 @@ class LiverCT:
         Raises:
             StudyError: a CT that cannot be used: ``<case>: <cause>. <fix>``.
         """
+        return self._find_written(partial(write_volume, array, affine, name=case), case, regions)
+
+    def _find_written(self, write: Callable[..., None], case: str, regions: bool) -> StudyResult:
+        """Both stages on what ``write`` writes to a ``file``, which is read and checked as any file."""
         with TemporaryDirectory(prefix="liver-ct-") as folder:
             file = Path(folder, "ct.nii")
-            write_volume(array, affine, file, case)
+            write(file=file)
             record = {"input": None, "input_fingerprint": None, **self.settings}
             with study_errors(file, case):
                 return self._find(file, case, record, regions, source=case, hashed=())
@@ -197,7 +212,7 @@ class LiverCT:
         with timed(seconds, "lesions"):
             lesions = self._lesions(tumour, ct[0].numpy(), liver, affine)
         with timed(seconds, "notes"):
-            notes = all_notes(self.seg, ct, item, masks)
+            notes = all_notes(self.seg, ct, item, masks) + self.notes
         rows = slice_rows(liver, affine, tumour)
         probability, threshold = float(tumour["study_probability"]), float(self.cls["threshold"])
         return StudyResult(
@@ -232,8 +247,11 @@ class LiverCT:
         restored = self.cls["restore"](tumour).get("lesion_prob") if "restore" in self.cls else None
         if restored is None:
             return None
+        prob = restored[0].numpy()
+        if self.cls["mask_source"] == MaskSource.NONE:  # the map then shows the whole body, not the liver alone
+            prob = np.where(liver > 0, prob, 0)
         return find_lesions(
-            restored[0].numpy(),
+            prob,
             ct,
             liver,
             affine,

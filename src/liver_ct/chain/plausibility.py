@@ -14,14 +14,14 @@ from liver_ct.chain.figures import AIR, Figures, measure
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
-END_MM2 = 100  # of liver in the lowest or highest slice
+END_MM2 = 100  # of liver in the lowest or highest slice, or in the outermost column or row of the pictures
 RIGHT_MM, FRONT_MM = 10, 0  # from the spine to the middle of the liver, and of the body
 LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
 NOISE_HU, EVEN_HU = 20, 1
 METAL_ML = 0.5
 FAT_HU, AIR_HU = (-140, -65), (-1080, -940)
-SLICE_MM = 7
+SLICE_MM = 7  # also of a pixel: sagittal slices as far apart are that
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
 DARK = 0.03  # share of what was taken for it
@@ -65,6 +65,13 @@ def about_ends(found: Figures) -> str | None:
     held = " and ".join(end for end, mm2 in ends.items() if mm2 >= END_MM2)
     reached = f"The liver reaches the {held} slice"
     return f"{reached}: the scan ends inside it, or something else was taken for it." if held else None
+
+
+def about_edges(found: Figures) -> str | None:
+    """Liver in the outermost columns or rows."""
+    if found.edge_mm2 < END_MM2:
+        return None
+    return "The liver reaches the edge of the pictures: part of it was cut off, or something else was taken for it."
 
 
 def about_side(found: Figures) -> str | None:
@@ -123,10 +130,11 @@ def about_metal(found: Figures) -> str | None:
 
 
 def about_slices(found: Figures) -> str | None:
-    """Slices far apart."""
-    if found.slice_mm <= SLICE_MM:
-        return None
-    return f"Slices lie {found.slice_mm:.3g} mm apart: small tumours and the liver's ends may be missed."
+    """Slices far apart, or pixels as long as that."""
+    missed = "small tumours and the liver's ends may be missed."
+    if found.slice_mm > SLICE_MM:
+        return f"Slices lie {found.slice_mm:.3g} mm apart: {missed}"
+    return f"Pixels of axial slices are {found.pixel_mm:.3g} mm long: {missed}" if found.pixel_mm > SLICE_MM else None
 
 
 def about_scale(found: Figures) -> str | None:
@@ -170,6 +178,7 @@ def about_repetition(found: Figures) -> str | None:
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
     "volume": about_volume,
     "scan_end": about_ends,
+    "picture_edge": about_edges,
     "side": about_side,
     "mirrored": about_mirroring,
     "front_back": about_front,

@@ -33,9 +33,7 @@ def findings(result: Item, rows: Sequence[SliceRow]) -> list[str]:
     considered = [row for row in rows if row.tumour_probability is not None]
     said = [_about_tumour(result, considered), HIGHEST, *_about_lesions(result), _about_volume(result)]
     said += _about_doubt(considered)
-    said.append(_about_the_rest(rows, considered))
-    if result["mask_source"] != "prob":
-        said.append(f"The classifier was given the mask as {result['mask_source']}, not the Prob-Mask.")
+    said += [_about_the_rest(rows, considered), *_about_mask(str(result["mask_source"]))]
     return said
 
 
@@ -100,7 +98,15 @@ def _about_the_rest(rows: Sequence[SliceRow], considered: Sequence[SliceRow]) ->
     left = len(rows) - len(considered)
     text = f"Looked at: z {mm(considered[0].z_mm)} to {mm(considered[-1].z_mm)} mm"
     text += f"; the other {left} {plural(left, 'slice')} of {len(rows)} hold no liver nearby" if left else ""
-    return text + ". Nothing outside the liver was judged, and kinds of lesion are not told apart."
+    return f"{text}. Kinds of lesion are not told apart."
+
+
+def _about_mask(source: str) -> list[str]:
+    """What the classifier looked at."""
+    if source == "none":
+        return ["The classifier was given no mask: a slice's probability may come from what lies beside the liver."]
+    other = f"The classifier was given the mask as {source}, not the Prob-Mask. " if source != "prob" else ""
+    return [f"{other}Nothing outside the liver was judged."]
 
 
 def flagged_runs(rows: Sequence[SliceRow], threshold: float) -> list[Item]:
