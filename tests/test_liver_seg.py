@@ -322,6 +322,14 @@ def test_inference_from_the_command_line(abdomen, tmp_path, elsewhere):
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
 
 
+@pytest.mark.parametrize("configs", [["train"], ["train", "evaluate"], ["inference"]])
+def test_slices_that_are_not_around_the_one_to_segment_are_refused(tmp_path, configs):
+    files = str([str(CONFIGS / f"{name}.json") for name in configs])
+    done = bundle_run("--config_file", files, "--offsets", "[-2,-1,1]", "--output_dir", tmp_path / "out")
+    line = "ERROR --offsets [-2, -1, 1]: makes no sense. Give a list of whole numbers, 0 in its middle."
+    assert done.returncode == 1 and [each for each in done.stderr.splitlines() if "ERROR" in each] == [line]
+
+
 def test_bad_studies_get_one_line_each_and_stop_no_other(abdomen, tmp_path):
     bad = bad_studies(tmp_path)
     studies = [*({"image": str(p)} for p in bad), {"image": str(abdomen)}]  # right after "no liver", which fails late

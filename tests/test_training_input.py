@@ -194,7 +194,7 @@ def test_weights_that_are_none_are_refused(give, networks, tmp_path):
         (SEG, "hu_window", [[200, 0]], "two numbers, the lower first"),
         (SEG, "lesion_prob", [3], "a number from 0 to 1"),
         (SEG, "ema_momentum", [0], "a number above 0, up to 1"),
-        (SEG, "offsets", [[], [0, 1.5]], "a list of whole numbers"),
+        (SEG, "offsets", [[], [0, 1.5], [0, 1, 2], [-1, 0, 1, 2]], "a list of whole numbers, 0 in its middle"),
         (SEG, "device", ["foo"], "a device that PyTorch has here, such as cpu"),
         (CLS, "gop", [0, 2, "x"], "an odd whole number from 1"),
         (CLS, "patience", [-1], "a whole number from 0"),

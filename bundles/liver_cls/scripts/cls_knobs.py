@@ -99,6 +99,11 @@ def is_list(value: Any, fits: Callable[[Any], bool], length: int | None = None) 
     return isinstance(value, (list, tuple)) and len(value) == (length or len(value) or -1) and all(map(fits, value))
 
 
+def is_offsets(value: Any) -> bool:
+    """Whether a value is a list of whole numbers whose middle is 0: the slice that the others lie around."""
+    return is_list(value, lambda n: is_whole(n, -math.inf)) and value[len(value) // 2] == 0
+
+
 def is_device(value: Any) -> bool:
     """Whether PyTorch can compute there."""
     try:
@@ -120,7 +125,7 @@ CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "size": ("two whole numbers from 1", lambda x: is_list(x, lambda n: is_whole(n, 1), 2)),
     "spacing": ("three numbers above 0", lambda x: is_list(x, lambda mm: is_number(mm, 0) and mm > 0, 3)),
     "window": ("two numbers, the lower first", lambda x: is_list(x, is_number, 2) and x[0] < x[1]),
-    "slices": ("a list of whole numbers", lambda x: is_list(x, lambda n: is_whole(n, -math.inf))),
+    "slices": ("a list of whole numbers, 0 in its middle", is_offsets),
     "device": ("a device that PyTorch has here, such as cpu", is_device),
 }
 
