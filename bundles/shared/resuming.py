@@ -48,6 +48,18 @@ def _lists(datalist_file: str) -> bytes:
     return json.dumps([content.get(section, []) for section in LEARNED_FROM], sort_keys=True).encode()
 
 
+def epochs_done(path: str) -> int:
+    """Epochs of training that lie behind a checkpoint, by its name; 0 for "", where nothing is gone on with.
+
+    Added to the seed they let a training that goes on draw anew; it would repeat the draws of its first epochs.
+
+    Args:
+        path: of a file ``last_checkpoint_epoch=<epochs>.pt``, which is not opened.
+    """
+    number = Path(path).stem.rpartition("=")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 def require_same_settings(path: str, settings: Settings, epochs: int) -> None:
     """Raise SystemExit with one line where a checkpoint cannot be gone on with as asked; MONAI would go on, or crash.
 
