@@ -312,6 +312,7 @@ def test_a_file_that_a_loader_s_process_reads_is_named_too(give, listed, altered
 @pytest.mark.parametrize("told, cause", [
     ({"tumour_present": 2}, "tumour_present is 2 in the datalist. Give 0 or 1."),
     ({"tumour_label": False, "tumour_in": [5, 999]}, "tumour_in lists slice 999, which the CT does not have."),
+    ({"tumour_label": False, "tumour_free": [9, 10]}, "tell of no group of 3 slices whether it shows tumour."),
 ])  # fmt: skip
 def test_what_a_datalist_tells_of_slices_must_be_possible(give, listed, told, cause):
     path = listed(lambda lists: lists["training"][0].update(told))

@@ -27,7 +27,7 @@ class SliceLabelsd(Transform):
     """Turn ``label`` [1, X, Y, Z] into the labels of the groups around each slice, ``[Z]`` float, 1 = tumour in it.
 
     An item with ``tumour_present`` (0 or 1), such as an isolated slice, gets that. One with ``tumour_label`` False has
-    no outlines: slices that ``tumour_in`` and ``tumour_free`` list, by ``slices`` [Z], are known; the others get -1.
+    no outlines, but lists ``tumour_in`` and ``tumour_free`` of its ``slices`` [Z]: what these leave open gets -1.
 
     Raises:
         StudyError: ``tumour_present`` is neither 0 nor 1, or a slice is listed that the CT does not have.
@@ -41,10 +41,10 @@ class SliceLabelsd(Transform):
         check_known(data)
         if "tumour_present" in data:  # a slice of which nothing else is known
             return {**data, "label": torch.full(data["label"].shape[-1:], float(data["tumour_present"]))}
-        if not data.get("tumour_label", True):
-            return {**data, "label": listed_labels(data, self.gop)}
         label = torch.as_tensor(data["label"])
         label = label.as_tensor() if isinstance(label, MetaTensor) else label
+        if not data.get("tumour_label", True):
+            return {**data, "label": listed_labels(data, (label > 0).flatten(0, 2).any(0), self.gop)}
         return {**data, "label": group_labels((label == TUMOUR).flatten(0, 2).any(0), self.gop)}
 
 
@@ -70,10 +70,16 @@ def listed(data: Mapping[Hashable, Any], key: str) -> torch.Tensor:
     return torch.isin(data["slices"], torch.tensor(data.get(key, []), dtype=data["slices"].dtype))
 
 
-def listed_labels(data: Mapping[Hashable, Any], gop: int) -> torch.Tensor:
-    """``[Z]`` float of an item without outlines: whether the group holds a slice known to show tumour, or -1."""
+def listed_labels(data: Mapping[Hashable, Any], liver: torch.Tensor, gop: int) -> torch.Tensor:
+    """``[Z]`` float of an item without outlines: 1 where the group holds a slice known to show tumour, 0 where all of
+    it is known to show none, else -1, and -1 around every slice that neither list names.
+
+    A neighbour that shows no ``liver`` ([Z] bool) shows no tumour of it, listed or not.
+    """
     tumour = listed(data, "tumour_in")
-    return group_labels(tumour, gop).where(tumour | listed(data, "tumour_free"), UNKNOWN)
+    told = tumour | listed(data, "tumour_free")
+    positive, open_ = group_labels(tumour, gop), group_labels(liver & ~told, gop)
+    return positive.masked_fill(~told | (open_ > positive), UNKNOWN)
 
 
 class TumourDensityd(Transform):
@@ -107,10 +113,10 @@ class DrawGroupsd(Randomizable, Transform):
 
     ``image``, ``mask`` and ``density`` (float), ``liver`` and ``tumour`` (uint8) [1, X, Y, Z] with ``label`` [Z] become
     a list of items with ``image``, ``mask`` and ``liver`` [gop, X, Y] and ``label`` [2, X, Y]: where any slice of the
-    group shows tumour, and the density (TumourDensityd). Around slices of unknown label none is drawn.
+    group shows tumour, and the density (TumourDensityd). Groups of unknown label are not drawn.
 
     Args:
-        num: groups per study and epoch; no more than it has slices of known label.
+        num: groups per study and epoch; no more than it has of known label.
         gop: slices per group.
         pos_fraction: share of groups with tumour, where the study has both kinds; None takes them as they come.
         reverse_prob: probability to turn a group upside down.
@@ -140,7 +146,14 @@ class DrawGroupsd(Randomizable, Transform):
         return self.R.choice(slices, num, replace=num > len(slices))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
-        """The groups, those with tumour first."""
+        """The groups, those with tumour first.
+
+        Raises:
+            StudyError: no group's label is known; a batch of such studies would be empty.
+        """
+        if not (data["label"] >= 0).any():
+            cause = f"tumour_in and tumour_free tell of no group of {self.gop} slices whether it shows tumour"
+            raise StudyError(f"{data.get('case', 'study')}: {cause}. List neighbouring slices too, or leave it out.")
         self.randomize(data["label"])
         centres = torch.as_tensor(self.centres)
         volumes = {k: data[k].permute(3, 0, 1, 2) for k in ("image", "mask", "liver", "tumour", "density")}
