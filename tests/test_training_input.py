@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 from monai.bundle import ConfigParser
 
 Lists = dict[str, list[dict]]
@@ -225,6 +226,15 @@ def test_any_other_error_is_one_line_and_keeps_its_traceback_for_who_asks(give, 
     monkeypatch.setenv("MONAI_DEBUG", "1")
     status, lines = give(SEG, **{"network_def#filterz": "[16]"})
     assert status == 1 and not [line for line in lines if line.startswith("ERROR")] and len(lines) > 1
+
+
+@pytest.mark.parametrize("name", [SEG, CLS])
+def test_an_error_of_inference_s_config_is_one_line_too(bundles, name):
+    words = ["--config_file", "configs/inference.json", "--network_def#filterz", "[16]"]
+    done = warm.python("-m", "monai.bundle", "run", *words, cwd=bundles / name)
+    lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr
+    assert lines[0].startswith("ERROR configs/inference.json: TypeError: ") and "'filterz'" in lines[0]
 
 
 @pytest.mark.parametrize("name, overlay", [(SEG, ()), (CLS, ()), (SEG, ("evaluate.json",)), (CLS, ("evaluate.json",))])
