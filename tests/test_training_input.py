@@ -228,6 +228,16 @@ def test_any_other_error_is_one_line_and_keeps_its_traceback_for_who_asks(give, 
     assert status == 1 and not [line for line in lines if line.startswith("ERROR")] and len(lines) > 1
 
 
+@pytest.mark.parametrize("overlay", [(), ("evaluate.json",)])
+@pytest.mark.parametrize("name", [SEG, CLS])
+def test_a_training_from_another_folder_asks_for_the_bundle_s(bundles, tmp_path, name, overlay):
+    files = str([str(bundles / name / "configs" / file) for file in ("train.json", *overlay)])
+    done = warm.python("-m", "monai.bundle", "run", "--config_file", files, cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "Traceback"))]
+    assert done.returncode == 1
+    assert lines == ["ERROR --bundle_root .: holds no scripts. Give the folder of the bundle."]
+
+
 @pytest.mark.parametrize("name", [SEG, CLS])
 def test_an_error_of_inference_s_config_is_one_line_too(bundles, name):
     words = ["--config_file", "configs/inference.json", "--network_def#filterz", "[16]"]
