@@ -199,6 +199,20 @@ def test_what_the_binary_mask_cuts_away_and_the_prob_mask_keeps_is_told_by_perso
     assert row["kept"] == pytest.approx(0.3 * low + 0.7 * high) and row["kept_of_cut"] == pytest.approx(low)
 
 
+def test_each_fold_is_measured_with_the_knobs_that_it_was_trained_with(masks, tmp_path, monkeypatch):
+    used = {}
+
+    def histograms(bundle, weights, entries, knobs):
+        used[weights.parent.name] = dict(knobs)
+        return {e["case_id"]: counts(1.0) for e in entries}
+
+    monkeypatch.setattr(mask_figures, "logit_histograms", histograms)
+    trained = {"bundle": "1", "cases": "2", "epochs": 9, "init_path": "3", "hu_window": [-100, 300]}
+    write_json(masks / "fold-1" / "made_with.json", trained)
+    study.calibration(str(tmp_path / "out"), masks=str(masks))
+    assert used == {"fold-0": {}, "fold-1": {"hu_window": [-100, 300]}}
+
+
 def test_one_fold_has_no_temperature_of_others(masks, tmp_path):
     shutil.rmtree(masks / "fold-1")
     study.calibration(str(tmp_path / "out"), masks=str(masks))
@@ -345,6 +359,20 @@ def test_masks_of_people_whom_stage_1_has_seen_are_for_learning_alone(made, monk
     for entry in listed["training"]:  # all masks of the fold's own stage 1, which has learned from all but the fold
         assert Path(entry["prob"]).read_text().endswith("fold-0/model.pt")
     assert experiment.judged("0", folder)
+
+
+def test_masks_at_the_fitted_temperature_are_otherwise_made_as_the_shipped_ones(made, monkeypatch):
+    knobs = {"hu_window": [-100, 300], "temperature": 9.0, "learning_rate": 0.1}
+    experiment = made([{"mask_source": "temperature"}], masks={"shipped": knobs})
+    mask_steps.same_folds(experiment)
+    write_json(experiment.masks() / "datalist_prob.json", {"training": [], "training_slices": []})
+    for fold in experiment.folds():
+        write_json(experiment.masks() / f"fold-{fold}" / "histograms.json", {f"case-{fold}": counts(2.0)})
+        (experiment.masks() / f"fold-{fold}" / "model.pt").touch()
+    used = []
+    monkeypatch.setattr(mask_steps.prob_masks, "infer", lambda *_, **knobs: used.append(knobs) or 0)
+    mask_steps.make_temperature_masks(experiment)
+    assert used == [{"hu_window": [-100, 300], "temperature": pytest.approx(2, abs=0.2)}] * 2
 
 
 @pytest.mark.parametrize("arm", [{"mask_source": "temperature"}, {"weights": "prob-concat-gop3"}])

@@ -21,6 +21,8 @@ from liver_ct.errors import StudyError
 from liver_ct.training import calibration, cross_validation, datalists
 from liver_ct.training import prob_masks as stage_one
 
+KNOBS = {"hu_window": [-100, 300]}  # other than the bundle's, so that a network is judged wrongly without
+
 
 @pytest.fixture(scope="module")
 def masks(bundles, lists, tmp_path_factory) -> Path:
@@ -32,6 +34,7 @@ def masks(bundles, lists, tmp_path_factory) -> Path:
         "folds": 2,
         "epochs": 1,
         "bundle": str(bundles / "liver_seg"),
+        **KNOBS,
     }
     prob_masks.make(**make, only=[0])
     first = output / "fold-0" / "model.pt"
@@ -78,7 +81,7 @@ def test_another_number_of_folds_is_refused(masks, lists):
 ])  # fmt: skip
 def test_other_settings_take_no_folder_for_their_own(bundles, lists, masks, tmp_path, changes, line):
     shutil.copytree(masks, tmp_path / "out")
-    words = {"folds": 2, "epochs": 1, "bundle": str(bundles / "liver_seg"), "only": [0]}
+    words = {"folds": 2, "epochs": 1, "bundle": str(bundles / "liver_seg"), "only": [0], **KNOBS}
     with pytest.raises(SystemExit, match=line):
         prob_masks.make(str(lists), str(tmp_path / "out"), **{**words, **changes})
 
@@ -87,10 +90,10 @@ def test_other_labels_are_another_training(bundles, lists, masks, tmp_path):
     shutil.copytree(lists.parent, tmp_path / "lits")
     shutil.copytree(masks, tmp_path / "out")
     for label in (tmp_path / "lits").rglob("segmentation-*"):
-        nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4)), label)
+        label.write_bytes(label.read_bytes()[::-1])  # of the same size
     with pytest.raises(SystemExit, match="made with other settings: cases. Choose another output"):
         prob_masks.make(str(tmp_path / "lits" / lists.name), str(tmp_path / "out"), folds=2, epochs=1,
-                        bundle=str(bundles / "liver_seg"))  # fmt: skip
+                        bundle=str(bundles / "liver_seg"), **KNOBS)  # fmt: skip
 
 
 def test_masks_of_other_weights_are_made_again(bundles, tmp_path, monkeypatch):
@@ -151,11 +154,11 @@ def test_a_mask_that_cannot_be_made_stops_no_other_and_is_said(bundles, lists, m
     broken = json.loads(lists.read_text())
     folder = tmp_path / "lits"
     shutil.copytree(lists.parent, folder)
-    image = folder / broken["training"][0]["image"]
+    image = folder / broken["test"][0]["image"]  # no training has learned from it
     image.write_bytes(bytes(image.stat().st_size))
     with pytest.raises(SystemExit, match="1 Prob-Masks are missing"):
         prob_masks.make(
-            str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg")
+            str(folder / "datalist.json"), str(output), folds=2, epochs=1, bundle=str(bundles / "liver_seg"), **KNOBS
         )
     assert len(list((output / "prob").rglob("*_prob.nii.gz"))) == 5
 
@@ -171,6 +174,18 @@ def test_fold_metrics_are_of_the_held_out_cases(bundles, lists, masks):
         rows = (masks / f"fold-{fold}" / "metrics" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
         held_out = {f"volume-{n}" for n, person in PEOPLE.items() if fold_of.get(person) == fold}
         assert {Path(row.split(",")[0]).name.removesuffix(".nii.gz") for row in rows} == held_out
+        made_with = json.loads((masks / f"fold-{fold}" / "metrics" / "made_with.json").read_text())
+        assert made_with["hu_window"] == KNOBS["hu_window"]
+
+
+@pytest.mark.slow
+def test_masks_of_another_form_of_the_cases_are_made_with_the_same_knobs(bundles, lists, masks):
+    stage_one.unseen(lists, masks, "again", bundles / "liver_seg")
+    made = sorted((masks / "prob").rglob("*_prob.nii.gz"))
+    assert len(made) == 6
+    for file in made:
+        again = masks / "prob_again" / file.relative_to(masks / "prob")
+        assert (np.asarray(nib.load(again).dataobj) == np.asarray(nib.load(file).dataobj)).all()
 
 
 @pytest.mark.slow

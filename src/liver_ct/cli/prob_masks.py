@@ -65,7 +65,8 @@ def make(
 def unseen(datalist: str, output: str, name: str, bundle: str = str(BUNDLE)) -> None:
     """Write Prob-Masks of another form of the cases of ``make``, such as the CTs that a packed set was made from.
 
-    Every case gets its mask from the fold that has not seen its person; OUTPUT/datalist_NAME.json lists them.
+    Every case gets its mask from the fold that has not seen its person; OUTPUT/datalist_NAME.json lists them. The knobs
+    are those that ``make`` was given; no others can be.
 
     Args:
         datalist: datalist.json of the cases, with the same groups.
@@ -83,7 +84,8 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
     Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
-    bootstrap that draws patient groups. Folds that were evaluated before are not done again.
+    bootstrap that draws patient groups. Folds that were evaluated before are not done again. The knobs are those that
+    ``make`` was given; no others can be.
     """
     from liver_ct.training import prob_masks
 

@@ -18,6 +18,7 @@ from liver_ct.experiment.masks import CENTRES, binned, ece, kept_histograms
 from liver_ct.experiment.stats import interval
 from liver_ct.files import read_json, write_json
 from liver_ct.training.calibration import cross_fitted
+from liver_ct.training.claims import knobs_of
 from liver_ct.training.datalists import Entry, read_lists
 from liver_ct.training.intervals import patient_draws
 
@@ -36,7 +37,8 @@ def measure(
     Args:
         output: folder for the file.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
-        masks: output of ``prob_masks make``; each fold is measured on its own people. None leaves stage 1 out.
+        masks: output of ``prob_masks make``; each fold is measured on its own people, with the knobs that it was
+            trained with. None leaves stage 1 out.
         datalist: of the volumes; default the one in ``masks``.
         judged: folder of a results.json; None leaves stage 2 out.
         arm: of those results, its first seed; default their reference.
@@ -62,7 +64,7 @@ def voxels(masks: Path, cases: Sequence[Entry], bundle: Path) -> dict[str, Any]:
     for work in sorted(masks.glob("fold-*")):
         fold = work.name.removeprefix("fold-")
         own = [e for e in cases if fold_of.get(e["group"]) == fold]
-        counts = kept_histograms(bundle, work, own, {}) if own else {}
+        counts = kept_histograms(bundle, work, own, knobs_of(work)) if own else {}
         for entry in own:
             row = (entry["case_id"], entry["group"], entry.get("source", ""), fold, counts[entry["case_id"]])
             for column, value in zip(columns.values(), row):

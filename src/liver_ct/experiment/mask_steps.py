@@ -82,10 +82,11 @@ def make_temperature_masks(experiment: Experiment) -> None:
     fitted = temperatures(experiment.masks(), experiment.folds())
     claim(target, {"temperatures": fitted, "stage1": sha256_of_all(experiment.masks().glob("fold-*/model.pt"))})
     bundle, fold_of = experiment.stage1(SHIPPED), experiment.fold_of()
+    knobs = inference_knobs(bundle, experiment.stage1_knobs(SHIPPED))
     for fold, temperature in fitted.items():
         weights = experiment.masks() / f"fold-{fold}" / "model.pt"
         own = [e for e in experiment.cases() + experiment.slices() if fold_of.get(e["group"]) == fold]
-        missing += prob_masks.infer(bundle, weights, own, target / "prob", temperature=temperature)
+        missing += prob_masks.infer(bundle, weights, own, target / "prob", **{**knobs, "temperature": temperature})
     if missing:
         raise StudyError(f"{missing} Prob-Masks are missing, for the reasons above")
     shutil.copyfile(experiment.masks() / "folds.json", target / "folds.json")

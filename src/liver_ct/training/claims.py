@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, sha256, sha256_of_all, write_json
+from liver_ct.files import Checksums, read_json, sha256, sha256_of_all, write_json
 from liver_ct.training.datalists import FILES, Entry
 
 MADE_WITH = "made_with.json"
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
+NO_KNOBS = ("bundle", "cases", "epochs", "init_path", "device", "tracker")  # of a recipe, or of that run alone
+KNOWN = Checksums()  # each file is read once in a process
 Recipe = dict[str, Any]
 
 
@@ -25,8 +27,8 @@ def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Reci
 
     Args:
         bundle: whose configs count.
-        entries: cases; of their CTs and labels name and size count, of their Prob-Masks what is in them, so that the
-            data may be moved.
+        entries: cases; of their files what is in them counts, and of CTs and labels the name, so that the data may be
+            moved.
         knobs: as they are, but for weights, which count by what is in them: ``ckpt_path`` and ``init_path``.
 
     Raises:
@@ -56,7 +58,18 @@ def _told(key: str, value: Any) -> Any:
     if key not in FILES or not Path(value).is_file():
         return value
     file = Path(value)
-    return sha256(file) if key == "prob" else [file.name, file.stat().st_size]
+    content = KNOWN(file)
+    return content if key == "prob" else [file.name, content]
+
+
+def knobs_of(training: Path) -> dict[str, Any]:
+    """The bundle's knobs that a training says it was given; none where it says nothing.
+
+    Without those of that run alone: how long, from where and on what it ran, and who kept track.
+    """
+    file = training / MADE_WITH
+    recipe = read_json(file) if file.is_file() else {}
+    return {name: value for name, value in recipe.items() if name not in NO_KNOBS}
 
 
 def is_made_with(folder: Path, recipe: Recipe) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import alone_in, claim, is_made_with, mark, recipe_of
+from liver_ct.training.claims import alone_in, claim, is_made_with, knobs_of, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
@@ -110,7 +110,8 @@ def in_fold(lists: Mapping[str, list[Entry]], part: str, fold_of: Mapping[str, i
 def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
     """Prob-Masks of another form of the same cases, such as the CTs that a packed set was made from.
 
-    Every case gets its mask from the fold of ``make`` that has not seen its person.
+    Every case gets its mask from the fold of ``make`` that has not seen its person, with the knobs that it was trained
+    with.
 
     Args:
         datalist: of the cases, with the groups that ``make`` had.
@@ -130,17 +131,23 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
     failed = 0
     for fold in sorted(set(fold_of.values())):
         entries = in_fold(lists, str(fold), fold_of)
-        failed += infer(bundle, root / f"fold-{fold}" / "model.pt", entries, folder)
-    failed += infer(bundle, root / "full" / "model.pt", lists["test"], folder)
+        failed += infer_as_trained(bundle, root / f"fold-{fold}", entries, folder)
+    failed += infer_as_trained(bundle, root / "full", lists["test"], folder)
     if failed:
         raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")
     return list_masks(lists, folder, root / f"datalist_{name}.json")
 
 
+def infer_as_trained(bundle: Path, work: Path, entries: Sequence[Entry], output: Path) -> int:
+    """``infer`` by a part of ``make``, with those of its knobs that inference has."""
+    return infer(bundle, work / "model.pt", entries, output, **inference_knobs(bundle, knobs_of(work)))
+
+
 def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
-    Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
+    Each fold with the knobs that ``make`` was given for it. Under ``output``: ``fold-K/metrics/*.csv`` and
+    ``results.json``, means over the cases with 95 % intervals from a
     bootstrap that draws patient groups. Folds that were evaluated before are not done again.
     Returns what ``results.json`` holds.
     """
@@ -150,7 +157,7 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
         own = [e for e in cases if fold_of[e["group"]] == fold]
-        running.evaluate(bundle, work / "model.pt", work / "metrics", own)
+        running.evaluate(bundle, work / "model.pt", work / "metrics", own, **knobs_of(work))
     by_source: dict[str, list[Entry]] = {}
     for entry in cases:
         by_source.setdefault(entry.get("source", "all"), []).append(entry)
