@@ -591,7 +591,7 @@ def test_slices_of_another_set_keep_apart_from_lits(tmp_path, many, other_archiv
         expected = data["image"][1].T * 2.0 - 100
     image = nib.load(out / entry["image"])
     assert (image.get_fdata()[..., 0] == expected).all()
-    assert image.header.get_zooms()[:2] == (1.5, 1.5)
+    assert image.header.get_zooms()[:2] == pytest.approx((1.5 * 256 / 40,) * 2)
 
 
 def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive):
@@ -610,7 +610,41 @@ def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive):
         "63": None,
         "64": None,
     }
-    assert found["60"]["tumour_area_mm2"] == 100 * 9**2
+    wide = 9 * 40 / 256  # mm of a pixel, were the 40 of 9 mm 256
+    assert found["60"]["tumour_area_mm2"] == pytest.approx(100 * wide**2, abs=0.05)
+
+
+def test_who_is_who_is_told_once(tmp_path, many, archive):
+    out, people = tmp_path / "out", tmp_path / "people.json"
+    people.write_text(json.dumps({"3": "anna", "99": "anna", "60": "bert", "61": "bert", "6": "cid"}))
+    lits.prepare(str(many), str(out), groups=str(people), val_fraction=0)
+    add(archive, out, "--groups", people)
+    with np.load(archive) as data:
+        np.savez(tmp_path / "more.npz", **{**data, "lits_volume": np.array([60, 61, 99, 28, 3])})
+    add(tmp_path / "more.npz", out, "--groups", people)
+    before = datalist(out)
+    groups = {entry["case_id"]: entry["group"] for key in before for entry in before[key]}
+    assert groups["volume-3"] == groups["slice-99-14"] == groups["slice-3-12"] == "anna"
+    assert groups["slice-60-10"] == groups["slice-61-11"] == "bert"
+    assert {groups[f"volume-{n}"] for n in (6, 7, 8, 9, 10)} == {"cid"}  # who are known to be one
+    assert groups["volume-0"] == groups["volume-1"]  # of whom the file says nothing
+    add(tmp_path / "more.npz", out)
+    assert datalist(out) == before
+    lits.prepare(str(many), str(out), val_fraction=0)
+    assert datalist(out) == {key: entries for key, entries in before.items() if entries or key == "validation"}
+
+
+def test_archives_whose_cases_would_be_called_alike_are_refused(tmp_path, many, archive):
+    out = tmp_path / "out"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    with np.load(archive) as data:
+        kept = {key: value for key, value in data.items() if key != "lits_volume"}
+        for name in ("site1", "site2", "north"):
+            np.savez(tmp_path / f"{name}_slices.npz", **kept, case=np.arange(5))
+    add(tmp_path / "site1_slices.npz", out)
+    with pytest.raises(SystemExit, match="site2_slices.npz: its cases are called as those of site1_slices"):
+        add(tmp_path / "site2_slices.npz", out)
+    assert len(add(tmp_path / "north_slices.npz", out)) == len(add(tmp_path / "site1_slices.npz", out)) == 10
 
 
 def test_table_of_another_archive_is_one_line(tmp_path, many, archive):

@@ -15,15 +15,37 @@ KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that loo
 
 
 def read_people(path: Path | None) -> dict[str, str]:
-    """Case -> person, from a JSON object {case: person} or a CSV of case,person; by default the known ones."""
+    """Case -> person, from a JSON object {case: person} or a CSV of case,person; without a file none."""
     if path is None:
-        return {case: person for person, cases in KNOWN_PEOPLE.items() for case in cases.split()}
+        return {}
     rows = list(read_object(path).items()) if path.suffix.lower() == ".json" else read_table(path)
     people: dict[str, str] = {}
     for case, person in ((case_name(case, path), str(person).strip()) for case, person in rows):
         if people.setdefault(case, person) != person:
             raise BrokenPair(f"{path}: case {case} is {people[case]!r} and {person!r}. Keep one row.")
     return people
+
+
+def with_known(people: dict[str, str]) -> dict[str, str]:
+    """Case -> person, with those known to be one person beside whom somebody else told.
+
+    Who is known to be one with just one of them is that one.
+    """
+    known: dict[str, str] = {}
+    for person, cases in KNOWN_PEOPLE.items():
+        told = {people[case] for case in cases.split() if case in people}
+        known |= dict.fromkeys(cases.split(), told.pop() if len(told) == 1 else person)
+    return known | people
+
+
+def listed_people(content: dict[str, list[Entry]], sections: Iterable[str]) -> dict[str, str]:
+    """Case -> person of a datalist, in which earlier calls were told who is who."""
+    return {case_of(entry["case_id"]): entry["group"] for key in sections for entry in content.get(key, [])}
+
+
+def case_of(case_id: str) -> str:
+    """Case of a volume or an isolated slice: "volume-7" and "slice-7-102" are of "7"."""
+    return case_of_slice(case_id) if case_id.startswith("slice-") else case_name(case_id)
 
 
 def read_table(path: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from liver_ct.files import write_json
 from liver_ct.lits import checking, finding
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
 from liver_ct.lits.finding import Member
-from liver_ct.lits.people import assign, person_of, read_people, read_split, slice_lists
+from liver_ct.lits.people import assign, listed_people, person_of, read_people, read_split, slice_lists, with_known
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
 CHECK_VERSION = 2  # raise it when the checks change, so that earlier results are not trusted
@@ -185,7 +185,8 @@ def prepare(
     Args:
         source: folder with LiTS or MSD Task03_Liver, at any depth.
         output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
-        groups: JSON {case: person} or CSV of case,person; by default the LiTS volumes known to be one person.
+        groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
+            that an earlier call was told.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: sources (the folders that the files lie in) or cases whose segmentations hold no tumour label; that
             none is marked there does not mean that there is none.
@@ -205,7 +206,9 @@ def prepare(
         raise BrokenPair(f"{source}: is not a folder. Give the folder that LiTS was downloaded to.")
     if not 0 <= val_fraction <= 1:
         raise BrokenPair(f"--val_fraction {val_fraction:g}: no part of the people. Use 0 to 1.")
-    people, wanted, slices = read_people(groups), read_split(split), read_slice_tumour(tumour)
+    earlier = read_datalist(out / "datalist.json") if (out / "datalist.json").is_file() else {}
+    people = with_known(listed_people(earlier, (*SLICE_SPLITS, *SPLITS)) | read_people(groups))
+    wanted, slices = read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
     cases = finding.find_cases(source, folder, problems)
     if not cases:

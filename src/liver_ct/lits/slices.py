@@ -24,13 +24,14 @@ from liver_ct.lits.cases import (
     case_name,
     read_datalist,
 )
-from liver_ct.lits.people import people_of, read_people, read_split, slice_lists
+from liver_ct.lits.people import case_of, listed_people, people_of, read_people, read_split, slice_lists, with_known
 from liver_ct.lits.preparing import portable
 from liver_ct.lits.tumour import read_row_tumour
 
 LARGEST_SPACING = 30.0  # mm, as the bundles take it
 LEAST_HIGH = 40  # HU that a liver's slice reaches
-UNKNOWN_SPACING = 1.5  # mm per pixel of 256, where an archive does not tell
+WIDTH = 256  # pixels, of which areas are told
+UNKNOWN_SPACING = 1.5  # mm per pixel of WIDTH, where an archive does not tell
 
 
 class Slices(NamedTuple):
@@ -59,7 +60,8 @@ def read_slices(path: Path) -> Slices:
         cases = data["lits_volume"] if "lits_volume" in data else data["case"]
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{path}: not a slice archive ({brief(error)}). Give the .npz with image and liver.") from None
-    spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING))
+    width = image.shape[2] if image.ndim == 3 and image.size else WIDTH  # what is no stack is refused below
+    spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING * WIDTH / width))
     if (
         image.ndim != 3
         or 0 in image.shape
@@ -79,6 +81,16 @@ def read_slices(path: Path) -> Slices:
     prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
     names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files
     return Slices(hu, liver, names, number.tolist(), spacing.tolist())
+
+
+def check_names(npz: Path, data: Slices, content: Mapping[str, list[Entry]]) -> None:
+    """Raise BrokenPair where another archive's cases bear the names of this one's: who is who would be mixed up."""
+    lettered = {case for case in data.case if not case.isdecimal()}  # LiTS's own numbers are the same people
+    entries = [entry for key in SLICE_SPLITS for entry in content.get(key, []) if entry.get("source") != npz.stem]
+    for entry in entries:
+        if case_of(entry["case_id"]) in lettered:
+            cause = f"its cases are called as those of {entry.get('source')}, as only letters of their names count"
+            raise BrokenPair(f"{npz}: {cause}. Rename it, with other letters.")
 
 
 def in_hu(path: Path, image: NDArray[Any], data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -137,7 +149,7 @@ def add_slices(
         npz: archive as ``read_slices`` takes it.
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
-        groups: as given to `prepare`.
+        groups: JSON or CSV as for `prepare`; what that was told is known.
         split: as given to `prepare`.
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known.
         thickness: voxel depth to write, in mm.
@@ -152,9 +164,10 @@ def add_slices(
     path, output = datalist.absolute(), output.absolute()
     content = read_datalist(path)
     data = read_slices(npz)
-    people = read_people(groups) | listed_people(content)
+    people = with_known(listed_people(content, SLICE_SPLITS) | read_people(groups) | listed_people(content, SPLITS))
     cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
-    told = read_row_tumour(tumour, data.spacing)
+    check_names(npz, data, content)
+    told = read_row_tumour(tumour, [mm * data.hu.shape[2] / WIDTH for mm in data.spacing])
     entries = []
     for row, entry in write_slices(data, output, cases, thickness, track):
         entry |= {key: portable(Path(entry[key]), path.parent) for key in ("image", "label")}
@@ -165,9 +178,3 @@ def add_slices(
     content |= slice_lists(earlier + entries, people, held, people_of(cases, people))
     write_json(path, content)
     return content
-
-
-def listed_people(content: dict[str, list[Entry]]) -> dict[str, str]:
-    """Case -> person of a datalist's volumes."""
-    entries = [entry for key in SPLITS for entry in content.get(key, [])]
-    return {case_name(entry["case_id"]): entry["group"] for entry in entries}
