@@ -316,8 +316,12 @@ def test_the_original_s_recipe_is_a_copy_of_each_bundle(made, bundles):
     original = {"masks": "original", "overlay": "original.json", "mask_source": ["prob", "none"], "combine": "multiply"}
     experiment = made([original], masks={"original": {"overlay": "original.json", "epochs": 15}})
     mask_steps.make_bundles(experiment)
-    mask_steps.make_bundles(experiment)  # what is there is left
     arm = experiment.arms["original-prob-multiply-gop3"]
+    copy = experiment.stage2(arm) / "configs" / "train.json"
+    was = copy.read_bytes()
+    copy.write_text("{}")  # as of an overlay that has changed since
+    mask_steps.make_bundles(experiment)
+    assert copy.read_bytes() == was
     for bundle, name in ((experiment.stage1("original"), "liver_seg"), (experiment.stage2(arm), "liver_cls")):
         assert bundle.name == name and bundle.is_relative_to(experiment.output)
         config = json.loads((bundle / "configs" / "train.json").read_text())

@@ -350,6 +350,8 @@ class TestMeasured:
         stamps = [file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")]
         cross_validate.lesions(**words)
         assert stamps == [file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")] and len(stamps) == 2
+        cross_validate.lesions(**words, lesion_smallest_ml=0.01)  # maps of other knobs are drawn again
+        assert not {*stamps} & {file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")}
 
     def test_figures_are_right_on_known_lists(self):
         def study(person: str, found: list[float], false: list[float], mm: float = 25) -> froc.Judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -113,12 +114,13 @@ class Experiment:
         return self.output / "bundles" / overlay.removesuffix(".json") / bundle.name if overlay else bundle
 
     def make_bundles(self) -> None:
-        """Write the copies of the bundles with an overlay that are missing; raises StudyError for unknown overlays."""
+        """Write the copies of the bundles with an overlay, as both are now; raises StudyError for unknown overlays."""
         asked = [(self.seg, masks.get("overlay")) for masks in self.config.get("masks", {}).values()]
         asked += [(self.cls, arm.get("overlay")) for arm in self.arms.values()]
         for bundle, overlay in asked:
             target = self.bundle(bundle, overlay)
-            if overlay and not target.exists():
+            if overlay:  # what is made with it says when it is another than before
+                shutil.rmtree(target, ignore_errors=True)
                 with_overlay(bundle, overlay, target)
 
     def folder(self, name: str, seed: int | str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
+from liver_ct.training.claims import is_made_with, mark, recipe_of
 from liver_ct.training.datalists import Entry, read_lists
 from liver_ct.training.froc import Judged, figures, judge
 from liver_ct.training.running import run_bundle
@@ -21,7 +23,8 @@ from liver_ct.training.running import run_bundle
 def measure(masks: Path, output: Path, bundle: Path, judged: Path | None = None, **overrides: Any) -> dict[str, Any]:
     """Draw the lesion maps of the folds' held-out volumes, and write and return ``output/lesions.json``.
 
-    Maps are written to ``output/fold-K/maps`` by the bundle's own inference; those that are there stay.
+    Maps are written to ``output/fold-K/maps`` by the bundle's own inference; those that are there stay, unless they
+    follow from other weights, knobs, CTs or Prob-Masks.
 
     Args:
         masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
@@ -69,6 +72,10 @@ def read_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, float]:
 
 def draw_maps(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
     """Write the maps of ``cases`` that are not in ``work/maps`` yet, by the weights ``work/model.pt``."""
+    made_with = recipe_of(bundle, cases, ckpt_path=work / "model.pt", **overrides)
+    if not is_made_with(work / "maps", made_with):
+        shutil.rmtree(work / "maps", ignore_errors=True)
+        mark(work / "maps", made_with)
     missing = [case for case in cases if not map_of(work, case).is_file()]
     if missing:
         entries = [{key: case[key] for key in ("image", "prob", "label", "case_id") if key in case} for case in missing]
