@@ -127,6 +127,24 @@ def test_two_masks_of_a_judge_are_compared(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["excludes_0"]
 
 
+def test_judgements_of_the_same_slices_are_pooled_as_seeds(tmp_path, capsys):
+    for seed in range(3):
+        judged = numbers() | {"weights": [f"prob {seed}", f"binary {seed}"]}
+        luck = np.random.default_rng(seed).normal(size=len(judged["labels"]["3"]))
+        judged["scores"] = {arm: {"0": (each["0"] + luck).tolist()} for arm, each in judged["scores"].items()}
+        write_json(tmp_path / str(seed) / "results.json", judged)
+    folders = [str(tmp_path / str(seed)) for seed in range(3)]
+    study.pool(folders, str(tmp_path / "out"))
+    pooled = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert all([*seeds] == ["0", "1", "2"] for seeds in pooled["scores"].values()) and len(pooled["scores"]) == 2
+    assert len(pooled["slices"]["case"]) == len(pooled["scores"]["prob"]["2"]) == 360
+    assert "| prob | 3 | " in (tmp_path / "out" / "study.md").read_text()
+    with pytest.raises(SystemExit, match="two are of the same weights and slices"):
+        study.pool([folders[0], folders[0]], str(tmp_path / "twice"))
+    with pytest.raises(SystemExit, match="holds several seeds already"):
+        study.pool([folders[0], str(tmp_path / "out")], str(tmp_path / "twice"))
+
+
 def test_judgements_of_other_people_are_pooled_as_folds(tmp_path, capsys):
     """Scores of networks that share no scale: within each fold prob tells all apart."""
     for k in (0, 1):

@@ -142,6 +142,8 @@ def judge(
 def pool(results: Sequence[str] | str, output: str) -> None:
     """Bring judgements of different people into one, such as of two folds, each by the weights that have not seen it.
 
+    Judgements of the very same slices are taken for seeds, whose figures are averaged.
+
     Writes OUTPUT/results.json and OUTPUT/study.md, as ``judge`` does.
 
     Args:

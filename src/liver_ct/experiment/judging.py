@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,22 +163,55 @@ def named(weights: Sequence[Path], masks: Sequence[str], names: Sequence[str]) -
 def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     """Bring judgements of different people, as of two folds, into one; write and return ``output/results.json``.
 
+    Judgements of the very same slices are seeds: networks that differ in their luck alone; figures are means over them.
+
     Args:
-        folders: outputs of ``judge`` with arms of the same names, each with the weights of its fold.
+        folders: outputs of ``judge`` with arms of the same names, each with the weights of its fold, or its seed.
         output: folder of the pooled results.
 
     Raises:
-        StudyError: fewer than two, other arms, or a person who is in two of them.
+        StudyError: fewer than two, other arms, or a person who is in two of them, but not all slices; seeds of the same
+            weights.
     """
     if len(folders) < 2:
         raise StudyError(f"--results {','.join(map(str, folders))}: one judgement is no pool. Name two or more.")
     read = [read_results(folder) for folder in folders]
-    first, seen = read[0], dict[str, Path]()
+    check_same_arms(folders, read)
+    alike = all(r["slices"] == read[0]["slices"] and r["labels"] == read[0]["labels"] for r in read)
+    results = as_seeds(folders, read) if alike else as_folds(folders, read)
+    write_json(output / "results.json", results, indent=None)
+    return results
+
+
+def check_same_arms(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> None:
+    """Raise StudyError unless all are judgements with the same arms."""
+    first = read[0]
     for folder, results in zip(folders, read):
         if "weights" not in results:
             raise StudyError(f"{folder}: holds no judgement. Give folders that study.py judge wrote.")
         if results["arms"] != first["arms"] or results["config"] != first["config"]:
             raise StudyError(f"{folder}: other arms than {folders[0]}. Give judgements with the same masks and names.")
+        if any(len(seeds) > 1 for seeds in results["scores"].values()):
+            raise StudyError(
+                f"{folder}: holds several seeds already. Pool the folds of each seed first, then the seeds."
+            )
+
+
+def as_seeds(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Judgements of the same slices as seeds of each arm; raises StudyError where two are of the same weights."""
+    weights = [json.dumps(r["weights"]) for r in read]
+    if len(set(weights)) < len(weights):
+        named = ",".join(map(str, folders))
+        raise StudyError(f"--results {named}: two are of the same weights and slices. Name each judgement once.")
+    scores = {arm: [r["scores"][arm]["0"] for r in read] for arm in read[0]["arms"]}
+    seeds = {arm: {str(seed): logits for seed, logits in enumerate(each)} for arm, each in scores.items()}
+    return {**read[0], "weights": [r["weights"] for r in read], "scores": seeds}
+
+
+def as_folds(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Judgements of different people, each a fold; raises StudyError for a person who is in two of them."""
+    first, seen = read[0], dict[str, Path]()
+    for folder, results in zip(folders, read):
         people = set(results["slices"]["person"])
         both = sorted(people & seen.keys())
         if both:
@@ -185,7 +219,7 @@ def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
         seen |= dict.fromkeys(people, folder)
     slices = {name: joined([r["slices"][name] for r in read]) for name in COLUMNS}
     slices["fold"] = joined([[str(k)] * len(r["slices"]["case"]) for k, r in enumerate(read)])
-    results = {
+    return {
         "weights": [r["weights"] for r in read],
         "config": {**first["config"], "folds": len(read)},
         "arms": first["arms"],
@@ -193,8 +227,6 @@ def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
         "labels": {gop: joined([r["labels"][gop] for r in read]) for gop in first["labels"]},
         "scores": {arm: {"0": joined([r["scores"][arm]["0"] for r in read])} for arm in first["arms"]},
     }
-    write_json(output / "results.json", results, indent=None)
-    return results
 
 
 def joined(columns: Sequence[list[Any]]) -> list[Any]:
