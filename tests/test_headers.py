@@ -526,3 +526,11 @@ def test_values_that_are_no_hu_are_refused(reading, ct, tmp_path, kind):
 def test_hu_are_read_whatever_was_done_to_them(reading, ct, tmp_path, kind):
     values = HU[kind](ct[0].astype(np.float64)).astype(np.float32)
     np.testing.assert_array_equal(read(reading, save_nifti(tmp_path / "ct.nii.gz", values, ct[1]))[0].numpy(), values)
+
+
+def test_a_word_of_many_digits_is_refused_at_once(reading, ct, tmp_path):
+    path = save_itk(tmp_path / "ct.nrrd", ct)
+    head, data = path.read_bytes().split(b"\n\n", 1)
+    digits = b"1" * 20_000
+    path.write_bytes(head.replace(b"space origin: (", b"space origin: (" + digits + b"x") + b"\n\n" + data)
+    assert "space origin" in refusal(reading, path)

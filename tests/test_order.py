@@ -40,6 +40,11 @@ def noise(values: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1000, values.shape)
 
 
+def noisy(values: np.ndarray) -> np.ndarray:
+    """The same with noise of 10 HU."""
+    return values + np.random.default_rng(0).normal(0, 10, values.shape)
+
+
 def zoomed(factor: float) -> Callable[[np.ndarray], np.ndarray]:
     """Slices enlarged around their middle."""
     at = [np.rint((np.arange(n) - (n - 1) / 2) / factor + (n - 1) / 2).astype(int) for n in CT.shape[:2]]
@@ -88,6 +93,10 @@ SCRAMBLED = {
     "begun half a picture late": (np.roll(CT, 28, axis=1), "begin amid the body and go on at the opposite edge"),
     "every other slice first": (CT[..., [*range(0, 32, 2), *range(1, 32, 2)]], "nothing in common"),
     "every other thin slice first": (THIN[..., [*range(0, 62, 2), *range(1, 62, 2)]], "more like some that lie far"),
+    "each twice, with noise of its own": (
+        noisy(np.repeat(CT, 2, axis=2)),
+        "slice 0 of 0 to 63 and the next are a pair",
+    ),
     "the upper part first": (np.roll(CT, 12, axis=2), "slice 12 of 0 to 31 begins a part"),
 }
 

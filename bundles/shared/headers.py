@@ -14,7 +14,7 @@ from shared.errors import EXPORT_AGAIN, StudyError, printable
 FIX_HEADER = "Fix the header, or export it again from the original."
 AS_NIFTI = "Convert it to NIfTI."
 MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001}  # by unit
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"  # Python's float also takes 1_000 and digits of other scripts
+NUMBER = r"[-+]?(\d+(?:\.\d*)?|\.\d+)([eE][-+]?\d+)?"  # Python's float also takes 1_000 and digits of other scripts
 MODALITY = "0008|0060"  # as ITK writes the attributes of the DICOM files that an image was made from
 NO_TEXT = range(0xDC80, 0xDD00)  # what Python keeps the bytes of a name as that are no UTF-8
 NO_MODALITY = ("", "CT", "OT", "OTHER", "UNKNOWN")  # but for CT they say nothing

@@ -27,6 +27,7 @@ EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what i
 PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise hardly moves, and voxels they are made of
 LONGEST = 10  # slices of a run within others
 FAR_LOOKS = 8  # slices that are held against all others
+PAIRED, ENOUGH = 1.5, 16  # times that every second step is larger, at most 1.04 in good CTs, and from how many steps on
 LITTLE = 1.0  # HU, below which nothing is concluded
 NEAR_MM = 8.0  # within which neighbours have enough in common to tell whether both are in one scale
 FAR_MM = 10.0  # beyond which neighbours have too little in common to tell which of two comes first
@@ -56,6 +57,7 @@ def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | No
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
     looks = (
+        _paired,
         _turned_over,
         _enlarged,
         *((_exchanged,) if apart_mm <= FAR_MM else ()),
@@ -103,6 +105,16 @@ def _unwritten(slices: np.ndarray, held: np.ndarray) -> tuple[int, str] | None:
 def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """How far slices differ, in HU."""
     return np.abs(some - others).mean((1, 2))
+
+
+def _paired(_: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where slices come in pairs; those that are the same to the last HU are noted by whoever asks."""
+    if len(steps) < ENOUGH:
+        return None
+    less, more = sorted((float(np.median(steps[::2])), float(np.median(steps[1::2]))))
+    if less < LITTLE or more < PAIRED * less:
+        return None
+    return 0, "and the next are a pair, as are all others: each was put in twice, as from two reconstructions"
 
 
 def _turned_over(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:

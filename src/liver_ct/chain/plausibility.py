@@ -15,7 +15,7 @@ from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
 END_MM2 = 100  # of liver in the lowest or highest slice, or in the outermost column or row of the pictures
-RIGHT_MM, FRONT_MM = 10, 0  # from the spine to the middle of the liver, and of the body
+RIGHT_MM, FRONT_MM = 10, 20  # from the spine to the middle of the liver, and of the body
 LUNG_ML = 300
 LOW_HU, HIGH_HU, SPIKE = -300, 1000, 0.05  # air is lower; bone is higher, and few of its voxels are equal
 NOISE_HU, EVEN_HU = 20, 1
@@ -90,7 +90,9 @@ def about_mirroring(found: Figures) -> str | None:
 
 def about_front(found: Figures) -> str | None:
     """A spine in front of the body's middle."""
-    return "The spine is not at the back: front and back exchanged." if found.front_mm < FRONT_MM else None
+    if not found.front_mm < FRONT_MM:
+        return None
+    return "The spine is not at the back: front and back exchanged, or rows and columns."
 
 
 def about_lungs(found: Figures) -> str | None:
