@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import warm
 from monai.bundle import ConfigParser
 
 Lists = dict[str, list[dict]]
@@ -236,15 +235,6 @@ def test_a_training_from_another_folder_asks_for_the_bundle_s(bundles, tmp_path,
     lines = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "Traceback"))]
     assert done.returncode == 1
     assert lines == ["ERROR --bundle_root .: holds no scripts. Give the folder of the bundle."]
-
-
-@pytest.mark.parametrize("name", [SEG, CLS])
-def test_an_error_of_inference_s_config_is_one_line_too(bundles, name):
-    words = ["--config_file", "configs/inference.json", "--network_def#filterz", "[16]"]
-    done = warm.python("-m", "monai.bundle", "run", *words, cwd=bundles / name)
-    lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
-    assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr
-    assert lines[0].startswith("ERROR configs/inference.json: TypeError: ") and "'filterz'" in lines[0]
 
 
 @pytest.mark.parametrize("name, overlay", [(SEG, ()), (CLS, ()), (SEG, ("evaluate.json",)), (CLS, ("evaluate.json",))])
