@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 from monai.bundle import ConfigParser
 
 Lists = dict[str, list[dict]]
