@@ -136,3 +136,13 @@ def sites(lists) -> list[Path]:
         files.append(lists.with_name(f"site-{i}.json"))
         files[-1].write_text(json.dumps({"training": training, "validation": validation}))
     return files
+
+
+def check_draws_of_one_that_goes_on(train, data: Path, folder: Path) -> None:
+    """Its last batch is another than that of the epoch before, and the same from two copies of one checkpoint."""
+    first = train(data, folder / "one", schedule_epochs=2)
+    shutil.copytree(folder / "one", folder / "other")
+    ends = [train(data, folder / name, epochs=2) for name in ("one", "other")]
+    before, after, again = ([item["image"] for item in run.trainer.state.batch] for run in (first, *ends))
+    assert len(before) == len(after) and not all((a == b).all() for a, b in zip(before, after))
+    assert all((a == b).all() for a, b in zip(after, again, strict=True))

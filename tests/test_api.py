@@ -217,12 +217,13 @@ class TestRefusals:
             causes.append(str(refused.value).removeprefix(str(tmp_path / "ct.nii")).removeprefix("ct"))
         assert causes[0] == causes[1]
 
-    def test_units_of_an_image_count(self, chain, study, commands):
+    @pytest.mark.parametrize("unit, factor", [("meter", 1e-3), ("micron", 1e3)])
+    def test_units_of_an_image_count(self, chain, study, commands, unit, factor):
         image = nib.load(commands[0])
         header = image.header.copy()
-        header.set_xyzt_units("micron")
-        in_micron = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1e3, 1e3, 1e3, 1]) @ image.affine, header)
-        found = chain(in_micron)
+        header.set_xyzt_units(unit)
+        affine = np.diag([factor, factor, factor, 1]) @ image.affine
+        found = chain(nib.Nifti1Image(np.asarray(image.dataobj), affine, header))
         np.testing.assert_allclose(found.affine, study.affine, rtol=1e-4, atol=1e-3)
         assert abs(found.summary.liver_volume_ml / study.summary.liver_volume_ml - 1) < 0.02
 

@@ -347,11 +347,21 @@ class TestMeasured:
         assert result["lesions"] == {"under_1_cm": 0, "1_to_2_cm": 0, "over_2_cm": 3}
         assert result["at_threshold"]["over_2_cm"] == pytest.approx(2 / 3, abs=1e-3)
         assert result["at_threshold"]["false_per_person"] == 0.5
-        stamps = [file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")]
-        cross_validate.lesions(**words)
-        assert stamps == [file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")] and len(stamps) == 2
-        cross_validate.lesions(**words, lesion_smallest_ml=0.01)  # maps of other knobs are drawn again
-        assert not {*stamps} & {file.stat().st_mtime_ns for file in output.rglob("*_lesion_prob.nii.gz")}
+        maps = sorted(output.rglob("*_lesion_prob.nii.gz"))
+
+        def drawn_anew(**knobs) -> list[bool]:
+            before = [file.stat().st_mtime_ns for file in maps]
+            cross_validate.lesions(**words, **knobs)
+            return [file.stat().st_mtime_ns != stamp for file, stamp in zip(maps, before)]
+
+        assert drawn_anew() == drawn_anew(lesion_outline=0.2) == [False, False]  # a list's knob changes no map
+        assert drawn_anew(smooth_mm=0.0) == [True, True]
+        mask = nib.load(masks / "two_prob.nii.gz")
+        nib.save(nib.Nifti1Image(mask.get_fdata(dtype=np.float32) * 0.9, mask.affine), masks / "two_prob.nii.gz")
+        assert drawn_anew(smooth_mm=0.0) == [False, True]
+        weights = torch.load(output / "fold-0" / "model.pt", weights_only=True)
+        torch.save({key: value + 0.01 for key, value in weights.items()}, output / "fold-0" / "model.pt")
+        assert drawn_anew(smooth_mm=0.0) == [True, True]
 
     def test_figures_are_right_on_known_lists(self):
         def study(person: str, found: list[float], false: list[float], mm: float = 25) -> froc.Judged:

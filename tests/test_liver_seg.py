@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from conftest import check_draws_of_one_that_goes_on
 from monai.bundle import (
     ConfigParser,
     ckpt_export,
@@ -126,12 +127,7 @@ def test_killed_training_resumes_at_the_last_epoch(data, tmp_path):
 
 
 def test_a_training_that_goes_on_draws_anew_and_each_time_alike(data, tmp_path):
-    first = train(data, tmp_path / "one", schedule_epochs=2)
-    shutil.copytree(tmp_path / "one", tmp_path / "other")
-    ends = [train(data, tmp_path / name, epochs=2) for name in ("one", "other")]
-    drawn = [torch.stack([item["image"] for item in run.trainer.state.batch]) for run in (first, *ends)]
-    assert drawn[0].shape == drawn[1].shape and not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[1], drawn[2])
+    check_draws_of_one_that_goes_on(train, data, tmp_path)
 
 
 def test_resumed_training_still_knows_its_best_score(data, tmp_path):

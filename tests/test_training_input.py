@@ -232,10 +232,11 @@ def test_any_other_error_is_one_line_and_keeps_its_traceback_for_who_asks(give, 
 @pytest.mark.parametrize("name", [SEG, CLS])
 def test_a_training_from_another_folder_asks_for_the_bundle_s(bundles, tmp_path, name, overlay):
     files = str([str(bundles / name / "configs" / file) for file in ("train.json", *overlay)])
+    (tmp_path / "scripts").mkdir()  # of another project, as this one's own
     done = warm.python("-m", "monai.bundle", "run", "--config_file", files, cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "Traceback"))]
     assert done.returncode == 1
-    assert lines == ["ERROR --bundle_root .: holds no scripts. Give the folder of the bundle."]
+    assert lines == ["ERROR --bundle_root .: the scripts of the bundle are not there. Give its folder."]
 
 
 @pytest.mark.parametrize("name, overlay", [(SEG, ()), (CLS, ()), (SEG, ("evaluate.json",)), (CLS, ("evaluate.json",))])

@@ -87,7 +87,7 @@ class LiverCT:
         series = None if series is None else str(series)
         self.seg = Stage(seg_bundle or BUNDLES / "liver_seg", place, series=series, smallest_ml=SMALLEST_ML)
         self.cls = Stage(cls_bundle or BUNDLES / "liver_cls", place, **knobs)
-        self.notes = about_mask(self.cls["mask_source"], read_bundle(self.cls.root)["mask_source"])
+        self.notes = about_mask(self.cls["mask_source"], read_bundle(self.cls.root).get_parsed_content("mask_source"))
         self.checksums = Checksums()
         self.model_cards = (model_card(self.seg), model_card(self.cls))
         self.settings = {

@@ -32,7 +32,7 @@ def prepare(
             Task03_Liver (imagesTr, labelsTr, or its .tar), at any depth.
         output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            that an earlier call was told.
+            in a list that is there already.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing
             marked there does not mean no tumour.
@@ -92,7 +92,7 @@ def slices(
             case [N], and spacing_mm [N] (1.5 where it is missing).
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
-        groups: JSON or CSV as for `prepare`; what that was told is known.
+        groups: JSON or CSV as for `prepare`, beside whom the datalist tells of; its volumes stay as they are there.
         split: as given to `prepare`.
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown) and, where known, area_px256, confidence and liver_dice:
             only rows of confidence "high" and of a liver_dice above 0.95 are taken.

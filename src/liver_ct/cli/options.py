@@ -129,7 +129,10 @@ def read_words(
             name, value = negated, "false"
         if name in named or name in unknown:
             raise UsageError(f"{flag}: given twice. Give it once; lists need commas.")
-        (named if name in options else unknown)[name] = value
+        if name in options:
+            named[name] = value
+        else:
+            unknown[name] = value
     _assign(values, named, unnamed)
     return named, unknown
 

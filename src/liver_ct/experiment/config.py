@@ -115,8 +115,8 @@ class Experiment:
 
     def make_bundles(self) -> None:
         """Write the copies of the bundles with an overlay, as both are now; raises StudyError for unknown overlays."""
-        asked = [(self.seg, masks.get("overlay")) for masks in self.config.get("masks", {}).values()]
-        asked += [(self.cls, arm.get("overlay")) for arm in self.arms.values()]
+        asked = {(self.seg, masks.get("overlay")) for masks in self.config.get("masks", {}).values()}
+        asked |= {(self.cls, arm.get("overlay")) for arm in self.arms.values()}
         for bundle, overlay in asked:
             target = self.bundle(bundle, overlay)
             if overlay:  # what is made with it says when it is another than before

@@ -186,7 +186,7 @@ def prepare(
         source: folder with LiTS or MSD Task03_Liver, at any depth.
         output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            that an earlier call was told.
+            in a list that is there already.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: sources (the folders that the files lie in) or cases whose segmentations hold no tumour label; that
             none is marked there does not mean that there is none.

@@ -149,7 +149,7 @@ def add_slices(
         npz: archive as ``read_slices`` takes it.
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
-        groups: JSON or CSV as for `prepare`; what that was told is known.
+        groups: JSON or CSV as for `prepare`, beside whom the datalist tells of; its volumes stay as they are there.
         split: as given to `prepare`.
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known.
         thickness: voxel depth to write, in mm.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_ct.errors import StudyError
-from liver_ct.files import Checksums, read_json, sha256, sha256_of_all, write_json
+from liver_ct.files import Checksums, read_json, sha256_of_all, write_json
 from liver_ct.training.datalists import FILES, Entry
 
 MADE_WITH = "made_with.json"
@@ -37,7 +37,7 @@ def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Reci
     made_with: Recipe = {"bundle": sha256_of_all(configs_of(bundle))}
     for name, value in knobs.items():
         is_weights = name in ("ckpt_path", "init_path") and value
-        made_with[name] = sha256(Path(value)) if is_weights else value
+        made_with[name] = KNOWN(Path(value)) if is_weights else value
     cases = [{key: _told(key, value) for key, value in sorted(entry.items())} for entry in entries]
     if cases:
         made_with["cases"] = hashlib.sha256(json.dumps(cases, default=str).encode()).hexdigest()

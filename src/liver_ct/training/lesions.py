@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from liver_ct.training.datalists import Entry, read_lists
 from liver_ct.training.froc import Judged, figures, judge
 from liver_ct.training.running import run_bundle
 
+LISTED_BY = ("lesion_threshold", "lesion_outline", "lesion_smallest_ml")  # knobs that leave the map as it is
+
 
 def measure(masks: Path, output: Path, bundle: Path, judged: Path | None = None, **overrides: Any) -> dict[str, Any]:
     """Draw the lesion maps of the folds' held-out volumes, and write and return ``output/lesions.json``.
 
-    Maps are written to ``output/fold-K/maps`` by the bundle's own inference; those that are there stay, unless they
-    follow from other weights, knobs, CTs or Prob-Masks.
+    Maps are written to ``output/fold-K/maps`` by the bundle's own inference; those that are there stay, but for those
+    of other weights, cases, Prob-Masks or knobs.
 
     Args:
         masks: output folder of ``scripts/prob_masks.py make``: its folds.json and datalist_prob.json are used.
@@ -48,8 +49,7 @@ def measure(masks: Path, output: Path, bundle: Path, judged: Path | None = None,
             studies += [judge_case(work, case, knobs) for case in cases]
     if not studies:
         raise StudyError(f"{output}: no fold with a model.pt and outlined volumes. Do `cross_validate.py run` first.")
-    made_with = {name: knobs[name] for name in ("lesion_threshold", "lesion_outline", "lesion_smallest_ml")}
-    result = made_with | figures(studies, knobs["lesion_threshold"])
+    result = knobs | figures(studies, knobs["lesion_threshold"])
     write_json(output / "lesions.json", result)
     return result
 
@@ -64,22 +64,29 @@ def read_knobs(bundle: Path, overrides: Mapping[str, Any]) -> dict[str, float]:
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     parser.update(dict(overrides))
-    names = ("lesion_threshold", "lesion_outline", "lesion_smallest_ml")
-    if any(name not in parser for name in names):
+    if any(name not in parser for name in LISTED_BY):
         raise StudyError(f"{bundle}: this bundle draws no lesion map. Give one with the ids of bundles/liver_cls.")
-    return {name: float(parser.get_parsed_content(name)) for name in names}
+    return {name: float(parser.get_parsed_content(name)) for name in LISTED_BY}
 
 
 def draw_maps(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
-    """Write the maps of ``cases`` that are not in ``work/maps`` yet, by the weights ``work/model.pt``."""
-    made_with = recipe_of(bundle, cases, ckpt_path=work / "model.pt", **overrides)
-    if not is_made_with(work / "maps", made_with):
-        shutil.rmtree(work / "maps", ignore_errors=True)
-        mark(work / "maps", made_with)
-    missing = [case for case in cases if not map_of(work, case).is_file()]
+    """Write the maps of ``cases`` that are not in ``work/maps`` yet, by the weights ``work/model.pt``.
+
+    What each was made with is noted beside it, before it is drawn: a killed run goes on at the next case.
+    """
+    drawn_by = {name: value for name, value in overrides.items() if name not in LISTED_BY}
+    missing = []
+    for case in cases:
+        entry: Entry = {key: case[key] for key in ("image", "prob", "label", "case_id") if key in case}
+        file = map_of(work, case)
+        made_with = recipe_of(bundle, [entry], ckpt_path=work / "model.pt", **drawn_by)
+        if not is_made_with(file.parent, made_with):
+            file.unlink(missing_ok=True)
+            mark(file.parent, made_with)
+        if not file.is_file():
+            missing.append(entry)
     if missing:
-        entries = [{key: case[key] for key in ("image", "prob", "label", "case_id") if key in case} for case in missing]
-        run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=entries,
+        run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=missing,
                    ckpt_path=work / "model.pt", output_dir=work / "maps", **overrides)  # fmt: skip
 
 

@@ -147,9 +147,8 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
     Each fold with the knobs that ``make`` was given for it. Under ``output``: ``fold-K/metrics/*.csv`` and
-    ``results.json``, means over the cases with 95 % intervals from a
-    bootstrap that draws patient groups. Folds that were evaluated before are not done again.
-    Returns what ``results.json`` holds.
+    ``results.json``, means over the cases with 95 % intervals from a bootstrap that draws patient groups. Folds that
+    were evaluated before are not done again. Returns what ``results.json`` holds.
     """
     root = output.resolve()
     fold_of = read_json(root / "folds.json")
