@@ -59,7 +59,7 @@ class TestLiverCTSegmentation(unittest.TestCase):
         self.assertTrue(os.path.isfile(os.path.join(self.common["output_dir"], "metrics.csv")))
 
     def test_infer_config(self):
-        no_weights = {"handlers#0#_disabled_": True, "run#1#_disabled_": True}
+        no_weights = {"handlers#0#_disabled_": True, "run#2#_disabled_": True}
         check_workflow(self.workflow("infer", "inference", pattern="image_*", **no_weights), check_properties=True)
         for case in ("image_0", "image_1", "image_2"):
             prob = nib.load(os.path.join(self.common["output_dir"], case, f"{case}_prob.nii.gz")).get_fdata()
