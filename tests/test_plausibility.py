@@ -237,10 +237,29 @@ def test_slices_that_are_there_twice_are_noted(times, count):
         assert text.startswith({0: "", 1: "One slice is", 50: "50 slices are"}[count]) and bool(text) == bool(count)
 
 
-def test_empty_slices_are_not_repeated_ones():
+def test_empty_slices_are_neither_repeated_nor_a_jump():
     ct = PLAIN[0].copy()
-    ct[..., 45:] = -1024
-    assert "repeated" not in [note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])]
+    ct[..., 36:] = -1024
+    assert not {"repeated", "jump"} & {note.code for note in notes_on(ct, PLAIN[1] > 0, PLAIN[2])}
+
+
+def taken(order: np.ndarray) -> set[str]:
+    """Notes on the plain CT with its slices in that order, each with noise of its own, so that no two are the same."""
+    ct = PLAIN[0][..., order] + np.random.default_rng(0).normal(0, 5, (96, 96, len(order)))
+    return {note.code for note in notes_on(ct.astype(np.int16), PLAIN[1][..., order] > 0, PLAIN[2])}
+
+
+@pytest.mark.parametrize("order", [[*range(20), *range(26, 50)], [*range(28), *range(22, 50)]], ids=["lost", "twice"])
+def test_a_part_that_is_lost_or_there_twice_is_noted(order):
+    """Which the positions do not tell where they were written anew."""
+    assert "jump" in taken(np.array(order))
+    assert "jump" not in taken(np.arange(50))
+
+
+def test_a_part_that_is_there_twice_to_the_last_hu_is_noted():
+    order = [*range(28), *range(25, 50)]
+    (note,) = [n for n in notes_on(PLAIN[0][..., order], PLAIN[1][..., order] > 0, PLAIN[2]) if n.code == "repeated"]
+    assert note.text.startswith("3 slices are")
 
 
 @pytest.mark.parametrize("change", NOT_SCALED.values(), ids=NOT_SCALED)

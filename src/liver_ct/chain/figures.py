@@ -12,7 +12,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air, repeated_slices
+from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air, repeated_slices, sudden_step
 
 SURE_OF_SIDE = 0.945  # mean probability of what was taken for liver, below which the mirror image is asked
 DARK_HU = -60  # no liver is as dark, however fatty
@@ -49,7 +49,8 @@ class Figures(NamedTuple):
         sure: mean probability of the liver's voxels, a sample of them.
         mirrored: how much surer the segmenter is of a liver in the CT's mirror image; NaN where nobody doubts.
         dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
-        repeated: slices that hold the same as the one below them.
+        repeated: slices that hold the same as one below them.
+        step: the largest from slice to slice around the liver, against the largest of those beside it.
     """
 
     volume_ml: float
@@ -74,6 +75,7 @@ class Figures(NamedTuple):
     mirrored: float
     dark: float
     repeated: int
+    step: float
 
 
 class View(NamedTuple):
@@ -119,6 +121,7 @@ def measure(
     dense = coarse.ct[coarse.ct > DENSE]
     edges = [whole.liver_at_the_ends(axis) for axis in range(3)]
     first, end = whole.slices()
+    margin = round(NEAR_MM / mm[2])
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
     right, front = from_spine(near)
@@ -146,6 +149,7 @@ def measure(
         mirrored=mirrored() if mirrored and sure < SURE_OF_SIDE else NOTHING,
         dark=darkness(coarse),
         repeated=repeated_slices(whole.ct),
+        step=sudden_step(whole.ct[..., max(0, first - margin) : end + margin]),
     )
 
 

@@ -25,6 +25,7 @@ SLICE_MM = 7  # also of a pixel: sagittal slices as far apart are that
 FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
 DARK = 0.03  # share of what was taken for it
+STEP = 1.5  # from slice to slice, against the largest of ten beside it
 
 
 def notes_on(
@@ -174,7 +175,16 @@ def about_repetition(found: Figures) -> str | None:
     if not found.repeated:
         return None
     repeated = f"{found.repeated} slices are" if found.repeated > 1 else "One slice is"
-    return f"{repeated} the same as the one below: stored twice, which makes the liver too large, or interpolated."
+    return f"{repeated} the same as one below: stored twice, which makes the liver too large, or interpolated."
+
+
+def about_steps(found: Figures) -> str | None:
+    """A place where slices do not go on as elsewhere, though their positions do; not beside metal, whose streaks
+    begin suddenly."""
+    if not found.step > STEP or found.metal_ml >= METAL_ML:
+        return None
+    jump = f"Near the liver, slices change {found.step:.2g} times as much from one to the next as beside it"
+    return f"{jump}: slices between them may be missing, or there twice."
 
 
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
@@ -195,4 +205,5 @@ CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the not
     "unsure": about_sureness,
     "dark": about_darkness,
     "repeated": about_repetition,
+    "jump": about_steps,
 }

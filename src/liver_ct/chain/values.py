@@ -1,18 +1,23 @@
-"""Where fat and air lie among a CT's values, what lies around the body, which slices hold any, and which the same."""
+"""Where fat and air lie in a CT, what lies around the body, which slices hold any or the same, and if they jump."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch.nn.functional import avg_pool2d
 
 SOFT_HU, BIN_HU, SMOOTH_HU = (-240, 200), 4, 8  # where fat and soft tissue are looked for
 DARKEST_SOFT, STANDS_OUT = -20, 1.2  # HU; the peak of fat, against what lies between it and that of soft tissue
 EDGES = 0.5  # share of the outermost voxels from which on one HU is what lies around the body
 DARKEST_AIR, LIGHTEST_AIR = -1200, -700  # HU where air is looked for
 OUTSIDE_HU, OUTSIDE = 25, 0.15  # around its peak, the air outside the body is at least that share of all voxels
+TISSUE_HU, LITTLE_HU = (-200, 300), 1.0  # where slices are held against each other; a step that is none
+FINE, PIECES, AROUND = 128, 32, 5  # voxels looked at along a side, means made of them, and steps on each side of one
 NOTHING = float("nan")
 
 
@@ -54,7 +59,20 @@ def ends_of(ct: NDArray[Any]) -> tuple[int, int]:
 
 
 def repeated_slices(ct: NDArray[Any]) -> int:
-    """How many slices of ``[X, Y, Z]`` hold the same as the one before them, but for those that hold one value only."""
+    """How many slices of ``[X, Y, Z]`` hold the same as one before them, but for those that hold one value only."""
     sample = ct[:: max(1, ct.shape[0] // 64), :: max(1, ct.shape[1] // 64)]
-    same = (sample[..., 1:] == sample[..., :-1]).all((0, 1)) & (np.ptp(sample[..., 1:], (0, 1)) > 0)
-    return int(np.count_nonzero(same))
+    held = sample[..., np.ptp(sample, (0, 1)) > 0]
+    return held.shape[2] - len({held[..., z].tobytes() for z in range(held.shape[2])})
+
+
+def sudden_step(ct: NDArray[Any]) -> float:
+    """The largest step from slice to slice of ``[X, Y, Z]``, against the largest of those around it; NaN for few."""
+    sample = ct[:: max(1, ct.shape[0] // FINE), :: max(1, ct.shape[1] // FINE)].clip(*TISSUE_HU)
+    sample = sample[..., np.ptp(sample, (0, 1)) > 0]
+    if sample.shape[2] <= 2 * AROUND:
+        return NOTHING
+    slices = torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1)[:, None], np.float32))
+    means = avg_pool2d(slices, [max(1, size // PIECES) for size in sample.shape[:2]])  # which noise hardly moves
+    steps = np.pad((means[1:] - means[:-1]).abs().mean((1, 2, 3)).numpy(), AROUND, mode="reflect")
+    others = np.delete(sliding_window_view(steps, 2 * AROUND + 1), AROUND, axis=1).max(1)
+    return float((steps[AROUND:-AROUND] / others.clip(LITTLE_HU)).max())
