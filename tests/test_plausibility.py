@@ -237,6 +237,17 @@ def test_slices_that_are_there_twice_are_noted(times, count):
         assert text.startswith({0: "", 1: "One slice is", 50: "50 slices are"}[count]) and bool(text) == bool(count)
 
 
+@pytest.mark.parametrize("times, code", [((1, 1, 3), "height"), ((1, 1, 0.5), "height"), ((0.6, 0.6, 1), "width")])
+def test_voxel_sizes_that_are_wrong_in_the_header_are_noted(times, code):
+    """By a liver or a body of sizes that none has; a scan that ends in the liver shows less of it."""
+    ct, liver, affine = PLAIN[0], PLAIN[1] > 0, PLAIN[2]
+    notes = {note.code: note.text for note in notes_on(ct, liver, affine @ np.diag([*times, 1]))}
+    assert "in the header" in notes[code]
+    assert not {"height", "width"} & {note.code for note in notes_on(ct, liver, affine)}
+    cut = notes_on(ct[..., 20:30], liver[..., 20:30], affine)
+    assert not {"height", "width"} & {note.code for note in cut}
+
+
 def test_empty_slices_are_neither_repeated_nor_a_jump():
     ct = PLAIN[0].copy()
     ct[..., 36:] = -1024

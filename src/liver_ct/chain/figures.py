@@ -42,6 +42,8 @@ class Figures(NamedTuple):
         noise: standard deviation in the liver on the segmenter's grid, HU.
         metal_ml: what is denser than bone, around the liver's slices.
         slice_mm: distance of the slices.
+        height_mm: of the liver, along the body; less than the whole where the scan ends in it.
+        width_mm: of the body at the liver's height.
         pixel_mm: longer side of a pixel of the axial slices, whichever way the CT was stored.
         fat: HU that most fat has.
         air: HU that most air outside the body has.
@@ -67,6 +69,8 @@ class Figures(NamedTuple):
     noise: float
     metal_ml: float
     slice_mm: float
+    height_mm: float
+    width_mm: float
     pixel_mm: float
     fat: float
     air: float
@@ -124,7 +128,8 @@ def measure(
     margin = round(NEAR_MM / mm[2])
     span = slice(max(0, int((first * mm[2] - NEAR_MM) / coarse.mm[2])), int((end * mm[2] + NEAR_MM) / coarse.mm[2]) + 1)
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
-    right, front = from_spine(near)
+    body = torso(near.ct)
+    right, front = from_spine(near, body)
     sure = NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole)
     return Figures(
         volume_ml=np.count_nonzero(liver) * float(mm.prod()) / 1000,
@@ -141,6 +146,8 @@ def measure(
         noise=noise(whole, first, end),
         metal_ml=np.count_nonzero(near.ct > METAL) * float(near.mm.prod()) / 1000,
         slice_mm=float(mm[2]),
+        height_mm=float((end - first) * mm[2]),
+        width_mm=float(np.median(body.any(1).sum(0)) * near.mm[0]),
         pixel_mm=float(max(mm[:2])),
         fat=fat(coarse.ct, lowest),
         air=outside_air(coarse.ct),
@@ -165,13 +172,18 @@ def darkness(coarse: View) -> float:
     return float((found < DARK_HU).mean()) if len(found) and coarse.ct.min() < DARK_HU else NOTHING
 
 
-def from_spine(near: View) -> tuple[float, float]:
+def torso(ct: NDArray[Any]) -> NDArray[np.bool_]:
+    """The body, without the table and arms apart from it."""
+    found: NDArray[np.bool_] = cc3d.largest_k(ct > max(BODY, ct.min() + 5), k=1) > 0
+    return found
+
+
+def from_spine(near: View, body: NDArray[np.bool_]) -> tuple[float, float]:
     """How far the liver's middle lies to the right of the spine, and the body's in front of it, in mm.
 
     The spine is where most slices hold what is as dense as bone, whatever the CT is clipped to.
     """
     ct = near.ct
-    body = cc3d.largest_k(ct > max(BODY, ct.min() + 5), k=1) > 0  # without the table
     bone = ndimage.uniform_filter((body & (ct > min(BONE, ct.max() - 10))).mean(2, dtype=np.float32), SPINE)
     x, y = np.unravel_index(bone.argmax(), bone.shape)
     right, front = middle(near.liver, 0) - x, middle(body, 1) - y

@@ -14,6 +14,7 @@ from liver_ct.chain.figures import AIR, Figures, measure
 from liver_ct.outputs.results import Note
 
 VOLUME_ML = (300, 4000)
+HEIGHT_MM, WIDTH_MM = (100, 260), (230, 520)  # of a whole liver; of a body at its height
 END_MM2 = 100  # of liver in the lowest or highest slice, or in the outermost column or row of the pictures
 RIGHT_MM, FRONT_MM = 10, 20  # from the spine to the middle of the liver, and of the body
 LUNG_ML = 300
@@ -58,6 +59,23 @@ def about_volume(found: Figures) -> str | None:
         return None
     measured = f"The liver measures {found.volume_ml:.0f} ml, outside {VOLUME_ML[0]} to {VOLUME_ML[1]} ml"
     return f"{measured}: part of it missed, something else taken for it, or a header that is wrong."
+
+
+def about_height(found: Figures) -> str | None:
+    """A liver lower or taller than whole ones are."""
+    cut = max(found.bottom_mm2, found.top_mm2) >= END_MM2
+    if found.height_mm <= HEIGHT_MM[1] and (cut or found.height_mm >= HEIGHT_MM[0]):
+        return None
+    measured = f"The liver is {found.height_mm:.0f} mm high, outside {HEIGHT_MM[0]} to {HEIGHT_MM[1]} mm"
+    return f"{measured}: the distance of the slices may be wrong in the header, or the mask is."
+
+
+def about_width(found: Figures) -> str | None:
+    """A body narrower or wider than adults' are."""
+    if WIDTH_MM[0] <= found.width_mm <= WIDTH_MM[1]:
+        return None
+    measured = f"The body is {found.width_mm:.0f} mm wide at the liver, outside {WIDTH_MM[0]} to {WIDTH_MM[1]} mm"
+    return f"{measured}: a child, of whom none was trained on, or the pixels' size is wrong in the header."
 
 
 def about_ends(found: Figures) -> str | None:
@@ -189,6 +207,8 @@ def about_steps(found: Figures) -> str | None:
 
 CHECKS: dict[str, Callable[[Figures], str | None]] = {  # by the code of the note
     "volume": about_volume,
+    "height": about_height,
+    "width": about_width,
     "scan_end": about_ends,
     "picture_edge": about_edges,
     "side": about_side,
