@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from shared.dicom_files import SEND_AGAIN
-from shared.dicom_slices import ORIGINAL
+from shared.dicom_slices import ORIGINAL, Layout
 from shared.errors import StudyError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers after which JPEG and JPEG-LS say their size
 
 
@@ -71,3 +73,26 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+def pixels_alone(layout: Layout, syntax: str, data: bytes) -> bytes:
+    """A DICOM file of compressed pixels and of what it takes to decode all of their bits."""
+    bits = layout.allocated
+    numbers = [
+        (0x0002, 1), (0x0010, layout.rows), (0x0011, layout.columns), (0x0100, bits), (0x0101, bits),
+        (0x0102, bits - 1), (0x0103, layout.signed),
+    ]  # fmt: skip
+    meta = _element(0x0002, 0x0010, b"UI", syntax.encode())
+    said = [_element(0x0028, element, b"US", struct.pack("<H", number)) for element, number in numbers]
+    said.insert(1, _element(0x0028, 0x0004, b"CS", b"MONOCHROME2"))
+    in_items = data.startswith(ITEM)
+    end = END_OF_ITEMS + bytes(4) if in_items and not data.endswith(END_OF_ITEMS + bytes(4)) else b""
+    pixels = struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", UNDEFINED if in_items else len(data)) + data + end
+    length = _element(0x0002, 0x0000, b"UL", struct.pack("<I", len(meta)))
+    return b"".join([bytes(128), b"DICM", length, meta, *said, pixels])
+
+
+def _element(group: int, element: int, kind: bytes, value: bytes) -> bytes:
+    """An element in explicit VR, little endian."""
+    value += (b"\0" if kind == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", group, element, kind, len(value)) + value

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from scripts.cls_dicom_codestream import codestream
-from scripts.cls_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2, value
-from scripts.cls_dicom_padding import AIR, is_padding, is_padding_hu
+from scripts.cls_dicom_codestream import UNDEFINED, codestream, pixels_alone
+from scripts.cls_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2
+from scripts.cls_dicom_padding import AIR, is_padding
 from scripts.cls_dicom_slices import ORIGINAL, Layout, Slice
 from scripts.cls_errors import StudyError
 
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", BIG_ENDIAN)  # the third is deflated
-UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
+BIG_ENDIAN = ("1.2.840.10008.1.2.2", "1.2.840.113619.5.2")  # the second is GE's, of the pixels only
+UNCOMPRESSED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", *BIG_ENDIAN)  # the third is deflated
 PIXEL_GROUP = 0x7FE0  # elements come in the order of their groups
 WRAPPED = 10, 0.02  # pairs of neighbours that wrap around, and their share of those that differ in the bits above
 SLACK = 16  # bytes after the pixels that some writers fill up with
@@ -82,18 +80,14 @@ def slice_hu(one: Slice) -> np.ndarray:
         StudyError: its pixels cannot be decoded, or are no HU.
     """
     raw = raw_values(one)
-    if raw is None:
-        hu = decode_hu(one)
-        outside = is_padding_hu(one, hu)
-    else:
-        stored = without_unused_bits(raw, one.layout)
-        if goes_on_above(raw, stored, one.layout):
-            bits = f"BitsStored {one.layout.stored} is too few for its values, which go on in the bits above"
-            raise StudyError(f"{one.header.filename}: {bits}. {ORIGINAL}")
-        outside = is_padding(one, raw, stored)
-        if outside is not None:  # so that it widens no range
-            stored = np.where(outside, stored.min(where=~outside, initial=stored.max()), stored)
-        hu = rescaled(stored, one)
+    stored = without_unused_bits(raw, one.layout)
+    if goes_on_above(raw, stored, one.layout):
+        bits = f"BitsStored {one.layout.stored} is too few for its values, which go on in the bits above"
+        raise StudyError(f"{one.header.filename}: {bits}. {ORIGINAL}")
+    outside = is_padding(one, raw, stored)
+    if outside is not None:  # so that it widens no range
+        stored = np.where(outside, stored.min(where=~outside, initial=stored.max()), stored)
+    hu = rescaled(stored, one)
     if outside is not None:
         hu[outside] = AIR
     if hu.dtype != np.int16 and not -(2**15) <= hu.min() <= hu.max() < 2**15:
@@ -115,13 +109,15 @@ def rescaled(stored: np.ndarray, one: Slice) -> np.ndarray:
     return hu
 
 
-def raw_values(one: Slice) -> np.ndarray | None:
-    """Integers ``[Y, X]`` of a slice as they lie in the file, or None where they are compressed."""
+def raw_values(one: Slice) -> np.ndarray:
+    """Integers ``[Y, X]`` of a slice as they lie in the file, unused bits and all; raises StudyError as `decoded`."""
     layout, syntax = one.layout, one.header.file_meta.TransferSyntaxUID
-    if syntax not in UNCOMPRESSED or (syntax == BIG_ENDIAN and layout.allocated != 16):
-        return None
-    order, kind = ">" if syntax == BIG_ENDIAN else "<", "i" if layout.signed else "u"
-    raw = np.frombuffer(one.header.PixelData, f"{order}{kind}{layout.allocated // 8}", layout.rows * layout.columns)
+    if syntax not in UNCOMPRESSED or (syntax in BIG_ENDIAN and layout.allocated > 16):
+        return decoded(one)
+    data, order, kind = one.header.PixelData, ">" if syntax in BIG_ENDIAN else "<", "i" if layout.signed else "u"
+    if order == ">" and layout.allocated == 8 and one.header["PixelData"].VR == "OW":  # swapped in words of 16 bits
+        data = np.frombuffer(data, ">u2").astype("<u2")
+    raw = np.frombuffer(data, f"{order}{kind}{layout.allocated // 8}", layout.rows * layout.columns)
     return raw.reshape(layout.rows, layout.columns)
 
 
@@ -147,8 +143,10 @@ def goes_on_above(raw: np.ndarray, stored: np.ndarray, layout: Layout) -> bool:
     return wrapped >= WRAPPED[0] and wrapped > WRAPPED[1] * changes
 
 
-def decode_hu(one: Slice) -> np.ndarray:
-    """HU ``[Y, X]`` of a slice that is compressed, by ITK, whose codecs come with it.
+def decoded(one: Slice) -> np.ndarray:
+    """The same of a slice that is compressed, by ITK, whose codecs come with it.
+
+    It is told that all bits are used, and nothing of scaling: else it cuts what BitsStored does not hold silently.
 
     Raises:
         StudyError: there is no decoder, or the pixels are damaged, lie in other bits than the lowest or are of another
@@ -163,36 +161,13 @@ def decode_hu(one: Slice) -> np.ndarray:
         raise StudyError(f"{header.filename}: {cause}. Have the PACS send it as Explicit VR Little Endian.")
     data = codestream(header)
     try:
-        with name_for_itk(Path(header.filename), header.PixelData, data) as name:
-            hu = itk.array_from_image(itk.imread(name, itk.F)).reshape(shape)
+        with TemporaryDirectory() as folder:  # whose name is UTF-8, as ITK needs it
+            Path(folder, "slice.dcm").write_bytes(pixels_alone(layout, header.file_meta.TransferSyntaxUID, data))
+            values = itk.array_from_image(itk.imread(str(Path(folder, "slice.dcm")), itk.F))
+        return values.reshape(shape).astype(f"{'i' if layout.signed else 'u'}{layout.allocated // 8}")
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
         raise StudyError(
             f"{header.filename}: pixels stored as {syntax} cannot be decoded (no decoder here, or damaged). "
             "Have the PACS send it uncompressed, or decompress it with gdcmconv --raw."
         ) from e
-    if value(header, "PhotometricInterpretation") == "MONOCHROME1":  # black is high: ITK turns the stored values over
-        highest = -1 if one.layout.signed else 2**one.layout.stored - 1
-        hu = (one.slope * highest + 2 * one.intercept - hu.astype(np.float64)).astype(np.float32)
-    whole = hu.clip(-(2**15), 2**15 - 1).astype(np.int16)
-    return whole if np.array_equal(whole, hu) else hu
-
-
-@contextmanager
-def name_for_itk(path: Path, pixels: bytes, data: bytes) -> Iterator[str]:
-    """The name of a file that holds ``data`` for its ``pixels``: itself, or a copy in a temporary folder.
-
-    ITK takes names in UTF-8 only.
-    """
-    try:
-        str(path).encode()
-        readable = data == pixels
-    except UnicodeEncodeError:
-        readable = False
-    if readable:
-        yield str(path)
-        return
-    with TemporaryDirectory() as folder:
-        copy = Path(folder, "slice.dcm")
-        copy.write_bytes(path.read_bytes().replace(pixels, data, 1))
-        yield str(copy)

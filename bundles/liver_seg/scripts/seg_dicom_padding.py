@@ -27,12 +27,6 @@ def is_padding(one: Slice, raw: np.ndarray, stored: np.ndarray) -> np.ndarray | 
     return _outside(pixels, ends, one)
 
 
-def is_padding_hu(one: Slice, hu: np.ndarray) -> np.ndarray | None:
-    """The same for a slice of which there are only HU ``[Y, X]``."""
-    ends = padding_range(one)
-    return None if ends is None else _outside(np.rint((hu - one.intercept) / one.slope), ends, one)
-
-
 def padding_range(one: Slice) -> tuple[int, int] | None:
     """First and last value of padding, with the sign that the slice's pixels have; None where it has none."""
     first = _whole_number(value(one.header, "PixelPaddingValue"))
