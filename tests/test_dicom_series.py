@@ -561,8 +561,10 @@ class TestOddButGood:
         assert "5.00 to 6.00 mm apart, which is uneven" in refusal(reading, series[0].parent)
 
     @pytest.mark.parametrize(
-        "values", [{"RescaleType": "hu"}, {"RescaleType": "Hounsfield Units"}, {"ModalityLUTSequence": []}]
-    )
+        "values",
+        [{"RescaleType": "hu"}, {"RescaleType": "Hounsfield Units (HU)"}, {"RescaleType": "UNSPECIFIED"},
+         {"ModalityLUTSequence": []}],
+    )  # fmt: skip
     def test_hu_by_another_name_are_hu(self, reading, series, written, values):
         for path in series:
             edit(path, **values)
@@ -603,11 +605,36 @@ def test_people_without_a_patient_id_are_told_by_what_else_is_theirs(reading, se
     assert f"acquisitions that differ in {name} are in one series" in line and f" {found} " not in line
 
 
-@pytest.mark.parametrize("kind", ["MIP", "CT_SOM5 MIP", "MINIP_THIN", "PROJECTION IMAGE"])
+@pytest.mark.parametrize("kind", ["MIP", "CT_SOM5 MIP", "MINIP_THIN", "PROJECTION IMAGE", "MAX_IP", "MINIMUM"])
 def test_projections_are_no_slices(reading, series, kind):
-    for path in series:
-        edit(path, ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
+    edit(series[0], ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
     assert "by its ImageType a projection" in refusal(reading, series[0].parent)
+
+
+@pytest.mark.parametrize("values", [
+    {"VolumeBasedCalculationTechnique": "MAX_IP"}, {"VolumeBasedCalculationTechnique": "CURVED_MPR"},
+    {"VolumetricProperties": "DISTORTED"},
+], ids=str)  # fmt: skip
+def test_nor_are_they_by_another_attribute(reading, series, values):
+    edit(series[0], **values)
+    assert f"by its {next(iter(values))} " in refusal(reading, series[0].parent)
+
+
+def real_world(unit: str) -> list[Dataset]:
+    """A RealWorldValueMappingSequence of values in some unit."""
+    code, item = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = unit, "UCUM", unit
+    item.RealWorldValueSlope, item.RealWorldValueIntercept, item.MeasurementUnitsCodeSequence = 0.1, -100.0, [code]
+    return [item]
+
+
+@pytest.mark.parametrize("said", ["", "US", "UNSPECIFIED"])
+def test_another_unit_by_the_only_attribute_that_says_one_is_refused(reading, series, written, said):
+    for path in series:
+        edit(path, RescaleType=said, RealWorldValueMappingSequence=real_world("[hnsf'U]"))
+    check_same(reading, series[0].parent, written)
+    edit(series[3], RealWorldValueMappingSequence=real_world("mg/mL"))
+    assert "its values are mg/mL by RealWorldValueMappingSequence" in refusal(reading, series[0].parent)
 
 
 def test_hu_by_a_table_are_refused_by_that(reading, series):
@@ -726,10 +753,12 @@ def test_fragments_of_a_compressed_image_may_end_anywhere(reading, series, writt
         assert f"{series[1]}: several compressed images in one slice" in refusal(reading, series[0].parent)
 
 
-@pytest.mark.parametrize("kind", ["MAT_SPECIFIC", "EFF_ATOMIC_NUM", "GSI IODINE(WATER)", "PERFUSION"])
+@pytest.mark.parametrize("kind", [
+    "MAT_SPECIFIC", "EFF_ATOMIC_NUM", "GSI IODINE(WATER)", "PERFUSION", "ZEFF", "RHO_Z", "ELECTRON DENSITY", "SUB",
+    "FAT_FRACTION", "STD_DEVIATION",
+])  # fmt: skip
 def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
-    for path in series:
-        edit(path, ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
+    edit(series[0], ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
     assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
 
 

@@ -19,6 +19,7 @@ import torch
 from markupsafe import escape
 from monai.data import MetaTensor
 from scipy import ndimage
+from test_dicom_series import real_world
 from test_reading import edit
 
 from liver_ct import LiverCT, phantom
@@ -312,7 +313,78 @@ OF_HEADERS = {
 def test_what_headers_say_against_a_series_is_noted(tmp_path, change, codes):
     change(phantom.write_dicom_series(tmp_path, PLAIN[0], PLAIN[2]))
     ct = read_bundle(BUNDLES / "liver_seg").get_parsed_content("load")({"image": str(tmp_path)})["image"]
-    notes = notes_on_series(ct.meta["files"], ct.shape[1:], ct.affine.numpy())
+    notes = notes_on_series(ct.meta["files"], ct.shape[1:], ct.affine.numpy(), ct.meta["slices"])
+    assert [note.code for note in notes] == codes and all(note.text.endswith(".") for note in notes)
+
+
+FEW = phantom.make_phantom((40, 32, 24), (9.0, 9.0, 8.0))  # 8 mm apart
+COSINES = np.array([1, 0, 0, 0, np.cos(0.4), np.sin(0.4)])  # of slices tilted by 23 degrees
+
+
+def tilted(header: pydicom.Dataset, i: int) -> None:
+    """Reformatted slices that are not axial, whose SliceLocation is a coordinate, or none of theirs."""
+    position = 8 * i * np.cross(COSINES[:3], COSINES[3:])
+    header.ImageOrientationPatient = COSINES.round(8).tolist()
+    header.ImagePositionPatient = position.round(4).tolist()
+    header.SliceLocation = round(float(position[2]), 2)
+
+
+def each(**values):
+    """Set attributes of each slice by its number from 0; with a function, or to the same."""
+
+    def change(header: pydicom.Dataset, i: int) -> None:
+        for name, found in values.items():
+            setattr(header, name, found(i) if callable(found) else found)
+
+    return change
+
+
+def in_other_units(unit: str):
+    return each(RealWorldValueMappingSequence=real_world(unit))
+
+
+def lost(i: int) -> int:
+    """A slice's number where six are not there after the tenth, and the others were put close together."""
+    return i if i < 10 else i + 6
+
+
+OF_EACH = {
+    "a block lost, by number": (each(InstanceNumber=lost), ["gaps"]),
+    "from the head": (each(InstanceNumber=lambda i: 90 - lost(i)), ["gaps"]),
+    "among blank ones": (each(InstanceNumber=lambda i: lost(i) if i % 3 else None), ["gaps"]),
+    "descending": (each(InstanceNumber=lambda i: 500 - i), []), "equal": (each(InstanceNumber=7), []),
+    "unordered": (each(InstanceNumber=lambda i: 7 * i % 24), []), "blank": (each(InstanceNumber=None), []),
+    "two runs": (each(InstanceNumber=lambda i: i % 12), []),
+    "half as far": (each(SliceLocation=lambda i: 4 * i), ["gaps"]),
+    "a little farther": (each(SliceLocation=lambda i: -8.5 * i), ["gaps"]),
+    "a block lost, by place": (each(SliceLocation=lambda i: 8 * lost(i)), ["gaps"]),
+    "another order": (each(SliceLocation=lambda i: 8 * (7 * i % 24)), ["gaps"]),
+    "from elsewhere": (each(SliceLocation=lambda i: 77.7 - 8 * i), []), "one place": (each(SliceLocation=5), []),
+    "whole mm": (each(SliceLocation=lambda i: round(7.98 * i + 0.3)), []), "no place": (each(SliceLocation=None), []),
+    "some places": (each(SliceLocation=lambda i: 8 * i if i % 3 else None), []), "tilted": (tilted, []),
+    "tilted, half as far": (lambda header, i: (tilted(header, i), each(SliceLocation=lambda i: 4 * i)(header, i)),
+                            ["gaps"]),
+    "lossy at the end": (each(LossyImageCompression=lambda i: "00" if i else "01"), ["lossy"]),
+    "tilt": (each(GantryDetectorTilt=-0.5), ["tilt"]), "hardly": (each(GantryDetectorTilt=0.4), []),
+    "tilt that slices have": (lambda header, i: (tilted(header, i), each(GantryDetectorTilt=23)(header, i)), []),
+    "turned": (each(PatientOrientation=["R", "A"]), ["orientation"]),
+    "mirrored": (each(PatientOrientation=["R", "P"]), ["orientation"]),
+    "as it is": (each(PatientOrientation=["LF", "PL"]), []), "no orientation": (each(PatientOrientation=""), []),
+    "one energy": (each(ImageType=["DERIVED", "SECONDARY", "AXIAL", "MONO_40KEV"]), ["computed"]),
+    "sampled": (each(VolumetricProperties="SAMPLED"), ["computed"]),
+    "volume": (each(VolumetricProperties="VOLUME", VolumeBasedCalculationTechnique="NONE"), []),
+    "another unit": (in_other_units("mg/mL"), ["computed"]), "HU": (in_other_units("[hnsf'U]"), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, codes", OF_EACH.values(), ids=OF_EACH)
+def test_headers_that_contradict_each_other_or_themselves_are_noted(reading, tmp_path, change, codes):
+    for i, path in enumerate(phantom.write_dicom_series(tmp_path, *FEW[::2])):
+        header = pydicom.dcmread(path)
+        change(header, i)
+        header.save_as(path)
+    ct = reading.read_image(tmp_path)
+    notes = notes_on_series(ct.meta["files"], ct.shape[1:], ct.affine.numpy(), ct.meta["slices"])
     assert [note.code for note in notes] == codes and all(note.text.endswith(".") for note in notes)
 
 

@@ -34,7 +34,7 @@ class LoadStudyd(MapTransform):
     """Read a CT and its masks as MetaTensors ``[1, X, Y, Z]`` on one grid, in the file's own orientation.
 
     They are float32, or int16 where the CT is stored so. A DICOM series' files, in the order of Z, are in
-    ``meta["files"]``.
+    ``meta["files"]``, and what their headers say of each slice, ``[Z]``, in ``meta["slices"]``.
 
     LoadImaged reads an MR, a 2D image or a NaN affine silently, and replaces a NIfTI's affine where pixdim
     differs from it in the sixth digit; this refuses the former with one clear line and takes the affine nibabel does.
@@ -103,7 +103,7 @@ def read_image(path: Path, series: str | int | None = None) -> MetaTensor:
     meta: dict[str, Any] = {"filename_or_obj": str(path)}
     try:
         if path.is_dir() or is_dicom(path):
-            values, affine, meta["files"] = read_series(path, None if series is None else str(series))
+            values, affine, meta["files"], meta["slices"] = read_series(path, None if series is None else str(series))
         else:
             header = read_header(path)
             values, affine = read_voxels(path, header), header.affine

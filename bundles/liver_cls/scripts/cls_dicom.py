@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from scripts.cls_dicom_acquisitions import check_acquisitions
-from scripts.cls_dicom_files import check_companions, files_in, is_dicom, read_dicom, sop_class, value
+from scripts.cls_dicom_files import check_companions, files_in, is_dicom, is_lossy, read_dicom, sop_class, value
+from scripts.cls_dicom_kind import check_kind
 from scripts.cls_dicom_neighbours import check_neighbours
 from scripts.cls_dicom_pixels import check_pixels, read_voxels
 from scripts.cls_dicom_series import ENHANCED, check_left_out, check_whole, choose_series, is_ct, is_slice
-from scripts.cls_dicom_slices import Slice, normal, place_slice, sort_slices, without_scouts
+from scripts.cls_dicom_slices import Slice, normal, place_slice, said_of_each, sort_slices, without_scouts
 from scripts.cls_errors import StudyError
 from scripts.cls_geometry import check_geometry, check_memory
 
@@ -29,8 +30,17 @@ class Images(NamedTuple):
     files: list[Path]
 
 
-def read_series(path: Path, series: str | None = None) -> tuple[torch.Tensor, np.ndarray, list[str]]:
-    """Voxels ``[X, Y, Z]`` in HU, int16 where all fit, else float32; RAS affine (mm); files in the order of Z.
+class Series(NamedTuple):
+    """A series that was read."""
+
+    voxels: torch.Tensor  # [X, Y, Z] in HU, int16 where all fit, else float32
+    affine: np.ndarray  # RAS, mm
+    files: list[str]  # in the order of Z
+    slices: dict[str, np.ndarray]  # what is said of each, [Z]: `said_of_each`, and whether it was compressed with loss
+
+
+def read_series(path: Path, series: str | None = None) -> Series:
+    """Read a series as a volume.
 
     Z runs along the slices' normal. ITK's readers accept gaps, repeated slices and a tilt silently, and take longer.
 
@@ -53,7 +63,8 @@ def read_series(path: Path, series: str | None = None) -> tuple[torch.Tensor, np
     voxels = read_voxels(slices)
     check_neighbours(path, slices, voxels)
     files = [str(s.header.filename) for s in slices]
-    return torch.from_numpy(voxels.T), affine, files
+    said = {**said_of_each(slices), "lossy": np.array([is_lossy(s.header) for s in slices])}
+    return Series(torch.from_numpy(voxels.T), affine, files, said)
 
 
 def affine_of(slices: list[Slice]) -> np.ndarray:
@@ -77,6 +88,7 @@ def find_series(path: Path, series: str | None) -> list[Slice]:
     for header in chosen:
         if sop_class(header) in ENHANCED:
             raise StudyError(_not_read(header))
+        check_kind(header)
     check_left_out(chosen, images.others)
     if path.is_dir():
         check_companions((Path(h.filename) for h in chosen), images.files)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -23,12 +23,7 @@ MISSING = 1.5  # a gap where a slice is missing, against one where none is
 NUMBERS = {
     "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1
 }  # fmt: skip
-UNITS = ("HU", "HU_MOD", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")  # US: unspecified
-PROJECTIONS = {"MIP", "MINIP", "MAXIP", "PROJECTION"}  # in the ImageType of slices that hold the extremes of several
-NO_HU = (  # in the ImageType of what is computed from CTs, at two energies or times, and is of another unit
-    "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "IODINE", "PERFUSION",
-    "SUBTRACTION",
-)  # fmt: skip
+TOLD = ("InstanceNumber", "SliceLocation")
 LAYOUT = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -70,17 +65,6 @@ def place_slice(header: pydicom.Dataset) -> Slice:
     if spacing.min() <= 0 or slope <= 0:
         name = "PixelSpacing" if spacing.min() <= 0 else "RescaleSlope"
         raise StudyError(f"{path}: {name} is {header[name].value}, which is impossible. {ORIGINAL}")
-    kind = str(value(header, "ImageType")).upper()
-    if PROJECTIONS & set(re.findall(r"[A-Z]+", kind)):
-        raise StudyError(f"{path}: by its ImageType a projection (MIP or MinIP), no slice of a CT. {ORIGINAL}")
-    if found := next((name for name in NO_HU if name in kind), None):
-        raise StudyError(f"{path}: by its ImageType ({found}) a map computed from CTs, not in HU. Give a CT in HU.")
-    unit = str(value(header, "RescaleType") or "HU").strip()[:60]
-    if unit.upper() not in UNITS:
-        raise StudyError(f"{path}: its values are {unit}, not HU. Give a CT in HU.")
-    if "ModalityLUTSequence" in header and value(header, "ModalityLUTSequence") != []:
-        cause = "its values become HU by a table, ModalityLUTSequence, which is not read here"
-        raise StudyError(f"{path}: {cause}. Give a CT with RescaleSlope and RescaleIntercept only.")
     return Slice(header, position, cosines, spacing, float(slope[0]), float(intercept[0]), read_layout(header))
 
 
@@ -120,10 +104,26 @@ def numbers(header: pydicom.Dataset, name: str, count: int) -> np.ndarray:
     return array
 
 
+def said_of_each(slices: Sequence[Slice]) -> dict[str, np.ndarray]:
+    """What headers say of each slice that may contradict where it lies, ``[N]``: nan where they say nothing."""
+    said = {name: np.array([_number(one.header, name) for one in slices]) for name in TOLD}
+    return {**said, "mm": np.array([one.position for one in slices]) @ normal(slices[0])}
+
+
+def _number(header: pydicom.Dataset, name: str) -> float:
+    """A decimal attribute, or nan."""
+    try:
+        found = _decimals(header, name)
+        number = float(found[0] if isinstance(found, list) else found)
+    except Exception:  # whatever the bytes of one attribute make pydicom raise
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
 def _decimals(header: pydicom.Dataset, name: str) -> Any:
     """An attribute's value; decimals straight from the file's bytes: pydicom takes long for them."""
     item = header.get_item(name)
-    if name in NUMBERS and item is not None and isinstance(item.value, bytes):
+    if (name in NUMBERS or name in TOLD) and item is not None and isinstance(item.value, bytes):
         text = item.value.strip(b" \0").replace(b"_", b"?")  # which Python's numbers may hold
         return [float(number) for number in text.split(b"\\")] if text else None
     return header.get(name)

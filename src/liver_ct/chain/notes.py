@@ -34,7 +34,7 @@ def notes_on_mask(
 ) -> tuple[Note, ...]:
     """As `all_notes`, of a mask of the liver ``[1, X, Y, Z]``, such as one made by hand."""
     affine, of_liver = ct.affine.numpy(), liver[0].numpy()
-    of_headers = notes_on_series(ct.meta.get("files", ()), of_liver.shape, affine)
+    of_headers = notes_on_series(ct.meta.get("files", ()), of_liver.shape, affine, ct.meta.get("slices", {}))
     of_prob = None if prob is None else prob[0].numpy()
     return of_headers + notes_on(ct[0].numpy(), of_liver, affine, of_prob, mirrored)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,23 +15,31 @@ if TYPE_CHECKING:
     import pydicom
 
 ATTRIBUTES = [
-    "InstanceNumber", "SliceThickness", "SpacingBetweenSlices", "ReconstructionDiameter", "RescaleType", "ImageType",
-    "LossyImageCompression",
+    "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "PatientOrientation", "ReconstructionDiameter",
+    "RescaleType", "ImageType", "VolumetricProperties", "RealWorldValueMappingSequence",
 ]  # fmt: skip
-LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")  # JPEG, near-lossless JPEG-LS
-COMPUTED = ("HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "MONOENERG")  # from CTs at two energies
-LOOKED_AT = 4  # slices; all others are like them, or the series would not have been read
+SLICES = ("InstanceNumber", "SliceLocation", "mm", "lossy")  # what the reader says of each; an old bundle's does not
+COMPUTED = ("HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "MONO", "KEV")  # from CTs at two energies
+HOUNSFIELD = ("[hnsf'U]", "HU", "1")  # units of a RealWorldValueMappingSequence, the last of none
 GAP = 1.5  # from slice to slice, against their thickness
 ALIKE = 0.05  # how far a size may be from the one that another attribute says
+ROUNDED_MM = 1.01  # between places of which each is written to whole mm or finer
+TILT = 0.5  # degrees
+AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "H": (2, 1), "F": (2, -1)}  # of RAS, and where to
+ALONG = 0.5  # cosine between an axis and what is named after it: 0.58 at least where it is the nearest
 
 
-def notes_on_series(files: Sequence[str], shape: Sequence[int], affine: NDArray[Any]) -> tuple[Note, ...]:
+def notes_on_series(
+    files: Sequence[str], shape: Sequence[int], affine: NDArray[Any], slices: Mapping[str, NDArray[Any]]
+) -> tuple[Note, ...]:
     """What headers say against a series.
 
     Args:
         files: its slices, in the order of Z; none for a CT that is no DICOM.
         shape: ``[X, Y, Z]``.
         affine: 4 x 4, voxel to world mm.
+        slices: what is said of each, ``[Z]``, as the reader found it: ``InstanceNumber``, ``SliceLocation``, both nan
+            where missing, ``mm`` along the slices' normal, and whether it is ``lossy``.
 
     Returns:
         A note for each thing; none for a good series.
@@ -40,32 +48,96 @@ def notes_on_series(files: Sequence[str], shape: Sequence[int], affine: NDArray[
         return ()
     import pydicom  # slow to import, and NIfTI does without
 
-    middle = files[max(0, len(files) // 2 - 2) :][:LOOKED_AT]
-    headers = [pydicom.dcmread(f, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES) for f in middle]
+    middle = files[len(files) // 2]  # all others are like it, or the series would not have been read
+    header = pydicom.dcmread(middle, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES)
     mm = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / mm
+    numbers, places, depth, lossy = (slices.get(name, np.empty(0)) for name in SLICES)
     texts = {
-        "gaps": about_gaps(headers, float(mm[2])),
-        "field": about_field(headers[0], float(max(shape[0] * mm[0], shape[1] * mm[1]))),
-        "lossy": about_loss(headers),
-        "computed": about_origin(headers[0]),
+        "gaps": about_numbers(numbers)
+        or about_places(places, depth, directions[:, 2])
+        or about_gaps(header, float(mm[2])),
+        "tilt": about_tilt(header, directions[:, 2]),
+        "orientation": about_orientation(header, directions),
+        "field": about_field(header, float(max(shape[0] * mm[0], shape[1] * mm[1]))),
+        "lossy": about_loss(lossy),
+        "computed": about_origin(header),
     }
     return tuple(Note(code, text) for code, text in texts.items() if text)
 
 
-def about_gaps(headers: Sequence[pydicom.Dataset], apart: float) -> str | None:
+def about_numbers(numbers: NDArray[Any]) -> str | None:
+    """Slices that are missing by the numbers of the others ``[Z]``; unordered or equal ones say nothing."""
+    known = np.flatnonzero(np.isfinite(numbers))
+    if len(known) < 3:
+        return None
+    steps = np.diff(numbers[known]) / np.diff(known)
+    if abs(np.sign(steps).sum()) < len(steps) or abs(steps).max() <= 1:
+        return None
+    first = known[int(abs(steps).argmax()) :]
+    shown = [f"{numbers[i]:.0f}" for i in first[:3]]
+    if np.ptp(steps) == 0:
+        return f"Slices are numbered {', '.join(shown)} and so on: those between may have been lost."
+    return f"A slice numbered {shown[0]} is followed by one numbered {shown[1]}: those between may have been lost."
+
+
+def about_places(places: NDArray[Any], depth: NDArray[Any], along: NDArray[Any]) -> str | None:
+    """SliceLocation that contradicts the positions; one that is the same in all slices says nothing.
+
+    Args:
+        places: SliceLocation ``[Z]`` in mm, from anywhere and to either side.
+        depth: the positions along the slices' normal ``[Z]`` in mm.
+        along: the normal ``[3]``. Of tilted slices some write a coordinate, which is the normal's part along an axis.
+    """
+    known = np.isfinite(places)
+    places, depth = places[known], depth[known]
+    if len(places) < 3 or np.ptp(places) < ROUNDED_MM:
+        return None
+    apart, by_place = np.diff(depth), abs(np.diff(places))
+    for part in (1.0, *along):
+        for turned in (places, -places):
+            off = turned - part * depth
+            step = abs(np.diff(off)).max() < max(ROUNDED_MM, apart.min() / 2)
+            if step and np.ptp(off) < max(ROUNDED_MM, ALIKE * np.ptp(depth)):
+                return None
+    found = " to ".join(dict.fromkeys(f"{mm:.3g}" for mm in (by_place.min(), by_place.max())))
+    return f"Slices lie {np.median(apart):.3g} mm apart, by SliceLocation {found}: some were lost, or one is wrong."
+
+
+def about_gaps(header: pydicom.Dataset, apart: float) -> str | None:
     """Slices that are missing at even distances, which their positions cannot tell."""
-    numbers = [_number(header, "InstanceNumber") for header in headers]
-    steps = {b - a if a and b else 1 for a, b in pairwise(numbers)}
-    if len(numbers) > 2 and len(steps) == 1 and abs(steps.pop()) > 1:
-        shown = ", ".join(f"{number:g}" for number in numbers[:3])
-        return f"Slices are numbered {shown} and so on: those between may have been lost."
-    between = abs(_number(headers[0], "SpacingBetweenSlices") or apart)
+    between = abs(_number(header, "SpacingBetweenSlices") or apart)
     if abs(between / apart - 1) > ALIKE:
         return f"Slices lie {apart:.3g} mm apart, but SpacingBetweenSlices is {between:g}: some may have been lost."
-    thickness = _number(headers[0], "SliceThickness") or apart
+    thickness = _number(header, "SliceThickness") or apart
     if 0 < GAP * thickness < apart:
         return f"Slices of {thickness:g} mm lie {apart:.3g} mm apart: nothing is known of what is between them."
     return None
+
+
+def about_tilt(header: pydicom.Dataset, along: NDArray[Any]) -> str | None:
+    """A gantry that was tilted though slices lie straight; some scanners also write so what they have corrected."""
+    tilt = _number(header, "GantryDetectorTilt") or 0
+    if abs(tilt) < TILT or abs(along[2]) < 1 - 1e-6:
+        return None
+    return f"GantryDetectorTilt is {tilt:g} degrees, but slices lie straight: corrected, or the tilt was lost."
+
+
+def about_orientation(header: pydicom.Dataset, directions: NDArray[Any]) -> str | None:
+    """PatientOrientation that contradicts where rows and columns run to; programs that turn pictures change only one.
+
+    ``directions`` ``[3, 3]``: unit vectors in columns, in RAS.
+    """
+    found = header.get("PatientOrientation")
+    if found is None or isinstance(found, str) or len(found) != 2:
+        return None
+    named = [AXES.get(str(letters)[:1]) for letters in found]
+    if all(axis is None or axis[1] * directions[axis[0], i] > ALONG for i, axis in enumerate(named)):
+        return None
+    return (
+        f"PatientOrientation is {'/'.join(str(letters)[:3] for letters in found)}, ImageOrientationPatient says "
+        "otherwise: the pictures may be turned or mirrored."
+    )
 
 
 def about_field(header: pydicom.Dataset, field: float) -> str | None:
@@ -78,19 +150,34 @@ def about_field(header: pydicom.Dataset, field: float) -> str | None:
     )
 
 
-def about_loss(headers: Sequence[pydicom.Dataset]) -> str | None:
+def about_loss(lossy: NDArray[Any]) -> str | None:
     """Values that a compression has changed."""
-    lossy = [h.get("LossyImageCompression") == "01" or h.file_meta.get("TransferSyntaxUID") in LOSSY for h in headers]
-    return "The slices were compressed with loss, which changes their values." if any(lossy) else None
+    if not lossy.any():
+        return None
+    which = "The slices were" if lossy.all() else f"{lossy.sum()} of {len(lossy)} slices were"
+    return f"{which} compressed with loss, which changes their values."
 
 
 def about_origin(header: pydicom.Dataset) -> str | None:
     """HU that no CT has measured."""
-    kind = f"{header.get('RescaleType')} {header.get('ImageType')}".upper()
-    found = next((name for name in COMPUTED if name in kind), None)
-    return (
-        f"By its header ({found}) computed from CTs at two energies: HU may be unlike those learned." if found else None
-    )
+    kind = re.sub("[^A-Z]+", "_", f"{header.get('RescaleType')} {header.get('ImageType')}".upper())
+    if found := next((name for name in COMPUTED if name in kind), None):
+        return f"By its header ({found}) computed from CTs at two energies: HU may be unlike those learned."
+    if header.get("VolumetricProperties") == "SAMPLED":
+        return "By its header (VolumetricProperties SAMPLED) computed from other slices, such as a projection."
+    if unit := _other_unit(header):
+        return f"By its header values are also {unit}: a map computed from CTs, or HU beside it."
+    return None
+
+
+def _other_unit(header: pydicom.Dataset) -> str | None:
+    """The unit of a RealWorldValueMappingSequence of which none is HU."""
+    try:
+        items = header.get("RealWorldValueMappingSequence") or ()
+        codes = [str(unit.CodeValue) for item in items for unit in item.MeasurementUnitsCodeSequence]
+    except Exception:  # whatever a sequence's bytes make pydicom raise, or it lacks
+        return None
+    return codes[0][:16] if codes and not set(codes) & set(HOUNSFIELD) else None
 
 
 def _number(header: pydicom.Dataset, name: str) -> float | None:
