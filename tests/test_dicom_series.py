@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -283,6 +284,11 @@ def test_slices_of_an_interrupted_copy_refuse_the_series(reading, series, name, 
     assert line.startswith(f"{renamed[-LAST]}")
 
 
+def test_a_slice_in_gzip_is_refused_by_that(reading, series):
+    series[3].write_bytes(gzip.compress(series[3].read_bytes()))
+    assert f"{series[3]}: slice cannot be read (it is packed with gzip" in refusal(reading, series[0].parent)
+
+
 def test_other_files_beside_the_slices_do_not_matter(reading, series, written):
     for name in ("README.txt", "LICENSE", "notes 2024.txt", "VERSION", "index.html", ".DS_Store", "._slice_0040.dcm"):
         (series[0].parent / name).write_bytes(b"")
@@ -546,12 +552,12 @@ def test_a_series_is_the_same_as_the_nifti(reading, ct, written):
 class TestOddButGood:
     """What other programs read, and what is in it can be told."""
 
-    @pytest.mark.parametrize("apart", [0.625, 0.75])
-    def test_positions_written_to_a_tenth_of_a_millimetre_are_evenly_spaced(self, reading, series, apart):
+    @pytest.mark.parametrize("apart, to", [(0.625, 0.1), (0.75, 0.1), (1.25, 0.5), (2.8, 0.5)])
+    def test_positions_written_to_a_tenth_or_half_of_a_millimetre_are_evenly_spaced(self, reading, series, apart, to):
         for number, path in enumerate(series):
-            edit(path, ImagePositionPatient=[0, 0, round(number * apart, 1)])
+            edit(path, ImagePositionPatient=[0, 0, round(round(number * apart / to) * to, 1)])
         read = reading.read_image(series[0].parent)
-        assert abs(read.affine[2, 2]) == pytest.approx(apart, abs=0.1 / len(series))
+        assert abs(read.affine[2, 2]) == pytest.approx(apart, abs=to / len(series))
         series[5].unlink()
         assert "so some are missing" in refusal(reading, series[0].parent)
 
@@ -568,6 +574,11 @@ class TestOddButGood:
     def test_hu_by_another_name_are_hu(self, reading, series, written, values):
         for path in series:
             edit(path, **values)
+        check_same(reading, series[0].parent, written)
+
+    def test_a_number_may_be_written_in_several_ways(self, reading, series, written):
+        for number, path in enumerate(series):
+            edit(path, KVP=("120", "120.0", "1.2e2")[number % 3], ReconstructionDiameter=("384", "384.000")[number % 2])
         check_same(reading, series[0].parent, written)
 
     @pytest.mark.parametrize("bits", [12, 16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import shutil
 import tarfile
 import tempfile
@@ -160,6 +161,9 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
     zipfile.ZipFile(folder / "none.zip", "w").close()
     twice = pack(series, folder / "twice.zip")
     pack(series, twice)
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        for path in series.iterdir():
+            archive.writestr(f"{path.name}.gz", gzip.compress(path.read_bytes(), 1))
     return {
         "locked": "a zip with a password",
         "bomb": "unpacked it takes 3145728.0 GB",
@@ -171,6 +175,7 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
         "back": "named to lie outside of it",
         "none": "an empty zip",
         "twice": "have the same name",
+        "packed": "slices in it are packed with gzip",
     }
 
 

@@ -31,13 +31,18 @@ def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
     along = normal(slices[0])
     ordered = sorted(slices, key=lambda one: float(one.position @ along))
     for name in filter(partial(_differ, slices), (*MARKS, *TIMES)):
-        marks = [(str(found), one) for one in ordered if (found := value(one.header, name)) is not None]
+        marks = [(_mark(found), one) for one in ordered if (found := value(one.header, name)) is not None]
         runs = [pair for before, pair in zip([("", None), *marks], marks) if before[0] != pair[0]]
         kinds = len({mark for mark, _ in runs})
         if 1 < kinds < len(marks) and name in ONE:
             raise StudyError(f"{folder}: {_named(name, runs, 'are in one series')}. Give each as a series of its own.")
         if len(runs) > kinds > 1 and not (name in TIMES and kinds > MAX_TIMES):
             raise StudyError(f"{folder}: {_named(name, runs)}. Give each acquisition as a series of its own.")
+
+
+def _mark(found: Any) -> str:
+    """An attribute's value as text, a number however it is written."""
+    return f"{float(found):.15g}" if isinstance(found, (int, float)) else str(found)
 
 
 def _differ(slices: Sequence[Slice], name: str) -> bool:

@@ -20,6 +20,7 @@ DEFER = 2**14  # bytes; longer values, the pixels, are read when they are asked 
 ZEROS = 1000  # elements of nothing, a tag of 0 each
 SUFFIXES = (".dcm", ".ima")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".gz", ".bz2", ".zip")
+GZIP = b"\x1f\x8b"
 DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a file
 CHUNK, INFLATED = 2**20, 2**28  # bytes; a slice of 4096 x 4096 has 2**25
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")  # JPEG, near-lossless JPEG-LS
@@ -35,9 +36,13 @@ def is_dicom(path: Path) -> bool:
 
 def has_dicom_mark(path: Path) -> bool:
     """Whether a file's first bytes are those of DICOM, with preamble or without."""
-    with path.open("rb") as file:
-        head = file.read(132)
+    head = _head(path, 132)
     return head[128:] == b"DICM" or _is_bare(head)
+
+
+def _head(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def _is_bare(head: bytes) -> bool:
@@ -66,6 +71,8 @@ def read_dicom(path: Path) -> pydicom.Dataset:
         except pydicom.errors.InvalidDicomError:
             if path.stat().st_size == 0:
                 raise ValueError("the file is empty") from None
+            if _head(path, 2) == GZIP:
+                raise ValueError("it is packed with gzip: unpack it first") from None
             if not has_dicom_mark(path):
                 raise
             header = read_elements(path, force=True)

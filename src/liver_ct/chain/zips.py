@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from liver_ct.chain.formats import DICOM, HEAD, NOT_READ, SUFFIXES, format_of_bytes
+from liver_ct.chain.formats import DICOM, GZIP, HEAD, NOT_READ, SUFFIXES, format_of_bytes
 from liver_ct.errors import StudyError
 
 UNPACK = "Unpack it and give the folder."
+UNPACK_BOTH = "Unpack it and them, and give the folder."
 COPY_AGAIN = "Copy or export it again."
 MOST_FILES = 100_000
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -63,6 +64,10 @@ def unpack(path: Path, folder: Path) -> None:
             letters = "".join(chr(ord("g") + int(digit)) for digit in str(homes.index(name.parent)))  # no hexadecimal
             target = folder / (name.name if len(homes) == 1 else f"{letters}-{name.name}")
             with archive.open(entry) as source, target.open("xb") as file:
+                head = source.read(HEAD)
+                if head.startswith(GZIP) and format_of_bytes(head) == DICOM:
+                    raise StudyError(f"{path}: slices in it are packed with gzip, each by itself. {UNPACK_BOTH}")
+                file.write(head)
                 shutil.copyfileobj(source, file, 2**20)
 
 
