@@ -499,6 +499,7 @@ HU = {
     "clipped at -200 and 300": lambda ct: ct.clip(-200, 300),
     "clipped at -1000 and 1000": lambda ct: ct.clip(-1000, 1000),
     "padded with -2000": lambda ct: np.where(padding(ct.shape), -2000, ct),
+    "and a voxel lower still": lambda ct: np.where(corner(ct.shape), -2001, np.where(padding(ct.shape), -2000, ct)),
     "padded with -1024": lambda ct: np.where(padding(ct.shape), -1024, ct),
     "all around the body padded": lambda ct: np.where(ct < -950, -2000, ct),
     "padded with -3024": lambda ct: np.where(padding(ct.shape), -3024, ct),
@@ -507,6 +508,11 @@ HU = {
     "intercept of -1000": lambda ct: ct + 24,
     "noise": lambda ct: ct + np.random.default_rng(0).normal(0, 60, ct.shape),
 }
+
+
+def corner(shape: tuple[int, ...]) -> np.ndarray:
+    """The first voxel."""
+    return np.arange(np.prod(shape)).reshape(shape) == 0
 
 
 def padding(shape: tuple[int, ...]) -> np.ndarray:

@@ -14,6 +14,7 @@ from shared.geometry import is_unit
 HU_RANGE = (-(2**15), 2**16)  # 16 bits with any usual intercept
 SAMPLE = 2**19  # voxels that are enough to judge by
 PADDED = 0.02  # share of voxels from which on one lowest value is padding, or air that was clipped
+STRAYS = 0.005  # share of voxels that may be lower than padding
 DENSE, CLIPPED = 0.02, 0.15  # shares of voxels: 0.006 and 0.031 at most in 46 CTs
 GAP = 100  # HU between padding and all else; less is a CT clipped at the lowest
 HIGHEST_AIR = -750  # HU; the darkest of lungs are darker
@@ -65,6 +66,7 @@ def _not_hu(sample: torch.Tensor) -> str:
         if (empty := share(sample == 0)) > 0.2:
             return f"{100 * empty:.0f} % of it is 0 exactly, where air is -1000: overwritten, or no CT"
         return "too little soft tissue at 0 to 200 HU"
+    sample = _without_strays(sample)
     lowest = sample.kthvalue(1 + sample.numel() // 200).values  # but for stray voxels
     if share((sample < -1100) & (sample > sample.min())) > 0.1:  # padding is one value
         return "much lies below -1100, where air is -1000"
@@ -72,6 +74,16 @@ def _not_hu(sample: torch.Tensor) -> str:
         return f"the lowest values are {lowest.item():.0f}, where air is -1000"
     inside = sample[sample > sample.min()]  # without padding, which is one value, far below all else
     return _turned_sign(sample, inside) or _scaled_air(sample, inside)
+
+
+def _without_strays(sample: torch.Tensor) -> torch.Tensor:
+    """Values with the few that are lower than padding set to it, so that it is the lowest."""
+    far = sample[sample < -1100]
+    if not len(far):
+        return sample
+    padding = far.mode().values
+    few = (far < padding).count_nonzero() < STRAYS * sample.numel()
+    return sample.clamp(min=padding) if few else sample
 
 
 def _turned_sign(sample: torch.Tensor, inside: torch.Tensor) -> str:
