@@ -44,6 +44,8 @@ def _decode(path: Path, raw: bytes) -> nib.Nifti1Header:
         if size in CLASSES and len(raw) >= size:
             fields = CLASSES[size](raw[:size], endianness=order, check=False)
             if fields["magic"].item()[:3] in MAGICS:
+                if fields["pixdim"][0] == 0:  # the standard takes it for 1; nibabel does so where it checks
+                    fields["pixdim"][0] = 1
                 return fields
             raise StudyError(f"{path}: the header of a pair of files (.hdr and .img). Convert them to one .nii.gz.")
     raise not_this(path, "NIfTI")

@@ -31,10 +31,19 @@ def check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> No
         cause = "its axes are not perpendicular (a tilted gantry, or a damaged header)"
         raise StudyError(f"{path}: {cause}. Resample it to a grid that is.")
     if len(shape) > 3:
-        raise StudyError(f"{path}: {math.prod(shape[3:])} volumes in one file (4D). Give one phase as a 3D file.")
+        raise StudyError(f"{path}: {_why_4d(shape)}")
     if len(shape) < 3:
         raise StudyError(f"{path}: a 2D image, shape {shape}. Give a whole CT volume.")
     _check_extent(path, np.array(shape), affine, sizes)
+
+
+def _why_4d(shape: tuple[int, ...]) -> str:
+    """Cause and fix for more axes than three."""
+    count = math.prod(shape[3:])
+    if shape[2] == 1:
+        return f"one slice at {count} times (4D), or slices along the axis of time. Save it with the slices along z."
+    take_one = "nibabel.save(nibabel.load(FILE).slicer[..., 0], 'one.nii.gz') takes the first"
+    return f"{count} volumes in one file (4D). Give one phase as a 3D file: {take_one}."
 
 
 def check_memory(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
