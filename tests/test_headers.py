@@ -140,6 +140,14 @@ class TestFormats:
         path = save_nifti(tmp_path / real, *ct).rename(tmp_path / name)
         np.testing.assert_array_equal(read(reading, path)[0].numpy(), ct[0])
 
+    def test_a_qform_whose_sign_is_not_set_is_read_as_1(self, reading, ct, tmp_path):
+        path = save_nifti(tmp_path / "ct.nii.gz", *ct)
+        whole = read(reading, path)
+        pixdim = nib.load(path).header["pixdim"].copy()
+        for sform_code in (0, 1):
+            change(path, pixdim=np.array([0, *pixdim[1:]]) * 1.0, sform_code=sform_code)
+            np.testing.assert_allclose(read(reading, path).affine, whole.affine, atol=1e-3)
+
     def test_nifti_2_is_read(self, reading, ct, tmp_path):
         nib.save(nib.Nifti2Image(*ct), tmp_path / "ct.nii.gz")
         np.testing.assert_array_equal(read(reading, tmp_path / "ct.nii.gz")[0].numpy(), ct[0])
@@ -256,7 +264,8 @@ NIFTI = {
     "no rotation": ({"quatern_b": 3}, "no rotation"),
     "size negative": ({"dim": [3, 48, -40, 20, 1, 1, 1, 1]}, "no sizes of an image"),
     "axes 0": ({"dim": [0, 48, 40, 20, 1, 1, 1, 1]}, "no sizes of an image"),
-    "4D": ({"dim": [4, 48, 40, 10, 2, 1, 1, 1]}, "2 volumes"),
+    "4D": ({"dim": [4, 48, 40, 10, 2, 1, 1, 1]}, "2 volumes in one file (4D). Give one phase as a 3D file: nibabel"),
+    "slices along time": ({"dim": [4, 48, 40, 1, 20, 1, 1, 1]}, "Save it with the slices along z"),
     "2D": ({"dim": [2, 48, 800, 1, 1, 1, 1, 1]}, "2D"),
     "fewer slices": ({"dim": [3, 48, 40, 19, 1, 1, 1, 1]}, "more voxels than its header declares"),
     "more slices": ({"dim": [3, 48, 40, 21, 1, 1, 1, 1]}, "declares"),
@@ -394,7 +403,10 @@ MEDICAL = {
     "no place": (b"Offset", b"Comment", "Offset is missing"),
     "underscores": (b"DimSize = 48 40 20", b"DimSize = 4_8 40 20", "3 finite numbers"),
     "no sizes": (b"DimSize = 48 40 20\n", b"", "DimSize is missing"),
-    "a control character": (b"CenterOfRotation = 0", b"CenterOfRotation = \x07", "header is damaged"),
+    "a control character": (b"CenterOfRotation = 0", b"CenterOfRotation = \x07", "holds control characters"),
+    "a PET's unit": (b"NDims", b"0054|1001 = BQML\nNDims", "0054|1001 is 'BQML', not HU"),
+    "a dose": (b"NDims", b"0028|1054 = GY\nNDims", "0028|1054 is 'GY', not HU"),
+    "a value of two lines": (b"NDims = 3", b"NDims = 3\n0010|4000 = one\ntwo", "line 4 of its header is no"),
     "packed perhaps": (b"CompressedData = False", b"CompressedData = yes", "CompressedData is 'yes'"),
 }  # fmt: skip
 
@@ -411,14 +423,21 @@ def test_a_metaimage_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path
     (b"space: left-posterior-superior\n", b"", "how the patient lies"),
     (b"space: left-posterior-superior\n", b"space: scanner-xyz\n", "how the patient lies"),
     (b"endian: little", b"endian: little\nmodality:=MR", "modality is 'MR', not CT"),
-    (b"endian: little", b"endian: little\n0008|0060:=PT ", "0008|0060 is 'PT ', not CT"),
+    (b"endian: little", b"endian: little\n0008|0060:=PT ", "0008|0060 is 'PT', not CT"),
+    (b"endian: little", b"endian: little\nDICOM_0008_0060_Modality:=MR", "DICOM_0008_0060_Modality is 'MR', not CT"),
+    (b"endian: little", b"endian: little\nDICOM.Modality:=PT", "DICOM.Modality is 'PT', not CT"),
+    (b"endian: little", b'endian: little\nDICOM_0008_0060:={"values":[{"z":0,"t":0,"value":"SEG"}]}', "is 'SEG', not"),
+    (b"endian: little", b"endian: little\nDICOM.MeasurementUnitsCodeValue:={SUVbw}g/ml", "'{SUVbw}g/ml', not HU"),
+    (b"endian: little", b"endian: little\n0028|1054:=GY", "0028|1054 is 'GY', not HU"),
+    (b"endian: little", b"endian: little\nunits:=SUV", "units is 'SUV', not HU"),
+    (b"endian: little", b'endian: little\nsample units: "SUVbw"', "sample units is"),
     (b"endian: little", b"endian: little\nspacings: 8 8 9", "other voxel sizes"),
     (b"endian: little", b"endian: little\nspace dimension: 4", "space dimension is '4'"),
     (b"endian: little", b"endian: little\nspace_origin: (1,2,3)", "none of NRRD's"),
     (b"space origin: ", b"space orgin: ", "none of NRRD's"),
     (b"space origin: (", b"space origin: ", "3 finite numbers"),
     (b"space origin: (", b"space origin: (1_", "3 finite numbers"),
-    (b"endian: little", b"endian: li\x0cttle", "header is damaged"),
+    (b"endian: little", b"endian: li\x0cttle", "line 10 of its header holds control"),
     (b"type: int16", b"type: block", "holds no HU"),
     (b"encoding: raw", b"encoding: ascii", "not read here"),
     (b"endian: little", b"endian: middle", "not little or big"),
@@ -437,9 +456,41 @@ def test_an_nrrd_that_would_be_read_wrongly_is_refused(reading, ct, tmp_path, ol
     assert cause in refusal(reading, path)
 
 
+NAME = "DOE^JANE 19500101"
+
+
+@pytest.mark.parametrize("suffix, old, new", [
+    ("nrrd", b"endian: little", b"endian: little\nPatientName: " + NAME.encode()),
+    ("nrrd", b"endian: little", b"endian: little\n0010|0010 = " + NAME.encode()),
+    ("nrrd", b"endian: little", b"endian: little\ncontent: \x01" + NAME.encode()),
+    ("nrrd", b"endian: little", b"endian: " + NAME.encode()),
+    ("nrrd", b"type: short", b"type: " + NAME.encode()),
+    ("nrrd", b"space origin: ", b"space origin: " + NAME.encode()),
+    ("nrrd", b"endian: little", b"endian: little\nmodality:=" + NAME.encode()),
+    ("nrrd", b"endian: little", b"endian: little\nspace units: " + NAME.encode()),
+    ("mha", b"NDims", b"0010|0010 = \x01" + NAME.encode() + b"\nNDims"),
+    ("mha", b"NDims", (NAME + " = 1\n").encode() * 2 + b"NDims"),
+    ("mha", b"NDims = 3", b"NDims = 3\n0010|4000 = a\n" + NAME.encode()),
+    ("mha", b"MET_SHORT", NAME.encode()),
+    ("mha", b"CompressedData = False", b"CompressedData = " + NAME.encode()),
+    ("mha", b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = " + NAME.encode()),
+    ("mha", b"ElementDataFile = LOCAL", b"ElementDataFile = " + NAME.encode() * 20),
+])  # fmt: skip
+def test_what_may_name_the_patient_is_not_in_the_line(reading, ct, tmp_path, suffix, old, new):
+    """It goes to logs and to index.html."""
+    path = save_itk(tmp_path / f"ct.{suffix}", ct)
+    text = path.read_bytes()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1))
+    line = refusal(reading, path).lower()
+    assert not any(part in line for part in ("doe", "jane", "1950"))
+
+
 def test_what_programs_add_to_a_text_header_is_passed_over(reading, ct, tmp_path):
     path = save_itk(tmp_path / "ct.nrrd", ct)
-    more = b"endian: little\r\n# by me\nmodality:=CT\n0010|0010:=A^\x1b$B\nspacings: nan nan nan\ncenterings: cell"
+    more = b"endian: little\r\n# by me\nmodality:=CT\n0010|0010:=A^\x1b$B\nspacings: nan nan nan\ncenterings: cell\n"
+    more += b'sample units: "HU"\nunits:=mm mm mm\nDICOM.MeasurementUnitsCodeValue:=[hnsf\'U]\n0028|1054:=HU \n'
+    more += b'DICOM_0008_0060:={"values":[{"z":0,"t":0,"value":"CT"}]}\nDICOM_0028_1054_RescaleType:=US'
     path.write_bytes(path.read_bytes().replace(b"endian: little", more, 1))
     np.testing.assert_array_equal(read(reading, path)[0].numpy(), ct[0])
     path = save_itk(tmp_path / "ct.mha", ct)

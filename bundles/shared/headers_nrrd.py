@@ -13,16 +13,16 @@ from shared.errors import StudyError
 from shared.headers import (
     AS_NIFTI,
     FIX_HEADER,
-    MODALITY,
     NUMBER,
     Header,
+    check_attribute,
     check_line,
-    check_modality,
     data_beside,
     integers,
     lps_to_ras,
     not_this,
     numbers,
+    quoted,
     read_start,
     sizes,
     unit_mm,
@@ -67,17 +67,18 @@ def read_nrrd(path: Path) -> Header:
     fields, end = _fields(path)
     shape = sizes(path, "sizes", fields.get("sizes", ""))
     if (dimension := fields.get("dimension", "missing")) != "3":
-        raise StudyError(f"{path}: dimension is {dimension[:60]!r}, but it has 3 sizes. {FIX_HEADER}")
+        raise StudyError(f"{path}: dimension is {quoted(dimension)}, but it has 3 sizes. {FIX_HEADER}")
     if others := {*fields.get("kinds", "").lower().split()} - KINDS:
         raise StudyError(
-            f"{path}: an axis of kind {min(others)[:60]!r} (time, colours or vectors). Give one CT volume."
+            f"{path}: an axis of kind {quoted(min(others))} (time, colours or vectors). Give one CT volume."
         )
     if {"old min", "old max"} & {*fields}:
         raise StudyError(f"{path}: old min or old max say that its values were mapped. Give the CT in HU.")
+    check_attribute(path, "sample units", fields.get("sample units", ""))
     dtype, affine = _dtype(path, fields), _affine(path, fields)
     encoding = fields.get("encoding", "missing").lower()
     if encoding not in PACKED:
-        raise StudyError(f"{path}: encoding {encoding[:60]!r} is not read here. {AS_NIFTI}")
+        raise StudyError(f"{path}: encoding {quoted(encoding)} is not read here. {AS_NIFTI}")
     return _place(path, fields, end, Header(shape, dtype, affine, path, packed=PACKED[encoding]))
 
 
@@ -90,8 +91,10 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     if end is None and len(text) == LONGEST:
         raise not_this(path, "NRRD")
     fields: dict[str, str] = {}
-    for line in re.split("\r?\n", text[: end.start() if end else None].decode("latin-1"))[1:]:
-        name, value = _field(path, line)
+    for number, line in enumerate(re.split("\r?\n", text[: end.start() if end else None].decode("latin-1")), 1):
+        if number == 1:  # the mark
+            continue
+        name, value = _field(path, number, line)
         if name in fields:
             raise StudyError(f"{path}: {name!r} stands twice in its header. {FIX_HEADER}")
         if name:
@@ -101,36 +104,35 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     return fields, end.end() if end else len(text)
 
 
-def _field(path: Path, line: str) -> tuple[str, str]:
+def _field(path: Path, number: int, line: str) -> tuple[str, str]:
     """Name and value of a line; both are empty for a comment, and for a pair of a program's own, ``name:=value``."""
     key, pair, value = line.partition(":=")
     if not line.strip() or line.startswith("#") or (pair and ": " not in key):
-        if key.lower() in ("modality", MODALITY):
-            check_modality(path, key, value)
+        check_attribute(path, key, value)
         return "", ""
-    check_line(path, line)
+    check_line(path, number, line)
     key, _, value = line.partition(": ")
     name = SPELLINGS.get(key.strip().lower().replace(" ", ""))
     if name is None:
-        raise StudyError(f"{path}: a line of its header is none of NRRD's ({line[:60]!r}). {FIX_HEADER}")
+        raise StudyError(f"{path}: line {number} of its header is none of NRRD's. {FIX_HEADER}")
     return name, value.strip()
 
 
 def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
     name = fields.get("type", "missing").lower()
     if name not in CODES:
-        raise StudyError(f"{path}: type {name[:60]!r} holds no HU. Save it as short.")
+        raise StudyError(f"{path}: type {quoted(name)} holds no HU. Save it as short.")
     dtype = np.dtype(CODES[name])
     order = fields.get("endian", "missing" if dtype.itemsize > 1 else "little").lower()
     if order not in ("little", "big"):
-        raise StudyError(f"{path}: endian is {order[:60]!r}, not little or big. {FIX_HEADER}")
+        raise StudyError(f"{path}: endian is {quoted(order)}, not little or big. {FIX_HEADER}")
     return dtype.newbyteorder(">" if order == "big" else "<")
 
 
 def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
     space = fields.get("space", "").lower()
     missing = [name for name in ("space directions", "space origin") if name not in fields]
-    missing = missing if space in TO_LPS else [f"a space of the patient (it is {space[:60]!r})"]
+    missing = missing if space in TO_LPS else [f"a space of the patient (it is {quoted(space)})"]
     if missing:
         raise StudyError(f"{path}: {missing[0]} is needed: how the patient lies is not known. Export it with it.")
     directions, (origin,) = _vectors(path, "space directions", fields, 3), _vectors(path, "space origin", fields, 1)
@@ -148,7 +150,7 @@ def _vectors(path: Path, name: str, fields: dict[str, str], count: int) -> list[
     """Vectors as they must be written, ``(1,0,0) (0,1,0)``, else StudyError."""
     text = fields[name]
     if not re.fullmatch(rf"({VECTOR}\s*){{{count}}}", text, re.ASCII):
-        raise StudyError(f"{path}: {name} is not {3 * count} finite numbers ({text[:60]!r}). {FIX_HEADER}")
+        raise StudyError(f"{path}: {name} is not {3 * count} finite numbers ({quoted(text)}). {FIX_HEADER}")
     found = numbers(path, name, re.sub("[(),]", " ", text), 3 * count)
     return [found[i : i + 3] for i in range(0, 3 * count, 3)]
 
@@ -156,7 +158,7 @@ def _vectors(path: Path, name: str, fields: dict[str, str], count: int) -> list[
 def _check_spacings(path: Path, fields: dict[str, str], directions: list[list[float]]) -> None:
     """Raise StudyError where what also tells of the voxels' sizes or of the space says otherwise."""
     if fields.get("space dimension", "3") != "3":
-        raise StudyError(f"{path}: space dimension is {fields['space dimension'][:60]!r}, not 3. {FIX_HEADER}")
+        raise StudyError(f"{path}: space dimension is {quoted(fields['space dimension'])}, not 3. {FIX_HEADER}")
     if "spacings" not in fields or set(fields["spacings"].lower().split()) == {"nan"}:
         return
     spacings = numbers(path, "spacings", fields["spacings"], 3)

@@ -13,15 +13,15 @@ from scripts.cls_errors import StudyError
 from scripts.cls_headers import (
     AS_NIFTI,
     FIX_HEADER,
-    MODALITY,
     Header,
+    check_attribute,
     check_line,
-    check_modality,
     data_beside,
     integers,
     lps_to_ras,
     not_this,
     numbers,
+    quoted,
     read_start,
     sizes,
     unit_mm,
@@ -52,14 +52,14 @@ def read_meta(path: Path) -> Header:
     fields, end = _fields(path)
     for name, value in {"ObjectType": "Image", "NDims": "3", "ElementNumberOfChannels": "1"}.items():
         if fields.get(name, value) != value:
-            raise StudyError(f"{path}: {name} is {fields[name][:60]!r}, not {value}. Give one 3D CT volume.")
-    for name in ("Modality", MODALITY):
-        check_modality(path, name, fields.get(name, ""))
+            raise StudyError(f"{path}: {name} is {quoted(fields[name])}, not {value}. Give one 3D CT volume.")
+    for name, value in fields.items():
+        check_attribute(path, name, value)
     if fields.get("BinaryData", "True").lower() != "true":
         raise StudyError(f"{path}: voxels written as text. {AS_NIFTI}")
     for name, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
         if name in fields and numbers(path, name, fields[name], 1) != [neutral]:
-            raise StudyError(f"{path}: {name} is {fields[name][:60]!r}, which programs read differently. {AS_NIFTI}")
+            raise StudyError(f"{path}: {name} is {quoted(fields[name])}, which programs read differently. {AS_NIFTI}")
     shape, dtype = sizes(path, "DimSize", fields.get("DimSize", "")), _dtype(path, fields)
     return _place(path, fields, end, Header(shape, dtype, _affine(path, fields), path))
 
@@ -68,14 +68,18 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     """The header's fields, and the bytes up to the end of the last one, ElementDataFile."""
     fields: dict[str, str] = {}
     end = 0
-    for line in read_start(path, LONGEST).splitlines(keepends=True):
+    for number, line in enumerate(read_start(path, LONGEST).splitlines(keepends=True), 1):
         end += len(line)
         key, separator, value = (part.strip() for part in line.decode("latin-1").partition("="))
-        if (not separator and key) or not (fields or key.isprintable()):  # another format may hold a "=" by chance
+        if not (fields or key.isprintable()):  # another format may hold a "=" by chance
             break
-        check_line(path, line.decode("latin-1").rstrip("\r\n"))
+        if not separator and key:
+            if "NDims" in fields or "ObjectType" in fields:
+                raise StudyError(f"{path}: line {number} of its header is no field (NAME = VALUE). {FIX_HEADER}")
+            break
+        check_line(path, number, line.decode("latin-1").rstrip("\r\n"))
         if key in fields:
-            raise StudyError(f"{path}: {key[:60]!r} stands twice in its header. {FIX_HEADER}")
+            raise StudyError(f"{path}: line {number} of its header is a field that it holds already. {FIX_HEADER}")
         if key:
             fields[key] = value
         if key == "ElementDataFile":
@@ -93,7 +97,7 @@ def _field(path: Path, fields: dict[str, str], kind: str) -> str | None:
 def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
     name = fields.get("ElementType", "missing")
     if name.removeprefix("MET_") not in TYPES:
-        raise StudyError(f"{path}: ElementType is {name[:60]!r}, which holds no HU. Save it as MET_SHORT.")
+        raise StudyError(f"{path}: ElementType is {quoted(name)}, which holds no HU. Save it as MET_SHORT.")
     big = is_true(path, "its byte order", _field(path, fields, "big endian") or "False")
     return np.dtype(TYPES[name.removeprefix("MET_")]).newbyteorder(">" if big else "<")
 
@@ -101,7 +105,7 @@ def _dtype(path: Path, fields: dict[str, str]) -> np.dtype:
 def is_true(path: Path, name: str, text: str) -> bool:
     """Whether a field says True; raises StudyError where it says neither True nor False."""
     if text.lower() not in ("true", "false"):
-        raise StudyError(f"{path}: {name} is {text[:60]!r}, not True or False. {FIX_HEADER}")
+        raise StudyError(f"{path}: {name} is {quoted(text)}, not True or False. {FIX_HEADER}")
     return text.lower() == "true"
 
 
@@ -115,7 +119,7 @@ def _affine(path: Path, fields: dict[str, str]) -> np.ndarray:
         for kind, count in (("spacing", 3), ("directions", 9), ("offset", 3))
     )
     if min(steps) <= 0:
-        raise StudyError(f"{path}: ElementSpacing is {str(found['spacing'])[:60]!r}. {FIX_HEADER}")
+        raise StudyError(f"{path}: ElementSpacing is {quoted(str(found['spacing']))}. {FIX_HEADER}")
     rows = np.reshape(matrix, (3, 3))
     if np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 0.01:
         raise StudyError(f"{path}: TransformMatrix holds no directions of length 1. {FIX_HEADER}")
@@ -134,7 +138,7 @@ def _check_letters(path: Path, letters: str, rows: np.ndarray) -> None:
         axis, sign = AXES.get(letter, (0, 0))
         plain = np.abs(row).max() > PLAIN
         if letter != "?" and (sign == 0 or len(letters) != 3 or (plain and row[axis] * sign < PLAIN)):
-            cause = f"AnatomicalOrientation is {letters[:60]!r}, and TransformMatrix says otherwise"
+            cause = f"AnatomicalOrientation is {quoted(letters)}, and TransformMatrix says otherwise"
             raise StudyError(f"{path}: {cause}. {FIX_HEADER}")
 
 

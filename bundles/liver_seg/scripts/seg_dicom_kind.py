@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 from scripts.seg_dicom_files import value
 from scripts.seg_dicom_slices import ORIGINAL
 from scripts.seg_errors import StudyError
+from scripts.seg_headers import UNITS, spelled
 
 if TYPE_CHECKING:
     import pydicom
 
-UNITS = (  # of RescaleType that are HU, or say nothing
-    "HU", "HU_MOD", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD_UNIT", "HOUNSFIELD_UNITS", "HOUNSFIELD_UNIT_HU",
-    "HOUNSFIELD_UNITS_HU",
-)  # fmt: skip
 PROJECTIONS = (  # of what holds the extremes of several slices, or a picture of a volume
     "MIP", "MINIP", "MAXIP", "MAX_IP", "MIN_IP", "PROJECTION", "MAXIMUM", "MINIMUM", "VOLUME_RENDER", "SURFACE_RENDER",
 )  # fmt: skip
@@ -38,10 +35,9 @@ def check_kind(header: pydicom.Dataset) -> None:
         if (found := value(header, name)) and (cause := why_no_ct(name, str(found))):
             raise StudyError(f"{path}: by its {name} {cause}")
     unit = str(value(header, "RescaleType") or "").strip()[:60]
-    spelled = re.sub("[^A-Z0-9]+", "_", unit.upper()).strip("_")
-    if unit and spelled not in UNITS:
+    if spelled(unit) not in UNITS:
         raise StudyError(f"{path}: its values are {unit}, not HU. Give a CT in HU.")
-    if spelled in ("", "US", "UNSPECIFIED") and (found := other_unit(header)):
+    if spelled(unit) in ("", "US", "UNSPECIFIED") and (found := other_unit(header)):
         raise StudyError(f"{path}: its values are {found} by RealWorldValueMappingSequence, not HU. Give a CT in HU.")
     if "ModalityLUTSequence" in header and value(header, "ModalityLUTSequence") != []:
         cause = "its values become HU by a table, ModalityLUTSequence, which is not read here"
