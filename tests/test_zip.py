@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
 import gzip
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -16,7 +18,9 @@ from test_cascade import bundles, entries, read_result, run  # noqa: F401
 from test_dicom import DICOM_FILES, FILES, write_series
 
 from liver_ct import LiverCT
+from liver_ct.chain import archives
 from liver_ct.chain.studies import find_studies
+from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError
 
 
@@ -175,7 +179,7 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
         "back": "named to lie outside of it",
         "none": "an empty zip",
         "twice": "have the same name",
-        "packed": "slices in it are packed with gzip",
+        "packed": "compressed once more",
     }
 
 
@@ -215,6 +219,95 @@ def test_other_archives_are_no_studies(tmp_path):
     with pytest.raises(StudyError, match="holds no CT"):
         find_studies(tmp_path, told.append)
     assert len(told) == 3 and "a zip in a zip" in told[0] and "images other than DICOM" in told[1]
+
+
+NIFTI = (348).to_bytes(4, "little") + bytes(340) + b"n+1\0"
+DICOM = bytes(128) + b"DICM" + bytes(99)
+
+
+@pytest.mark.parametrize("name, content, cause", [
+    ("ct.nii.gz", b"", "images other than DICOM, or beside it"),
+    ("volume", NIFTI, "images other than DICOM, or beside it"),
+    ("ct.nrrd.xz", lzma.compress(b"NRRD0004"), "images other than DICOM, or beside it"),
+    ("b.tar.gz", b"", "another archive in a zip"),
+    ("b", b"7z\xbc\xaf\x27\x1c", "another archive in a zip"),
+    ("b.zip", b"", "a zip in a zip"),
+    ("IM1.dcm.gz", gzip.compress(DICOM), "compressed once more"),
+    ("IM1", bz2.compress(DICOM), "compressed once more"),
+])  # fmt: skip
+def test_what_a_zip_holds_and_is_not_read_from_it_has_its_line(series, tmp_path, name, content, cause):
+    """Also beside a series, which would be read without it: in a folder, both are studies."""
+    for file, members in {"alone.zip": None, "beside.zip": series}.items():
+        if members:
+            pack(series, tmp_path / file, "CT/")
+        with zipfile.ZipFile(tmp_path / file, "a") as archive:
+            archive.writestr(f"more/{name}", content)
+        (tmp_path / f"to-{file}").mkdir()
+        with pytest.raises(StudyError, match=cause):
+            unpack(tmp_path / file, tmp_path / f"to-{file}")
+    lines: list[str] = []
+    assert [study.case for study in find_studies(tmp_path, lines.append)] == ["beside"]
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path / 'alone.zip'}: ") and cause in lines[0]
+
+
+def test_labels_and_results_in_a_zip_are_no_cts(series, tmp_path):
+    packed = pack(series, tmp_path / "a.zip")
+    with zipfile.ZipFile(packed, "a") as archive:
+        for name in ("segmentation-1.nii.gz", "prob_mask.nii.gz", ".DS_Store"):
+            archive.writestr(name, b"")
+    (tmp_path / "to").mkdir()
+    unpack(packed, tmp_path / "to")
+
+
+def test_hidden_images_are_no_empty_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("CT/.IM1", DICOM)
+    lines: list[str] = []
+    with pytest.raises(StudyError, match="holds no CT"):
+        find_studies(tmp_path, lines.append)
+    assert "hidden by the dot" in lines[0]
+
+
+def test_a_zip_that_becomes_more_than_a_ct_can_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("IM1.dcm", DICOM)
+        archive.infolist()[0].file_size = 2**31 + 1
+    (tmp_path / "to").mkdir()
+    with pytest.raises(StudyError, match="2.0 GB from 0.0 MB, though a CT has noise"):
+        unpack(tmp_path / "a.zip", tmp_path / "to")
+
+
+def test_an_archive_is_looked_through_and_inflated_so_far_and_no_further(series, tmp_path, monkeypatch):
+    """Its first files may be texts; and a few hundred bytes become gigabytes, which a header of its own may hold."""
+    monkeypatch.setattr(archives, "LOOKED_AT", 2**22)
+    for name, mode in (("CT.tar", "w"), ("CT", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for number in range(12):
+                archive.add(__file__, f"{number}.txt")
+            archive.add(series, "CT")
+    for name, kind in {"file.tar.bz2": tarfile.REGTYPE, "header.tar.bz2": tarfile.XHDTYPE}.items():
+        entry = tarfile.TarInfo("x")
+        entry.size, entry.type = 2**29, kind
+        (tmp_path / name).write_bytes(bz2.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(2**25), 9))
+    said = {path.name: archives.why_not_opened(path) for path in tmp_path.iterdir()}
+    assert all("archive of images" in said[name] for name in ("CT.tar", "CT"))
+    assert all("first 4 MB, and not looked into" in said[name] for name in ("file.tar.bz2", "header.tar.bz2"))
+
+
+@pytest.mark.parametrize("name, content", [
+    ("b.tar.zst", b"\x28\xb5\x2f\xfd"), ("cd.iso", bytes(32769) + b"CD001"), ("b.rar", b"Rar!\x1a\x07\x01"),
+    ("b.tar.lz4", b"\x04\x22\x4d\x18"), ("IM1.dcm.xz", lzma.compress(DICOM)), ("IM1.xz", lzma.compress(DICOM)),
+    ("ct.mha.bz2", b"BZh9"),
+])  # fmt: skip
+def test_what_no_reader_opens_has_its_line_in_a_folder_and_alone(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content + bytes(99))
+    lines: list[str] = []
+    with pytest.raises(StudyError, match="holds no CT"):
+        find_studies(tmp_path, lines.append)
+    with pytest.raises(StudyError) as error:
+        find_studies(path)
+    assert lines == [str(error.value)] and lines[0].startswith(f"{path}: ") and "not " in lines[0]
 
 
 def test_an_archive_of_images_that_is_not_opened_has_its_line(series, tmp_path):

@@ -2,61 +2,89 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from lzma import LZMAError
 from pathlib import Path
+from typing import IO, Any
 
-from liver_ct.chain.formats import HEAD, SUFFIXES, format_of_bytes
+from liver_ct.chain.formats import ARCHIVE, CLOSED, TARS, is_tar, kind_of, packing_of, read_head
 from liver_ct.files import is_zip
 
-TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 ZIP = b"PK\x03\x04"
-CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
-LOOKED_AT = 10  # files of an archive
+DISC = (32769, b"CD001")  # where ISO 9660 has its mark
+MOST_FILES = 100_000
+LOOKED_AT = 2**27  # bytes of a tar; its headers alone may declare gigabytes, which a few hundred bytes of bzip2 become
+OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 UNPACK = "Unpack it and give the folder."
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
 def why_not_opened(path: Path) -> str | None:
     """Cause and fix where a file is an archive of images and no zip by its name; None for any other file.
 
+    An archive in a tar counts as images: it is not looked into.
+
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        mark = file.read(6)
-    if mark in CLOSED:
-        return f"an archive that is not opened, and may hold images. {UNPACK}"
+        head = read_head(file)
+        file.seek(DISC[0])
+        disc = file.read(len(DISC[1])) == DISC[1]
+    if head.startswith(CLOSED) or disc:
+        return f"{'a disc image' if disc else 'an archive'} that is not opened, and may hold images. {UNPACK}"
     try:
-        if mark.startswith(ZIP) and not is_zip(path) and any(map(_is_image, islice(_zipped(path), LOOKED_AT))):
+        if head.startswith(ZIP) and not is_zip(path) and any(kind not in (None, ARCHIVE) for kind in _in_zip(path)):
             return "a zip of images, but its name does not say so. Let it end in .zip."
-        if path.name.lower().endswith(TARS) and any(map(_is_image, islice(_in_tar(path), LOOKED_AT))):
+        if (path.name.lower().endswith(TARS) or is_tar(head)) and any(_in_tar(path, packing_of(head))):
             return f"an archive of images, which is not opened. {UNPACK}"
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError):
+    except _TooLargeError:
+        cause = f"an archive without images in its first {LOOKED_AT >> 20} MB, and not looked into beyond"
+        return f"{cause}. If it may hold any, unpack it and give the folder."
+    except (*DAMAGED, OSError) as e:
+        if isinstance(e, OSError) and e.errno:
+            raise
         return f"an archive that cannot be looked into, and may hold images. {UNPACK}"
     return None
 
 
-def _is_image(item: tuple[str, bytes]) -> bool:
-    name, head = item
-    return name.lower().endswith((*SUFFIXES, ".dcm", ".ima")) or format_of_bytes(head) is not None
-
-
-def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and first bytes of the files in a zip."""
+def _in_zip(path: Path) -> Iterator[str | None]:
+    """What each file in a zip is."""
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
+        for entry in islice(archive.infolist(), MOST_FILES):
             if not entry.is_dir():
                 with archive.open(entry) as file:
-                    yield entry.filename, file.read(HEAD)
+                    yield kind_of(entry.filename, read_head(file))
 
 
-def _in_tar(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and first bytes of the files in a tar, compressed or not."""
-    with tarfile.open(path) as archive:
+def _in_tar(path: Path, packing: str | None) -> Iterator[str | None]:
+    """What each file in a tar is; raises _TooLargeError."""
+    opener = OPENERS[packing] if packing else Path.open
+    with opener(path, "rb") as file, tarfile.open(fileobj=_Some(file), mode="r|") as archive:
         for entry in archive:
-            if entry.isfile() and (file := archive.extractfile(entry)):
-                yield entry.name, file.read(HEAD)
+            if entry.isfile() and (content := archive.extractfile(entry)):
+                yield kind_of(entry.name, read_head(content))
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Some(io.RawIOBase):
+    """A file, of which no more than LOOKED_AT bytes can be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, LOOKED_AT
+
+    def read(self, count: int = -1, /) -> bytes:
+        self.left -= count
+        if self.left < 0:
+            raise _TooLargeError
+        return self.file.read(count)

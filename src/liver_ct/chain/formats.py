@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
+LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 NOT_READ = (  # of images, too
-    *(".hdr", ".img", ".hdr.gz", ".img.gz", ".nia", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".mha.gz"),
-    *(".nrrd.gz", ".mgh", ".mgz", ".mnc", ".mif", ".mif.gz", ".mih", ".gipl", ".gipl.gz", ".vtk", ".vti"),
-    *(".dcm.gz", ".dcm.bz2", ".dcm.zip"),
+    *(".hdr", ".img", ".hdr.gz", ".img.gz", ".nia", ".mgh", ".mgz", ".mnc", ".mif", ".mif.gz", ".mih", ".gipl"),
+    *(".gipl.gz", ".vtk", ".vti"),
+    *(name + packing for name in (".nii", ".mha", ".nrrd") for packing in PACKINGS if name + packing != ".nii.gz"),
 )
+PACKED_DICOM = tuple(f".dcm{packing}" for packing in PACKINGS)
+TARS = (".tar", ".tgz", ".tbz2", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.lzma")
+ARCHIVES = (*TARS, ".zip", ".7z", ".rar", ".iso", ".tar.zst", ".tar.lz4", ".tar.z")
+CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d")  # 7z .. Z
 DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a DICOM file
 HEAD = 8192  # bytes that hold every mark, also deflated
-GZIP = b"\x1f\x8b"
-DICOM, PAIR = "DICOM", "an Analyze or NIfTI pair"
+GZIP, BZIP2, XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
+PACKED = {GZIP: "gzip", BZIP2: "bzip2", XZ: "xz"}
+BLOCK = 2**20  # of bzip2, which becomes nothing before all of it is there
+MEMORY = 2**27  # bytes that xz may take
+DICOM, PAIR, ARCHIVE = "DICOM", "an Analyze or NIfTI pair", "an archive"
 UNDER_THEIR_NAMES = "Give it its own suffix, one of " + " ".join(SUFFIXES) + "."
 CONVERT = "Convert it to .nii.gz."
 
@@ -34,23 +47,57 @@ def why_not_read(path: Path) -> str | None:
         return f"{found or 'an image'} of a format that is not read. {CONVERT}"
     if found == PAIR:
         return f"{found}, which is not read. {CONVERT}"
+    packing = packing_of(_head(path)) if found == DICOM else None
+    if packing or path.name.lower().endswith(PACKED_DICOM):
+        return f"DICOM in {packing or 'a compressed file'}, which is not read. Unpack it."
     if found == DICOM:
-        return "DICOM in gzip, which is not read. Unpack it." if _head(path).startswith(GZIP) else None
+        return None
     return f"{found}, but its name does not say so. {UNDER_THEIR_NAMES}" if found else None
 
 
 def format_of(path: Path) -> str | None:
-    """The image format whose mark a file bears, also in gzip; raises OSError."""
+    """The image format whose mark a file bears, also where it is compressed; raises OSError."""
     return format_of_bytes(_head(path))
 
 
+def kind_of(name: str, head: bytes) -> str | None:
+    """What a file in an archive is, by its name and `read_head`: DICOM, another image, an archive, or None."""
+    name = name.lower()
+    found = format_of_bytes(head)
+    if name.endswith((".dcm", ".ima")) or (found == DICOM and not packing_of(head)):
+        return DICOM
+    if name.endswith(PACKED_DICOM) or found == DICOM:
+        return "compressed DICOM"
+    if found or name.endswith((*SUFFIXES, *NOT_READ)):
+        return found or "an image"
+    return ARCHIVE if name.endswith(ARCHIVES) or head.startswith(CLOSED) or is_tar(head) else None
+
+
+def packing_of(head: bytes) -> str | None:
+    """How a file that begins so is compressed; None where it is not, or in a way that is not looked into."""
+    return next((name for mark, name in PACKED.items() if head.startswith(mark)), None)
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins so is a tar, compressed or not."""
+    return inflated(head)[257:262] == b"ustar"
+
+
+def inflated(head: bytes) -> bytes:
+    """Up to HEAD bytes of what a file's first bytes become, which are they themselves where they are not compressed."""
+    with suppress(zlib.error, lzma.LZMAError, EOFError, OSError):  # damaged, or begins so by chance
+        if head.startswith(GZIP):
+            return zlib.decompressobj(wbits=31).decompress(head, HEAD)
+        if head.startswith(BZIP2):
+            return bz2.BZ2Decompressor().decompress(head, HEAD)
+        if head.startswith(XZ):
+            return lzma.LZMADecompressor(memlimit=MEMORY).decompress(head, HEAD)
+    return head
+
+
 def format_of_bytes(head: bytes) -> str | None:
-    """The image format whose mark a file's first bytes bear, of which HEAD are enough."""
-    if head.startswith(GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, HEAD)
-        except zlib.error:
-            return None
+    """The image format whose mark a file's first bytes bear, as `read_head` gives them."""
+    head = inflated(head)
     if _is_dicom(head):
         return DICOM
     if head.startswith(b"NRRD000"):
@@ -84,7 +131,13 @@ def is_dicom(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(HEAD)
+        return read_head(file)
+
+
+def read_head(file: IO[bytes]) -> bytes:
+    """The first bytes of a file, enough of them to tell its format."""
+    head = file.read(HEAD)
+    return head + file.read(BLOCK) if head.startswith(BZIP2) else head
 
 
 def _is_dicom(head: bytes) -> bool:

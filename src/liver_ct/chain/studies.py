@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.chain.archives import why_not_opened
-from liver_ct.chain.formats import SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
+from liver_ct.chain.formats import LABEL_PREFIX, SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.chain.zips import holds_series, why_no_series
 from liver_ct.errors import StudyError
 from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, walk
@@ -31,7 +31,6 @@ from liver_ct.outputs.names import (
 )
 
 WHERE_FROM = ("input", "input_path_sha256")  # of a record: what the result does not depend on
-LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 
 
 class Study(NamedTuple):
@@ -65,10 +64,19 @@ def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> 
     """
     check_input(path)
     root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
-    found = sorted(_walk(root, report)) if path.is_dir() else [root]
+    found = sorted(_walk(root, report)) if path.is_dir() else [_asked_for(root)]
     if not found:
         raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series, also as .zip). Check --input.")
     return name_cases(found, root if path.is_dir() else root.parent)
+
+
+def _asked_for(path: Path) -> Path:
+    """A file that is the input itself, also under a name that would be passed over in a folder; raises StudyError for
+    an archive or another format, which no reader would name."""
+    known = path.name.lower().endswith(SUFFIXES) or path.name.startswith(".") or is_zip(path) or is_dicom(path)
+    if not known and (why := _why_not_taken(path)):
+        raise StudyError(f"{path}: {why}")
+    return path
 
 
 def name_cases(paths: Iterable[Path], root: Path) -> list[Study]:

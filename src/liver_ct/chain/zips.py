@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
-from liver_ct.chain.formats import DICOM, GZIP, HEAD, NOT_READ, SUFFIXES, format_of_bytes
+from liver_ct.chain.formats import ARCHIVE, DICOM, LABEL_PREFIX, kind_of, read_head
 from liver_ct.errors import StudyError
+from liver_ct.outputs.names import OUTPUTS
 
 UNPACK = "Unpack it and give the folder."
-UNPACK_BOTH = "Unpack it and them, and give the folder."
+UNPACK_FILES = "Unpack it, and the files in it, and give the folder."
 COPY_AGAIN = "Copy or export it again."
 MOST_FILES = 100_000
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+LARGE, DENSEST = (2**30, 200)  # bytes, and those that one of a zip becomes; of CTs, whose noise stays, 2 to 10
+DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError, struct.error)
 ENCRYPTED = 1  # of an entry's flags
+LOCKED = f"a zip with a password, which is not opened. {UNPACK}"
 
 
 def holds_series(path: Path) -> bool:
     """Whether there is DICOM in a zip; raises StudyError for one that cannot be read."""
     with opened(path) as archive:
-        return any(_is_dicom(archive, entry) for entry in _entries(archive) if not entry.flag_bits & ENCRYPTED)
+        return any(_kind(archive, entry) == DICOM for entry in _entries(archive) if not entry.flag_bits & ENCRYPTED)
 
 
 def why_no_series(path: Path) -> str | None:
     """Cause and fix where a zip without DICOM may hold images nevertheless; raises StudyError as `holds_series`."""
     with opened(path) as archive:
-        names = [entry.filename.lower() for entry in _entries(archive)]
-        locked = any(entry.flag_bits & ENCRYPTED for entry in archive.infolist())
-    if not names:
-        return f"an empty zip. {COPY_AGAIN}"
-    if locked:
-        return f"a zip with a password, which is not opened. {UNPACK}"
-    if any(name.endswith(".zip") and not name.endswith(NOT_READ) for name in names):
-        return f"a zip in a zip, which is not opened. {UNPACK}"
-    if any(name.endswith((*SUFFIXES, *NOT_READ)) for name in names):
-        return f"a zip of images other than DICOM. {UNPACK}"
-    return None
+        if any(entry.flag_bits & ENCRYPTED for entry in archive.infolist()):
+            return LOCKED
+        entries = [*_entries(archive)]
+        if any(_kind(archive, entry) for entry in archive.infolist() if _is_hidden(entry)):
+            return "a zip of images that are hidden by the dot that their names begin with. Rename them."
+        return _why_not_read(archive, entries) if entries else f"an empty zip. {COPY_AGAIN}"
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -58,16 +58,14 @@ def unpack(path: Path, folder: Path) -> None:
     with opened(path) as archive:
         entries = [*_entries(archive)]
         _check(path, entries, folder)
+        if why := _why_not_read(archive, entries):
+            raise StudyError(f"{path}: {why}")
         homes = [*dict.fromkeys(place(entry).parent for entry in entries)]
         for entry in entries:
             name = place(entry)
             letters = "".join(chr(ord("g") + int(digit)) for digit in str(homes.index(name.parent)))  # no hexadecimal
             target = folder / (name.name if len(homes) == 1 else f"{letters}-{name.name}")
             with archive.open(entry) as source, target.open("xb") as file:
-                head = source.read(HEAD)
-                if head.startswith(GZIP) and format_of_bytes(head) == DICOM:
-                    raise StudyError(f"{path}: slices in it are packed with gzip, each by itself. {UNPACK_BOTH}")
-                file.write(head)
                 shutil.copyfileobj(source, file, 2**20)
 
 
@@ -77,12 +75,18 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
+    except StudyError:
+        raise
     except DAMAGED as e:
         raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e
-    except NotImplementedError as e:
+    except RuntimeError as e:  # NotImplementedError is one
         raise StudyError(f"{path}: a zip packed in a way that is not read here. {UNPACK}") from e
     except FileExistsError as e:
         raise StudyError(f"{path}: two files in it have the same name ({Path(e.filename).name}). {COPY_AGAIN}") from e
+    except OSError as e:
+        if e.errno:
+            raise
+        raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e  # bzip2's word
 
 
 def place(entry: zipfile.ZipInfo) -> PurePosixPath:
@@ -98,11 +102,30 @@ def _entries(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
             yield entry
 
 
-def _is_dicom(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    if entry.filename.lower().endswith((".dcm", ".ima")):
-        return True
+def _is_hidden(entry: zipfile.ZipInfo) -> bool:
+    """Whether a file's name begins with a dot, but for what macOS leaves beside each."""
+    name = place(entry).name
+    return name.startswith(".") and not name.startswith("._")
+
+
+def _kind(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str | None:
     with archive.open(entry) as file:
-        return format_of_bytes(file.read(HEAD)) == DICOM
+        return kind_of(place(entry).name, read_head(file))
+
+
+def _why_not_read(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> str | None:
+    """Cause and fix where not all images in a zip are plain DICOM; labels and results beside them are no CTs."""
+    for entry in entries:
+        name = place(entry).name
+        kind = None if name.startswith(LABEL_PREFIX) or name in OUTPUTS else _kind(archive, entry)
+        if kind == ARCHIVE:
+            inner = "a zip" if name.lower().endswith(".zip") else "another archive"
+            return f"{inner} in a zip, which is not opened. {UNPACK}"
+        if kind == "compressed DICOM":
+            return f"a zip of DICOM files that are compressed once more, which is not read. {UNPACK_FILES}"
+        if kind not in (None, DICOM):
+            return f"a zip of images other than DICOM, or beside it, which are not read from a zip. {UNPACK}"
+    return None
 
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None:
@@ -110,9 +133,7 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None
     if any(".." in place(entry).parts for entry in entries):
         raise StudyError(f"{path}: a file in it is named to lie outside of it. Do not open it; ask who sent it.")
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
-        raise StudyError(f"{path}: a zip with a password, which is not opened. {UNPACK}")
-    if any(entry.filename.lower().endswith(".zip") for entry in entries):
-        raise StudyError(f"{path}: a zip in a zip, which is not opened. {UNPACK}")
+        raise StudyError(f"{path}: {LOCKED}")
     if not entries or len(entries) > MOST_FILES:
         cause = f"holds {len(entries)} files, more than a study has" if entries else "an empty zip"
         raise StudyError(f"{path}: {cause}. Give the zip of one DICOM study.")
@@ -120,3 +141,7 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None
     if need > free:
         cause = f"unpacked it takes {need / 2**30:.1f} GB, and {free / 2**30:.1f} GB are free in {folder.parent}"
         raise StudyError(f"{path}: {cause}. Free space, or set TMPDIR to a folder that has it.")
+    packed = path.stat().st_size
+    if need > LARGE and need > packed * DENSEST:
+        cause = f"{need / 2**30:.1f} GB from {packed / 2**20:.1f} MB, though a CT has noise"
+        raise StudyError(f"{path}: {cause}. {COPY_AGAIN}")
