@@ -62,14 +62,20 @@ def on_grid(dataset: pydicom.Dataset, study) -> np.ndarray:
 @pytest.mark.parametrize("axcodes", DIRECTIONS)
 class TestMaps:
     def test_they_hold_the_very_values_of_the_nifti(self, studies, axcodes, tmp_path):
-        study, folder = studies[axcodes]
-        study.save(tmp_path / "saved", ["dicom"])
-        nifti = nib.load(tmp_path / "saved" / "prob_mask.nii.gz")
-        stored = np.asarray(nifti.dataobj.get_unscaled())
+        """Also where they are a half of a byte's step, as near as float32 comes to it."""
+        study, folder = studies[axcodes][0], tmp_path / "saved"
+        prob, edges = study.prob_mask.copy(), ((np.arange(255) + 0.5) / 255).astype(np.float32)
+        edges = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(1))])
+        prob[prob.nonzero()] = np.resize(edges, np.count_nonzero(prob))
+        dataclasses.replace(study, prob_mask=prob).save(folder, ["dicom"])
+        stored = np.asarray(nib.load(folder / "prob_mask.nii.gz").dataobj.get_unscaled())
+        assert len(np.unique(stored)) > 250
         for name, values in (("prob_map.dcm", stored), ("lesion_map.dcm", study.lesions.prob)):
             found = on_grid(pydicom.dcmread(folder / name), study)
             assert found.dtype == np.float32
             np.testing.assert_array_equal(found, values / np.float32(255))
+        frames = pydicom.dcmread(folder / "prob_mask.dcm").pixel_array
+        np.testing.assert_array_equal(np.bincount(frames.ravel())[1:], np.bincount(stored.ravel())[1:])
 
     def test_each_slice_has_a_frame_and_they_run_up_the_normal(self, studies, axcodes):
         """OHIF lays them on its slices by their order, whatever their positions say."""

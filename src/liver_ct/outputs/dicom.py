@@ -25,7 +25,7 @@ from liver_ct.outputs.names import (
     DICOM_PROB_MAP,
     DICOM_REPORT,
 )
-from liver_ct.outputs.results import StudyResult
+from liver_ct.outputs.results import StudyResult, to_byte
 
 __all__ = ["check_series", "write_dicom"]
 
@@ -57,15 +57,15 @@ def make_objects(headers: Sequence[pydicom.Dataset], study: StudyResult) -> Iter
 
     The maps come last and one by one, as each is as large as the CT in float32.
     """
-    result, lesions, drawn = study.result, study.lesions, None
+    result, lesions, drawn, stored = study.result, study.lesions, None, to_byte(study.prob_mask)
     liver = liver_segmentation(headers, study.liver_mask, result, DICOM_LIVER)
     yield DICOM_LIVER, liver
-    prob = liver_segmentation(headers, study.prob_mask, result, DICOM_PROB)
+    prob = liver_segmentation(headers, stored, result, DICOM_PROB, binary=False)
     yield DICOM_PROB, prob
     if lesions is not None and lesions.found:
         drawn = lesion_segmentation(headers, lesions, result)
         yield DICOM_LESIONS, drawn
     yield DICOM_REPORT, make_report(headers, study, liver, drawn, [*headers, liver, prob, *([drawn] if drawn else [])])
-    yield DICOM_PROB_MAP, probability_map(headers, study.prob_mask, "Liver, probability", result, DICOM_PROB_MAP)
+    yield DICOM_PROB_MAP, probability_map(headers, stored, "Liver, probability", result, DICOM_PROB_MAP)
     if lesions is not None and drawn:
         yield DICOM_LESION_MAP, probability_map(headers, lesions.prob, "Tumour, probability", result, DICOM_LESION_MAP)

@@ -13,28 +13,27 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 from liver_ct.outputs.dicom_series import WARNING, series_of
-from liver_ct.outputs.results import Item, to_byte
+from liver_ct.outputs.results import Item
 
 
 def probability_map(
     headers: Sequence[pydicom.Dataset], prob: NDArray[Any], label: str, result: Item, name: str
 ) -> ParametricMap:
-    """A Parametric Map of probabilities ``[X, Y, Z]``, float32 0..1: the very values of the NIfTI, n / 255.
+    """A Parametric Map of probabilities ``[X, Y, Z]`` as float32 0..1: the very values of the NIfTI, n / 255.
 
     OHIF reads no other numbers than float32, and lays the frames on its slices by their order alone: every slice has
     one, in the order of Z.
 
     Args:
         headers: of the CT's slices, in the order of Z.
-        prob: 0..1, or uint8, 255 being 1.
+        prob: uint8, 255 being 1.
         label: what the probability is of.
         result: the study's figures.
         name: of the file.
     """
-    stored = prob if prob.dtype == np.uint8 else to_byte(prob)
     made = ParametricMap(
         headers,
-        np.divide(stored.T, 255, dtype=np.float32, order="C"),  # [Z, Y, X]: slices, rows, columns
+        np.divide(prob.T, 255, dtype=np.float32, order="C"),  # [Z, Y, X]: slices, rows, columns
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[
             RealWorldValueMapping(

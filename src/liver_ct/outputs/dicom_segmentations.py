@@ -30,13 +30,16 @@ OKABE_ITO = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204,
 LESION_COLOURS = [CIELabColor.from_rgb(*rgb) for rgb in OKABE_ITO]  # in turn
 
 
-def liver_segmentation(headers: Sequence[pydicom.Dataset], mask: NDArray[Any], result: Item, name: str) -> Segmentation:
-    """A DICOM SEG of a mask ``[X, Y, Z]``: uint8 {0, 1} becomes BINARY, floats 0..1 FRACTIONAL (PROBABILITY).
+def liver_segmentation(
+    headers: Sequence[pydicom.Dataset], mask: NDArray[Any], result: Item, name: str, binary: bool = True
+) -> Segmentation:
+    """A DICOM SEG of a mask ``[X, Y, Z]`` uint8: 0 and 1 as BINARY, or 0..255 as FRACTIONAL (PROBABILITY).
 
     Frames that hold nothing are left out. Not compressed: every sender and viewer takes it so.
     """
-    binary = mask.dtype == np.uint8
     label = "Liver" if binary else "Liver, probability"
+    pixels = np.ascontiguousarray(mask.T)  # [Z, Y, X]: slices, rows, columns
+    pixels = pixels if binary else np.divide(pixels, 255, dtype=np.float32)  # highdicom takes shares
     segment = SegmentDescription(
         segment_number=1,
         segment_label=label,
@@ -50,7 +53,7 @@ def liver_segmentation(headers: Sequence[pydicom.Dataset], mask: NDArray[Any], r
     )
     return Segmentation(
         headers,
-        np.ascontiguousarray(mask.T),  # [Z, Y, X]: slices, rows, columns
+        pixels,
         SegmentationTypeValues.BINARY if binary else SegmentationTypeValues.FRACTIONAL,
         [segment],
         fractional_type=SegmentationFractionalTypeValues.PROBABILITY,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from liver_ct.outputs.lesions import Lesions
 
 Item = dict[str, Any]
+SLOPE = np.nextafter(np.float32(1 / 255), np.float32(0))  # of the Prob-Mask's file, by which the bundles divide
 DOUBT = (0.1, 0.9)  # of the Prob-Mask: what lies between is uncertain
 
 
@@ -249,8 +250,10 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def to_byte(share: NDArray[Any]) -> NDArray[Any]:
-    """0..1 to 0..255, as the Prob-Mask's file holds it."""
-    return (share * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    """Float32, 0..1, to 0..255, as the Prob-Mask's file holds it: times 255 plus a half is another byte in one of
+    100,000 voxels, those that float32 puts on the other side of a half."""
+    stored: NDArray[Any] = np.rint(share / SLOPE).astype(np.uint8)
+    return stored
 
 
 @contextmanager
