@@ -257,6 +257,19 @@ def test_a_list_without_prob_masks_is_not_judged_through_them(lists, tmp_path):
         study.judge("weights.pt", str(lists), str(tmp_path))
 
 
+def test_the_test_section_is_not_judged_and_said_so(sites, lists, tmp_path, capsys):
+    content = json.loads(sites[0].read_text()) | {"test": json.loads(lists.read_text())["test"]}
+    write_json(tmp_path / "list.json", content)
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    with pytest.raises(SystemExit, match="damaged"):
+        study.judge(str(tmp_path / "weights.pt"), str(tmp_path / "list.json"), str(tmp_path / "out"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"NOTE {tmp_path / 'list.json'}: 1 cases in its section test are not judged.")
+    write_json(tmp_path / "list.json", {"test": content["test"]})
+    with pytest.raises(SystemExit, match=r"^ERROR .*list.json: lists nobody outside its section test"):
+        study.judge(str(tmp_path / "weights.pt"), str(tmp_path / "list.json"), str(tmp_path / "out"))
+
+
 def test_weights_are_one_for_all_masks_or_one_for_each(sites, tmp_path):
     with pytest.raises(SystemExit, match=r"^ERROR --weights: 2 for 3 masks. Give one for all, or one for each."):
         study.judge("a.pt,b.pt", str(sites[0]), str(tmp_path / "out"), masks="prob,binary,manual")

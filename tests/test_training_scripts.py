@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cross_validate
@@ -17,6 +18,7 @@ import torch
 import train
 from conftest import PEOPLE
 
+from liver_ct.cli import prob_masks as cli
 from liver_ct.errors import StudyError
 from liver_ct.training import calibration, cross_validation, datalists
 from liver_ct.training import prob_masks as stage_one
@@ -276,3 +278,51 @@ def test_calibration_finds_the_true_slope_and_bias():
     raw = random.normal(size=20000)
     label = (random.random(20000) < 1 / (1 + np.exp(-(2 * raw - 1)))).astype(float)
     assert calibration.calibrate(label, raw) == pytest.approx((2, -1), abs=0.1)
+
+
+METRIC_FILES = ("val_mean_dice", "slice_dice", "surface_dice_2mm", "hd95_mm")
+
+
+@pytest.fixture
+def evaluated(lists, tmp_path) -> Path:
+    """What is left of prob_masks make and evaluate, of a time when the CTs lay elsewhere."""
+    images = [Path(entry["image"]).name for entry in json.loads(lists.read_text())["training"]]
+    (tmp_path / "fold-0" / "metrics").mkdir(parents=True)
+    for name in METRIC_FILES:
+        rows = "".join(f"/moved/{image},0.9,0.9\n" for image in images)
+        (tmp_path / "fold-0" / "metrics" / f"{name}_raw.csv").write_text("filename,class0,mean\n" + rows)
+    people = {entry["group"] for entry in json.loads(lists.read_text())["training"]}
+    (tmp_path / "folds.json").write_text(json.dumps(dict.fromkeys(people, 0)))
+    return tmp_path
+
+
+def test_moved_data_have_their_metrics_and_lost_metrics_a_line(lists, evaluated, bundles, monkeypatch):
+    monkeypatch.setattr(stage_one.running, "evaluate", lambda *_, **__: None)  # they have been evaluated
+    bundle = str(bundles / "liver_seg")
+    prob_masks.evaluate(str(lists), str(evaluated), bundle=bundle)
+    (result,) = json.loads((evaluated / "results.json").read_text()).values()
+    assert result["cases"] == 5 and set(result["dice_per_case"].values()) == {0.9}
+    table = evaluated / "fold-0" / "metrics" / "slice_dice_raw.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    with pytest.raises(SystemExit, match=r"^ERROR .*metrics have no volume-.*\. Delete them, and evaluate again\."):
+        prob_masks.evaluate(str(lists), str(evaluated), bundle=bundle)
+
+
+def test_a_bundle_or_folds_that_are_not_there_are_named(lists, evaluated, bundles):
+    for command in (prob_masks.evaluate, partial(cli.unseen, name="again")):
+        with pytest.raises(SystemExit, match=r"^ERROR nowhere: no bundle here .*Check its path\.$"):
+            command(str(lists), str(evaluated), bundle="nowhere")
+        with pytest.raises(SystemExit, match=r"^ERROR .*none: holds no folds.json\. Give the output of"):
+            command(str(lists), str(evaluated / "none"), bundle=str(bundles / "liver_seg"))
+
+
+def test_slices_of_a_case_that_the_list_has_no_more_give_one_line(lists, tmp_path):
+    content = json.loads(lists.read_text())
+    (tmp_path / "datalist_prob.json").write_text(json.dumps({"training": content["training"][1:]}))
+    people = {entry["group"] for entry in content["training"]}
+    (tmp_path / "folds.json").write_text(json.dumps(dict.fromkeys(people, 0)))
+    (tmp_path / "fold-0" / "metrics").mkdir(parents=True)
+    row = f"case,slice,label,probability\n{content['training'][0]['case_id']},3,1,0.5\n"
+    (tmp_path / "fold-0" / "metrics" / "slices.csv").write_text(row)
+    with pytest.raises(SystemExit, match=r"^ERROR .*slices.csv: volume-.* is not in .*datalist_prob.json\. Give"):
+        cross_validate.report(str(tmp_path), str(tmp_path))

@@ -38,12 +38,17 @@ def errors_in_one_line() -> Iterator[None]:
         raise SystemExit(f"ERROR {describe(e, Path(os.fsdecode(e.filename or 'output')))}") from None
 
 
-def print_error(line: str) -> None:
+def print_error(line: str, word: str = "ERROR") -> None:
     """An error on stderr, above any progress bar."""
     from tqdm import tqdm
 
     with read_or_silent(sys.stderr):
-        tqdm.write(f"ERROR {printable(line)}", file=sys.stderr)
+        tqdm.write(f"{word} {printable(line)}", file=sys.stderr)
+
+
+def print_note(line: str) -> None:
+    """What is no error, and to be known, on stderr as an error is."""
+    print_error(line, "NOTE")
 
 
 def print_json(content: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_ct.cli.knobs import takes_knobs
-from liver_ct.cli.printing import errors_in_one_line, print_error, print_json
+from liver_ct.cli.printing import errors_in_one_line, print_error, print_json, print_note
 from liver_ct.cli.program import Program
 from liver_ct.errors import StudyError
 from liver_ct.files import CHECKOUT, shipped
@@ -110,8 +110,8 @@ def judge(
 
     Args:
         weights: of the bundle, for all masks; or comma between them, one for each mask, which has learned with it.
-        datalist: who is judged, with a Prob-Mask (``prob``) each; everybody whose tumours are known. That the weights
-            have not seen them is up to you.
+        datalist: who is judged, with a Prob-Mask (``prob``) each; everybody whose tumours are known, but not
+            its section test, which a line says. That the weights have not seen them is up to you.
         output: folder for all that is made.
         masks: values of ``mask_source``, comma between them; the first is the reference.
         volumes: datalist that names everybody who has a whole volume; default ``datalist``.
@@ -133,7 +133,7 @@ def judge(
             print_error(line)
             lost.append(line)
 
-        judge_weights(Path(bundle), files, data, folder, chosen, more, left_out, called, **overrides)
+        judge_weights(Path(bundle), files, data, folder, chosen, more, left_out, called, print_note, **overrides)
         report(output)
         if lost:
             raise StudyError(f"{output}: cases left out for the reasons above: {len(lost)}. The same command goes on.")

@@ -23,6 +23,7 @@ from liver_ct.training.cross_validation import SECTIONS, known_tumour
 from liver_ct.training.datalists import Entry, read_lists
 
 FROM_PROB = ("prob", "binary", "dilated")
+JUDGE_TEST = "To judge those, list them under validation instead."
 COLUMNS = ("case", "slice", "person", "fold", "source", "set")  # of each slice
 Rows = dict[str, list[Any]]
 
@@ -99,6 +100,7 @@ def judge(
     volumes: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
     names: Sequence[str] | None = None,
+    note: Callable[[str], None] = lambda _: None,
     **knobs: Any,
 ) -> dict[str, Any]:
     """Judge weights on people they have not seen, through each mask; write and return ``output/results.json``.
@@ -116,6 +118,7 @@ def judge(
         report: is told of each case that cannot be used, in one line; it stops no other, and is not in the results.
         names: of the arms, one for each mask, which may then be there twice; default the masks. The first is the
             reference.
+        note: is told, in one line, of cases in ``test``, which are not judged.
         knobs: further knobs of the bundle's train.json.
 
     Raises:
@@ -123,6 +126,8 @@ def judge(
     """
     arms = named(weights, masks, names or masks)
     cases = judged_cases(datalist, masks)
+    if test := known_tumour(datalist, "test"):
+        note(f"{datalist}: {len(test)} cases in its section test are not judged. {JUDGE_TEST}")
     lists = read_lists((volumes or datalist).resolve())
     whole = {e["group"] for e in lists["training"] + lists["test"]}
     hashes = [sha256(file) for _, file in arms.values()]
@@ -238,7 +243,8 @@ def judged_cases(datalist: Path, masks: Sequence[str]) -> list[Entry]:
     """The cases of a datalist whose tumours are known; raises StudyError where there is none, or no Prob-Mask."""
     cases = known_tumour(datalist, *SECTIONS)
     if not cases:
-        raise StudyError(f"{datalist}: lists nobody whose tumours are known. Give a datalist of lits or prob_masks.")
+        cause = "lists nobody outside its section test whose tumours are known"
+        raise StudyError(f"{datalist}: {cause}. Give a datalist of lits or prob_masks. {JUDGE_TEST}")
     lacking = [entry["case_id"] for entry in cases if "prob" not in entry]
     if lacking and set(masks) & set(FROM_PROB):
         raise StudyError(

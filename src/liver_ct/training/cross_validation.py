@@ -220,7 +220,7 @@ def operating_points(label: NDArray[Any], score: NDArray[Any], person: NDArray[A
 
 
 def held_out(judged: Path, output: Path) -> Slices:
-    """The held-out slices of all folds."""
+    """The held-out slices of all folds; raises StudyError for one whose case the list does not have."""
     group = {e["case_id"]: e["group"] for e in known_tumour(judged, *SECTIONS)}
     slices = {}
     for path in sorted(output.glob("fold-*/metrics/slices.csv")):
@@ -228,5 +228,9 @@ def held_out(judged: Path, output: Path) -> Slices:
             score = float(logit(np.clip(float(row["probability"]), 1e-6, 1 - 1e-6)))
             if float(row["label"]) < 0:  # unknown
                 continue
+            if row["case"] not in group:
+                raise StudyError(
+                    f"{path}: {row['case']} is not in {judged}. Give the list that the folds were judged on."
+                )
             slices[row["case"], row["slice"]] = (float(row["label"]), score, group[row["case"]], path.parts[-3])
     return slices

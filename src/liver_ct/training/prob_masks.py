@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import alone_in, claim, is_made_with, knobs_of, mark, recipe_of
+from liver_ct.training.claims import alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
@@ -126,8 +126,9 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
         StudyError: Prob-Masks are missing in the end.
     """
     root, lists = output.resolve(), read_lists(datalist.resolve())
+    configs_of(bundle)
     require_names(datalist, lists)
-    fold_of, folder = read_json(root / "folds.json"), root / f"prob_{name}"
+    fold_of, folder = read_folds(root), root / f"prob_{name}"
     failed = 0
     for fold in sorted(set(fold_of.values())):
         entries = in_fold(lists, str(fold), fold_of)
@@ -136,6 +137,14 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
     if failed:
         raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")
     return list_masks(lists, folder, root / f"datalist_{name}.json")
+
+
+def read_folds(root: Path) -> dict[str, int]:
+    """Group to fold, of the output of ``make``; raises StudyError where that is another folder."""
+    if not (root / "folds.json").is_file():
+        raise StudyError(f"{root}: holds no folds.json. Give the output of `prob_masks.py make`.")
+    fold_of: dict[str, int] = read_json(root / "folds.json")
+    return fold_of
 
 
 def infer_as_trained(bundle: Path, work: Path, entries: Sequence[Entry], output: Path) -> int:
@@ -150,9 +159,15 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
     ``results.json``, means over the cases with 95 % intervals from a bootstrap that draws patient groups. Folds that
     were evaluated before are not done again. Returns what ``results.json`` holds.
     """
-    root = output.resolve()
-    fold_of = read_json(root / "folds.json")
-    cases = [e for e in read_lists(datalist.resolve())["training"] if e["group"] in fold_of]
+    root, lists = output.resolve(), read_lists(datalist.resolve())
+    configs_of(bundle)
+    require_names(datalist, lists)
+    fold_of = read_folds(root)
+    cases = [e for e in lists["training"] if e["group"] in fold_of]
+    if not cases:
+        raise StudyError(
+            f"{datalist}: none of its cases is of a person in {root / 'folds.json'}. Give the list of make."
+        )
     for fold in sorted({fold_of[e["group"]] for e in cases}):
         work = root / f"fold-{fold}"
         own = [e for e in cases if fold_of[e["group"]] == fold]
@@ -166,10 +181,13 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
 
 
 def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
-    """The metrics of some cases, each by the fold that has not seen its person."""
-    group = {str(Path(e["image"])): e["group"] for e in cases}
+    """The metrics of some cases, each by the fold that has not seen its person; raises StudyError for one without."""
+    group = {Path(e["image"]).name: e["group"] for e in cases}
     tables = {name: read_metric(root.glob("fold-*/metrics"), metric) for name, metric in METRICS.items()}
     images = sorted(group)
+    for image in images:
+        if any(image not in table for table in tables.values()):
+            raise StudyError(f"{root}: its fold-*/metrics have no {image}. Delete them, and evaluate again.")
     values = {name: np.array([table[image] for image in images]) for name, table in tables.items()}
     person = [group[image] for image in images]
 
@@ -182,14 +200,15 @@ def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
         **{name: round(value, 4) for name, value in mean(slice(None)).items()},
         "lowest_dice": round(float(values["dice"].min()), 4),
         "interval_95": patient_intervals(person, mean),
-        "dice_per_case": {Path(i).name: round(float(d), 4) for i, d in zip(images, values["dice"])},
+        "dice_per_case": {i: round(float(d), 4) for i, d in zip(images, values["dice"])},
     }
 
 
 def read_metric(folders: Iterable[Path], metric: str) -> dict[str, float]:
-    """Image path to value, from the tables of several evaluations."""
+    """Name of the image, which may have been moved since, to value, from the tables of several evaluations."""
     tables = sorted(folder / f"{metric}_raw.csv" for folder in folders)
-    return {row["filename"]: float(row["mean"]) for path in tables for row in csv.DictReader(path.open(newline=""))}
+    rows = (row for path in tables for row in csv.DictReader(path.open(newline="")))
+    return {Path(row["filename"]).name: float(row["mean"]) for row in rows}
 
 
 def train(
