@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gc
 import gzip
+import io
 import lzma
 import shutil
 import tarfile
@@ -268,6 +269,21 @@ def test_hidden_images_are_no_empty_zip(tmp_path):
     assert "hidden by the dot" in lines[0]
 
 
+def test_a_zip_whose_lists_are_damaged_says_so(tmp_path):
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("IM1.dcm", DICOM)
+    nameless, far = bytearray(whole.getvalue()), bytearray(whole.getvalue())
+    nameless[nameless.index(b"PK\1\2") + 28] = 0  # its length
+    far[far.index(b"PK\5\6") + 19] = 200  # where the list begins
+    for data in (nameless, far):
+        (tmp_path / "a.zip").write_bytes(data)
+        lines: list[str] = []
+        with pytest.raises(StudyError, match="holds no CT"):
+            find_studies(tmp_path, lines.append)
+        assert lines == [f"{tmp_path / 'a.zip'}: not a readable zip (damaged or cut short). Copy or export it again."]
+
+
 def test_a_zip_that_becomes_more_than_a_ct_can_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("IM1.dcm", DICOM)
@@ -281,16 +297,22 @@ def test_an_archive_is_looked_through_and_inflated_so_far_and_no_further(series,
     """Its first files may be texts; and a few hundred bytes become gigabytes, which a header of its own may hold."""
     monkeypatch.setattr(archives, "LOOKED_AT", 2**22)
     for name, mode in (("CT.tar", "w"), ("CT", "w:gz")):
-        with tarfile.open(tmp_path / name, mode) as archive:
+        with tarfile.open(tmp_path / name, mode, format=tarfile.USTAR_FORMAT) as archive:
             for number in range(12):
-                archive.add(__file__, f"{number}.txt")
+                archive.add(__file__, f"note-{number}")
             archive.add(series, "CT")
+    damaged = bytearray((tmp_path / "CT.tar").read_bytes())
+    at = damaged.index(b"note-%d" % 5)
+    damaged[at + 150] ^= 1  # of a header's checksum, where tarfile would end
+    (tmp_path / "damaged.tar").write_bytes(damaged)
+    (tmp_path / "cut.tar").write_bytes(damaged[: at + 100])
     for name, kind in {"file.tar.bz2": tarfile.REGTYPE, "header.tar.bz2": tarfile.XHDTYPE}.items():
         entry = tarfile.TarInfo("x")
         entry.size, entry.type = 2**29, kind
         (tmp_path / name).write_bytes(bz2.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(2**25), 9))
     said = {path.name: archives.why_not_opened(path) for path in tmp_path.iterdir()}
-    assert all("archive of images" in said[name] for name in ("CT.tar", "CT"))
+    assert all("archive of images" in said[name] for name in ("CT.tar", "CT", "damaged.tar"))
+    assert "cannot be looked into" in said["cut.tar"]
     assert all("first 4 MB, and not looked into" in said[name] for name in ("file.tar.bz2", "header.tar.bz2"))
 
 

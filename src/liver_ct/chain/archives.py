@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -23,7 +24,16 @@ MOST_FILES = 100_000
 LOOKED_AT = 2**27  # bytes of a tar; its headers alone may declare gigabytes, which a few hundred bytes of bzip2 become
 OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 UNPACK = "Unpack it and give the folder."
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+)
 
 
 def why_not_opened(path: Path) -> str | None:
@@ -49,7 +59,7 @@ def why_not_opened(path: Path) -> str | None:
         cause = f"an archive without images in its first {LOOKED_AT >> 20} MB, and not looked into beyond"
         return f"{cause}. If it may hold any, unpack it and give the folder."
     except (*DAMAGED, OSError) as e:
-        if isinstance(e, OSError) and e.errno:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
             raise
         return f"an archive that cannot be looked into, and may hold images. {UNPACK}"
     return None
@@ -65,12 +75,20 @@ def _in_zip(path: Path) -> Iterator[str | None]:
 
 
 def _in_tar(path: Path, packing: str | None) -> Iterator[str | None]:
-    """What each file in a tar is; raises _TooLargeError."""
+    """What each file in a tar is; raises _TooLargeError.
+
+    A header that is damaged is passed over, where tarfile would take it for the end.
+    """
     opener = OPENERS[packing] if packing else Path.open
-    with opener(path, "rb") as file, tarfile.open(fileobj=_Some(file), mode="r|") as archive:
-        for entry in archive:
-            if entry.isfile() and (content := archive.extractfile(entry)):
-                yield kind_of(entry.name, read_head(content))
+    with opener(path, "rb") as file:
+        some, found = _Some(file), False
+        with tarfile.open(fileobj=some, mode="r|", ignore_zeros=True) as archive:
+            for entry in archive:
+                found = True
+                if entry.isfile() and (content := archive.extractfile(entry)):
+                    yield kind_of(entry.name, read_head(content))
+    if some.read_so_far % tarfile.BLOCKSIZE or (some.any and not found):
+        raise tarfile.ReadError("cut short, or no tar")
 
 
 class _TooLargeError(Exception):
@@ -78,13 +96,15 @@ class _TooLargeError(Exception):
 
 
 class _Some(io.RawIOBase):
-    """A file, of which no more than LOOKED_AT bytes can be read."""
+    """A file, of which no more than LOOKED_AT bytes can be read; ``any`` says whether one of them was not 0."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.left = file, LOOKED_AT
+        self.file, self.read_so_far, self.any = file, 0, False
 
     def read(self, count: int = -1, /) -> bytes:
-        self.left -= count
-        if self.left < 0:
+        if self.read_so_far >= LOOKED_AT:
             raise _TooLargeError
-        return self.file.read(count)
+        data = self.file.read(count)
+        self.read_so_far += len(data)
+        self.any = self.any or bool(data.strip(b"\0"))
+        return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import struct
 import zipfile
@@ -20,7 +21,7 @@ UNPACK_FILES = "Unpack it, and the files in it, and give the folder."
 COPY_AGAIN = "Copy or export it again."
 MOST_FILES = 100_000
 LARGE, DENSEST = (2**30, 200)  # bytes, and those that one of a zip becomes; of CTs, whose noise stays, 2 to 10
-DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError, struct.error)
+DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError, IndexError, struct.error)
 ENCRYPTED = 1  # of an entry's flags
 LOCKED = f"a zip with a password, which is not opened. {UNPACK}"
 
@@ -84,9 +85,12 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileExistsError as e:
         raise StudyError(f"{path}: two files in it have the same name ({Path(e.filename).name}). {COPY_AGAIN}") from e
     except OSError as e:
-        if e.errno:
+        if e.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # bzip2's word for damage, and the system's for a place before the start
             raise
-        raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e  # bzip2's word
+        raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e
 
 
 def place(entry: zipfile.ZipInfo) -> PurePosixPath:
