@@ -88,7 +88,8 @@ else:
 class Network:
     """A network of its own, which has nothing but loopback, with an Orthanc that can be stopped and started in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bundles: dict[str, str]) -> None:  # noqa: F811
+        self.knobs = [word for key, value in bundles.items() for word in (f"--{key}", value)]
         self.orthanc = program("Orthanc", "orthanc")
         if not PLUGIN.exists():
             program("orthanc-dicomweb", "orthanc-dicomweb")
@@ -140,7 +141,7 @@ class Network:
         """A worker; its lines are in a file beside the state."""
         log = state.with_name(f"{state.name}.{len(self.workers)}.log").open("w")
         command = [sys.executable, ROOT / "scripts" / "pacs.py", "watch", "--server", server, "--state", state]
-        command += ["--device", "cpu", "--poll", "0.5", "--settle", "2", *words]
+        command += ["--device", "cpu", "--poll", "0.5", "--settle", "2", *self.knobs, *words]
         self.workers.append(self.start(*command, stdout=log, stderr=log))
         return self.workers[-1]
 
@@ -168,9 +169,9 @@ class Network:
 
 
 @pytest.fixture
-def network(tmp_path) -> Iterator[Network]:
+def network(tmp_path, bundles) -> Iterator[Network]:  # noqa: F811
     (tmp_path / "pacs").mkdir()
-    network = Network(tmp_path / "pacs")
+    network = Network(tmp_path / "pacs", bundles)
     network.start_server()
     yield network
     network.close()
@@ -252,12 +253,12 @@ def test_twenty_studies_two_workers_a_kill_and_a_restart_of_the_server(network, 
     assert "some are missing" in told["reasons"][0]["reason"]
 
 
-def test_another_dicomweb_server(network, slices, tmp_path, bundles):  # noqa: F811
+def test_another_dicomweb_server(network, slices, tmp_path):
     sources = [tmp_path / "in" / str(number) for number in range(3)]
     for source in sources:
         series_of(slices, source)
     network.client("send", *sources)
-    words = ["--dicomweb", "true", "--once", *(word for key, value in bundles.items() for word in (f"--{key}", value))]
+    words = ["--dicomweb", "true", "--once"]
     workers = [network.watch(tmp_path / "state", *words, server=f"{URL}/dicom-web") for _ in range(2)]
     assert [worker.wait(600) for worker in workers] == [0, 0], lines_of(tmp_path / "state")
     found = network.results()

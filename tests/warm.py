@@ -1,12 +1,14 @@
 """Python programs that use MONAI without the five seconds of its imports, which many tests would wait for.
 
-A process that has imported MONAI forks for each call; the fork is what a new process would be then. Tests of how a
-process starts, is killed or ends use processes of their own.
+A process that has imported MONAI forks for each call; the fork is what a new process would be then, but that it leaves
+MONAI's modules to the system at its end, whose tidying takes another two seconds. Tests of how a process starts, is
+killed or ends use processes of their own.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -23,6 +25,7 @@ IMPORTS = (
     *("monai.networks.nets", "monai.transforms", "ignite.engine", "ignite.metrics", "nibabel"),
 )
 ONE_AT_A_TIME = threading.Lock()
+ended: list[int] = []  # exit status of the job that this process became
 
 
 def python(*words: object, cwd: str | Path = ".", **env: str) -> subprocess.CompletedProcess:
@@ -51,8 +54,10 @@ def server() -> subprocess.Popen:
 
 def serve() -> None:
     """Fork for each job on stdin, and answer with its exit status."""
+    atexit.register(leave)  # before all others, so that it is called after them
     for name in IMPORTS:
         __import__(name)
+    gc.freeze()  # a collection in a fork would copy all of that
     while line := sys.stdin.readline():
         child = os.fork()
         if child == 0:
@@ -61,6 +66,14 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
+
+
+def leave() -> None:
+    """End a fork at once."""
+    if ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def become(job: Mapping) -> None:
@@ -72,12 +85,20 @@ def become(job: Mapping) -> None:
     for number, file in enumerate(job["files"], start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     first, *words = job["words"]
-    if first == "-m":
-        sys.path[0], sys.argv = job["cwd"], words
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0], sys.argv = str(Path(first).parent), [first, *words]
-        runpy.run_path(first, run_name="__main__")
+    try:
+        if first == "-m":
+            sys.path[0], sys.argv = job["cwd"], words
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0], sys.argv = str(Path(first).parent), [first, *words]
+            runpy.run_path(first, run_name="__main__")
+        ended.append(0)
+    except SystemExit as stop:
+        ended.append(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+        raise
+    except BaseException:
+        ended.append(1)
+        raise
 
 
 if __name__ == "__main__":
