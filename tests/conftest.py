@@ -101,6 +101,16 @@ def bundles(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def coarse_cls(tmp_path_factory) -> str:
+    """The classification bundle at pixels of 8 mm, a sixteenth of the work, where it matters only what stage 1 finds."""
+    folder = tmp_path_factory.mktemp("coarse") / "liver_cls"
+    shutil.copytree(ROOT / "bundles" / "liver_cls", folder, ignore=shutil.ignore_patterns("eval", "runs"))
+    file = folder / "configs" / "inference.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "spacing": 8.0, "roi": [48, 48]}))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def lists(tmp_path_factory) -> Path:
     """datalist.json of five training phantoms of four people, an isolated slice and a test phantom."""
     folder = tmp_path_factory.mktemp("lits")

@@ -1,6 +1,6 @@
 """Promises of the notes: an implausible result says so wherever it is shown, a good one says nothing.
 
-With the shipped weights, as what a note is good for depends on what the networks make of such CTs.
+With the shipped segmenter, as what a note is good for depends on what it makes of such CTs.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ STUDIES = {  # CT, affine, and the notes that it must get; None: it may or must 
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def done(tmp_path_factory, coarse_cls) -> tuple[Path, subprocess.CompletedProcess]:
     """Folder of the results of all studies, and how the command ended."""
     folder = tmp_path_factory.mktemp("notes")
     for name, (ct, affine, _) in STUDIES.items():
         nib.save(nib.Nifti1Image(ct, affine), folder / f"{name}.nii")
     command = [sys.executable, ROOT / "scripts" / "cascade.py", "--input", folder, "--output", folder / "out"]
-    options = ["--device", "cpu", "--jobs", "1", "--picture", "false"]
+    options = ["--device", "cpu", "--jobs", "1", "--picture", "false", "--cls_bundle", coarse_cls]
     return folder / "out", subprocess.run([*command, *options], capture_output=True, text=True)
 
 
@@ -156,8 +156,8 @@ def test_report_and_index_hold_the_notes(done):
 
 class TestFromPython:
     @pytest.fixture(scope="class")
-    def chain(self) -> LiverCT:
-        return LiverCT(device="cpu")
+    def chain(self, coarse_cls) -> LiverCT:
+        return LiverCT(device="cpu", cls_bundle=coarse_cls)
 
     def test_the_structured_report_and_the_picture_hold_the_notes(self, chain, tmp_path):
         phantom.write_dicom_series(tmp_path / "series", PLAIN[0][..., 25:], PLAIN[2])
@@ -388,6 +388,7 @@ def test_headers_that_contradict_each_other_or_themselves_are_noted(reading, tmp
     assert [note.code for note in notes] == codes and all(note.text.endswith(".") for note in notes)
 
 
-def test_notes_on_headers_reach_the_result(tmp_path):
+def test_notes_on_headers_reach_the_result(tmp_path, coarse_cls):
     jumped(phantom.write_dicom_series(tmp_path / "series", PLAIN[0], PLAIN[2]))
-    assert "gaps" in LiverCT(device="cpu")(tmp_path / "series").result["note_codes"]
+    chain = LiverCT(device="cpu", cls_bundle=coarse_cls)
+    assert "gaps" in chain(tmp_path / "series").result["note_codes"]
