@@ -31,8 +31,8 @@ PEOPLE = {
     28: "volume-28",
 }  # cases of `lists`
 SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward on a CPU overruns its memory
-    "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "batch_size": 2, "volume_repeats": 2,
-                  "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
+    "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "pixdim": [4.0, 4.0, 4.0], "batch_size": 2,
+                  "volume_repeats": 2, "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
     "liver_cls": {"network_def": {"filters": [16] * 5}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
 }  # fmt: skip
 
@@ -102,7 +102,7 @@ def bundles(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def coarse_cls(tmp_path_factory) -> str:
-    """The classification bundle at pixels of 8 mm, a sixteenth of the work, where it matters only what stage 1 finds."""
+    """The classification bundle at pixels of 8 mm, a sixteenth of the work: where it matters what stage 1 finds."""
     folder = tmp_path_factory.mktemp("coarse") / "liver_cls"
     shutil.copytree(ROOT / "bundles" / "liver_cls", folder, ignore=shutil.ignore_patterns("eval", "runs"))
     file = folder / "configs" / "inference.json"

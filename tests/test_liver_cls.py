@@ -472,8 +472,7 @@ def test_two_processes(data, tmp_path, weights, overlays):
     knobs |= {"ckpt_path": weights, "studies_per_batch": 1, "tracker": "mlflow"}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
     files = str([str(CONFIGS / name) for name in ("train.json", *overlays)])
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    done = bundle_run("--config_file", files, *words, launcher=launcher, cwd=tmp_path)
+    done = warm.python(*warm.TORCHRUN, "-m", "monai.bundle", "run", "--config_file", files, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     with contextlib.closing(sqlite3.connect(tmp_path / "mlruns.db")) as store:  # rank 0 alone logs
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

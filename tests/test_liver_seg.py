@@ -41,6 +41,7 @@ QUICK = {
     "batch_size": 2,
     "volume_repeats": 2,
     "patch": [64, 64],
+    "pixdim": [4.0, 4.0, 4.0],  # half of the phantoms' pixels
     "network_def#filters": [16, 16, 16, 16, 16, 16],
 }
 
@@ -293,8 +294,7 @@ def test_two_processes(data, tmp_path, overlays):
     knobs |= {"tracker": "mlflow"}
     words = [w for k, v in knobs.items() for w in (f"--{k}", str(v))]
     files = str([f"configs/{name}" for name in ("train.json", *overlays)])
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    done = bundle_run("--config_file", files, *words, launcher=launcher)
+    done = warm.python(*warm.TORCHRUN, "-m", "monai.bundle", "run", "--config_file", files, *words, cwd=BUNDLE)
     assert done.returncode == 0, done.stderr[-2000:]
     with contextlib.closing(sqlite3.connect(tmp_path / "mlruns.db")) as store:  # rank 0 alone logs
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cascade
@@ -23,6 +24,7 @@ from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image, ImageChops
 from playwright import sync_api
 from programs import program
+from test_cascade import bundles  # noqa: F401
 
 import liver_ct
 from liver_ct import phantom
@@ -81,6 +83,15 @@ def done(tmp_path_factory) -> tuple[Path, Path, dict[str, np.ndarray]]:
     with pytest.raises(SystemExit):
         run(source, output)
     return source, output, labels
+
+
+@pytest.fixture(scope="module")
+def unflagged(done, bundles, tmp_path_factory) -> Path:  # noqa: F811
+    """Report of a study without a flagged slice."""
+    folder = tmp_path_factory.mktemp("unflagged")
+    cls_bundle = cls_bundle_with(folder / "liver_cls", threshold=0.99)
+    run(done[0] / "healthy.nii.gz", folder / "out", **{**bundles, "cls_bundle": str(cls_bundle)})
+    return folder / "out" / "healthy" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -315,10 +326,8 @@ class TestReport:
         assert page.inner_text("h1") == HARMFUL and page.query_selector("h1 script") is None
         assert HARMFUL.encode() not in (done[1] / HARMFUL / "report.html").read_bytes()
 
-    def test_no_flag_is_no_promise(self, done, visit, tmp_path):
-        cls_bundle = cls_bundle_with(tmp_path / "liver_cls", threshold=0.99)
-        run(done[0] / "healthy.nii.gz", tmp_path / "out", cls_bundle=str(cls_bundle))
-        page = visit(tmp_path / "out" / "healthy" / "report.html")
+    def test_no_flag_is_no_promise(self, unflagged, visit):
+        page = visit(unflagged)
         assert page.inner_text("#flagged") == "0" and page.is_disabled("#next")
         assert "does not exclude a tumour" in page.inner_text("#findings")
 
@@ -345,15 +354,15 @@ class TestReport:
         until(page, "find('now').textContent.startsWith('The slices cannot be shown')")
         page.close()
 
-    def test_left_out_when_asked_for(self, done, tmp_path):
-        run(done[0] / "healthy.nii.gz", tmp_path, report=False)
+    def test_left_out_when_asked_for(self, done, bundles, tmp_path):  # noqa: F811
+        run(done[0] / "healthy.nii.gz", tmp_path, report=False, **bundles)
         assert {path.name for path in tmp_path.iterdir()} == {"healthy"}
         assert not (tmp_path / "healthy" / "report.html").exists()
         assert not {"report", "regions"} & set(read_result(tmp_path / "healthy")["seconds"])
 
-    def test_a_bundle_without_regions_has_a_report_without(self, done, visit, tmp_path):
+    def test_a_bundle_without_regions_has_a_report_without(self, done, bundles, visit, tmp_path):  # noqa: F811
         bundle = cls_bundle_with(tmp_path / "liver_cls", regions=None)
-        run(done[0] / "healthy.nii.gz", tmp_path / "out", cls_bundle=str(bundle))
+        run(done[0] / "healthy.nii.gz", tmp_path / "out", **{**bundles, "cls_bundle": str(bundle)})
         page = visit(tmp_path / "out" / "healthy" / "report.html")
         assert page.is_disabled("#show-regions") and "Regions:" not in page.inner_text(".said")
 
@@ -467,11 +476,9 @@ class TestViewer:
         page.keyboard.press("l")
         assert page.evaluate("state.lesion") == 0
 
-    def test_the_regions_are_on_where_a_slice_is_flagged(self, done, visit, tmp_path):
+    def test_the_regions_are_on_where_a_slice_is_flagged(self, done, unflagged, visit):
         assert visit(done[1] / "plain" / "report.html").is_checked("#show-regions")
-        cls_bundle = cls_bundle_with(tmp_path / "liver_cls", threshold=0.99)
-        run(done[0] / "healthy.nii.gz", tmp_path / "out", cls_bundle=str(cls_bundle))
-        assert not visit(tmp_path / "out" / "healthy" / "report.html").is_checked("#show-regions")
+        assert not visit(unflagged).is_checked("#show-regions")
 
     def test_all_of_it_by_keys_alone(self, done, visit):
         page = visit(done[1] / "plain" / "report.html")
@@ -569,6 +576,11 @@ class TestManySlices:
 
 
 class TestIndex:
+    @pytest.fixture
+    def run(self, bundles) -> Callable[..., None]:  # noqa: F811
+        """The chain with small networks: an index is of whatever they find."""
+        return partial(run, **bundles)
+
     def order(self, page) -> list[str]:
         return [cell.inner_text() for cell in page.query_selector_all("#studies tbody td:first-child")]
 
@@ -603,7 +615,7 @@ class TestIndex:
         page.wait_for_selector("#slice[data-drawn]")
         assert page.inner_text("h1") == name
 
-    def test_failures_are_named_without_their_folders_until_they_are_finished(self, visit, tmp_path):
+    def test_failures_are_named_without_their_folders_until_they_are_finished(self, run, visit, tmp_path):
         source, output = tmp_path / "secret" / "in", tmp_path / "secret" / "out"
         source.parent.mkdir()
         save_case(source, "good", **SMALL)
@@ -624,7 +636,7 @@ class TestIndex:
         assert sorted(self.order(page)) == ["<b>bad", "good", "later"] and not page.query_selector(".failed")
         assert {path.name for path in output.iterdir()} == {"<b>bad", "good", "later", "index.html", "summary.csv"}
 
-    def test_what_is_no_whole_result_is_passed_over(self, done, visit, tmp_path):
+    def test_what_is_no_whole_result_is_passed_over(self, run, done, visit, tmp_path):
         for name in ("half", "torn"):
             (tmp_path / name).mkdir()
             for file in ("prob_mask.nii.gz", "liver_mask.nii.gz", "slices.csv", "result.json")[
@@ -634,7 +646,7 @@ class TestIndex:
         run(done[0] / "healthy.nii.gz", tmp_path)
         assert self.order(visit(tmp_path / "index.html")) == ["healthy"]
 
-    def test_a_place_that_is_taken_is_one_clear_line(self, done, tmp_path, capsys):
+    def test_a_place_that_is_taken_is_one_clear_line(self, run, done, tmp_path, capsys):
         (tmp_path / "index.html").mkdir()
         with pytest.raises(SystemExit) as stop:
             run(done[0] / "healthy.nii.gz", tmp_path)
@@ -643,7 +655,7 @@ class TestIndex:
         assert [line for line in lines if line.startswith("ERROR")] and "index.html" in lines[-1]
         assert {path.name for path in tmp_path.iterdir()} == {"index.html", "summary.csv", "healthy"}
 
-    def test_what_is_damaged_or_out_of_reach_is_passed_over(self, done, visit, tmp_path):
+    def test_what_is_damaged_or_out_of_reach_is_passed_over(self, run, done, visit, tmp_path):
         run(done[0] / "healthy.nii.gz", tmp_path)
         shutil.copytree(tmp_path / "healthy", tmp_path / "no-probabilities")
         (tmp_path / "no-probabilities" / "slices.csv").write_text("slice,z_mm,liver_area_mm2,tumour_probability\n")
@@ -653,7 +665,7 @@ class TestIndex:
         page = visit(tmp_path / "index.html")
         assert self.order(page) == ["healthy"] and not page.query_selector(".failed")
 
-    def test_a_failed_study_that_is_gone_is_forgotten(self, done, visit, tmp_path):
+    def test_a_failed_study_that_is_gone_is_forgotten(self, run, done, visit, tmp_path):
         broken = tmp_path / "in" / "broken.nii.gz"
         save_case(tmp_path / "in", "whole", **SMALL)
         broken.write_bytes(b"no image")
@@ -665,24 +677,19 @@ class TestIndex:
         assert not visit(tmp_path / "out" / "index.html").query_selector(".failed")
         assert not (tmp_path / "out" / ".failed").exists()
 
-    def test_an_index_that_is_there_is_kept_right_without_reports(self, done, visit, tmp_path):
+    def test_an_index_that_is_there_is_kept_right_without_reports(self, run, done, visit, tmp_path):
         run(done[0] / "healthy.nii.gz", tmp_path)
         run(done[0] / "healthy.nii.gz", tmp_path, overwrite=True, report=False)
         page = visit(tmp_path / "index.html")
         assert page.get_attribute("tbody a", "href") == "healthy/result.json"
 
-    def test_processes_that_share_the_studies_write_one_index(self, done, visit, tmp_path):
+    def test_processes_that_share_the_studies_write_one_index(self, bundles, done, visit, tmp_path):  # noqa: F811
         for number in range(3):
             save_case(tmp_path / "in", f"study-{number}", seed=number, **SMALL)
         (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no image")
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        words += [
-            str(ROOT / "scripts" / "cascade.py"),
-            "--input",
-            str(tmp_path / "in"),
-            "--output",
-            str(tmp_path / "out"),
-        ]
+        words += [str(ROOT / "scripts" / "cascade.py"), "--input", str(tmp_path / "in"), "--output"]
+        words += [str(tmp_path / "out"), *(word for key, value in bundles.items() for word in (f"--{key}", value))]
         ended = subprocess.run([*words, "--picture", "false", "--device", "cpu"], capture_output=True, text=True)
         assert ended.returncode == 1 and "broken.nii.gz" in ended.stderr
         page = visit(tmp_path / "out" / "index.html")

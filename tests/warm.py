@@ -12,10 +12,12 @@ import gc
 import json
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ IMPORTS = (
     *("torch", "monai.bundle", "monai.data", "monai.engines", "monai.handlers", "monai.inferers", "monai.losses"),
     *("monai.networks.nets", "monai.transforms", "ignite.engine", "ignite.metrics", "nibabel"),
 )
+TORCHRUN = (__file__, "torchrun")  # before the words that two processes are to be
 ONE_AT_A_TIME = threading.Lock()
 ended: list[int] = []  # exit status of the job that this process became
 
@@ -84,14 +87,8 @@ def become(job: Mapping) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, file in enumerate(job["files"], start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    first, *words = job["words"]
     try:
-        if first == "-m":
-            sys.path[0], sys.argv = job["cwd"], words
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.path[0], sys.argv = str(Path(first).parent), [first, *words]
-            runpy.run_path(first, run_name="__main__")
+        call(*job["words"])
         ended.append(0)
     except SystemExit as stop:
         ended.append(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
@@ -101,5 +98,37 @@ def become(job: Mapping) -> None:
         raise
 
 
+def call(first: str, *words: str) -> None:
+    """Do what Python does with these words."""
+    if first == "-m":
+        sys.path[0], sys.argv = str(Path.cwd()), [*words]
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = str(Path(first).parent), [first, *words]
+        runpy.run_path(first, run_name="__main__")
+
+
+def torchrun(words: Sequence[str]) -> None:
+    """Become two processes that know of each other as ``torchrun --standalone --nproc_per_node=2`` lets them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    children = set()
+    for rank in ("0", "1"):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(known, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2")
+            return call(*words)
+        children.add(child)
+    failed = False
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if status and not failed:
+            failed = True
+            for other in children:
+                os.kill(other, signal.SIGTERM)
+    sys.exit(failed)
+
+
 if __name__ == "__main__":
-    serve()
+    torchrun(sys.argv[2:]) if sys.argv[1:2] == ["torchrun"] else serve()
