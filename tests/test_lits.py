@@ -46,7 +46,10 @@ def prepare(source: Path, output: Path, **arguments) -> Result:
 
 
 def datalist(output: Path) -> dict:
-    return json.loads((output / "datalist.json").read_text())
+    """Its lists of cases."""
+    content = json.loads((output / "datalist.json").read_text())
+    content.pop("people", None)
+    return content
 
 
 def case_ids(output: Path) -> dict[str, set[str]]:
@@ -632,6 +635,47 @@ def test_who_is_who_is_told_once(tmp_path, many, archive):
     assert datalist(out) == before
     lits.prepare(str(many), str(out), val_fraction=0)
     assert datalist(out) == {key: entries for key, entries in before.items() if entries or key == "validation"}
+
+
+def test_slices_of_a_person_who_had_none_yet_join_the_volume(tmp_path, many, archive):
+    out, people = tmp_path / "out", tmp_path / "people.json"
+    people.write_text(json.dumps({"3": "anna", "99": "anna"}))
+    (tmp_path / "split.json").write_text(json.dumps({"validation": [3]}))
+    lits.prepare(str(many), str(out), groups=str(people), split=str(tmp_path / "split.json"))
+    for _ in range(2):
+        lits.prepare(str(many), str(out), split=str(tmp_path / "split.json"))
+        assert add(archive, out)["slice-99-14"]["group"] == "anna"
+        assert {"slice-3-12", "slice-99-14"} <= case_ids(out)["validation_slices"]
+
+
+def test_people_whom_an_earlier_version_left_apart_are_joined(tmp_path, many, archive):
+    """A groups file took the place of the volumes known to be one person."""
+    out = tmp_path / "out"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    add(archive, out)
+    content = datalist(out)
+    for entry in [*content["training"], *content["training_slices"]]:
+        entry["group"] = f"volume-{entry['case_id'].split('-')[1]}"
+    (out / "datalist.json").write_text(json.dumps(content))
+    lits.prepare(str(many), str(out), val_fraction=0)
+    groups = {entry["case_id"]: entry["group"] for entries in datalist(out).values() for entry in entries}
+    assert len({groups[case] for case in ("volume-0", "volume-1", "slice-0-10", "slice-1-11")}) == 1
+
+
+def test_a_groups_file_given_to_slices_alone_divides_nobody(tmp_path, many, archive):
+    out, people = tmp_path / "out", tmp_path / "people.json"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    people.write_text(json.dumps({"3": "anna", "99": "anna"}))
+    assert add(archive, out, "--groups", people)["slice-99-14"]["group"] == "volume-3"
+    people.write_text(json.dumps({"2": "anna", "3": "anna"}))
+    with pytest.raises(SystemExit, match=r"people.json: cases 3 and 2 are one person, but two in .*datalist.json. Pr"):
+        add(archive, out, "--groups", people)
+    lits.prepare(str(many), str(out), groups=str(people), val_fraction=0)
+    assert add(archive, out, "--groups", people)["slice-3-12"]["group"] == "anna"
+    content = json.loads((out / "datalist.json").read_text())
+    (out / "datalist.json").write_text(json.dumps({**content, "people": ["anna"]}))
+    with pytest.raises(SystemExit, match=r"datalist.json: people is no object {case: person}"):
+        add(archive, out)
 
 
 def test_archives_whose_cases_would_be_called_alike_are_refused(tmp_path, many, archive):

@@ -89,13 +89,14 @@ def slices(
     Args:
         npz: archive with image [N,H,W] in HU (rows front to back, columns to the patient's left; where hu_slope and
             hu_intercept are given, HU are image * hu_slope + hu_intercept), liver [N,H,W], slice [N], lits_volume or
-            case [N], and spacing_mm [N] (1.5 where it is missing).
+            case [N], and spacing_mm [N] (where it is missing, slices are taken to be 384 mm wide).
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
-        groups: JSON or CSV as for `prepare`, beside whom the datalist tells of; its volumes stay as they are there.
+        groups: JSON or CSV as for `prepare`; what an earlier call was told is known. Volumes stay as they are listed.
         split: as given to `prepare`.
-        tumour: CSV of row,tumour_present (1, 0, or -1 unknown) and, where known, area_px256, confidence and liver_dice:
-            only rows of confidence "high" and of a liver_dice above 0.95 are taken.
+        tumour: CSV of row,tumour_present (1, 0, or -1 unknown) and, where known, area_px256 (pixels, were
+            the slice 256 wide), confidence and liver_dice: only rows of confidence "high" and of a liver_dice above
+            0.95 are taken.
         thickness: voxel depth to write, in mm; an isolated slice has no neighbour to take it from.
     """
     from liver_ct import lits

@@ -12,6 +12,7 @@ from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, brief, 
 
 REFERENCE_TEST = {str(case) for case in range(28, 48)}  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
 KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that look like one patient; others unknown
+PEOPLE = "people"  # of a datalist
 
 
 def read_people(path: Path | None) -> dict[str, str]:
@@ -23,6 +24,17 @@ def read_people(path: Path | None) -> dict[str, str]:
     for case, person in ((case_name(case, path), str(person).strip()) for case, person in rows):
         if people.setdefault(case, person) != person:
             raise BrokenPair(f"{path}: case {case} is {people[case]!r} and {person!r}. Keep one row.")
+    return people
+
+
+def told_earlier(path: Path) -> dict[str, str]:
+    """Case -> person of the groups files that a datalist was made with, and keeps as ``people``; raises BrokenPair.
+
+    None where there is no datalist.
+    """
+    people = read_object(path).get(PEOPLE, {}) if path.is_file() else {}
+    if not isinstance(people, dict) or not all(isinstance(person, str) for person in people.values()):
+        raise BrokenPair(f"{path}: {PEOPLE} is no object {{case: person}}. Correct it, or prepare the data anew.")
     return people
 
 
@@ -41,6 +53,12 @@ def with_known(people: dict[str, str]) -> dict[str, str]:
 def listed_people(content: dict[str, list[Entry]], sections: Iterable[str]) -> dict[str, str]:
     """Case -> person of a datalist, in which earlier calls were told who is who."""
     return {case_of(entry["case_id"]): entry["group"] for key in sections for entry in content.get(key, [])}
+
+
+def grouped_people(content: dict[str, list[Entry]]) -> dict[str, str]:
+    """Case -> person of a datalist's volumes and slices, but for those that nobody had grouped."""
+    listed = listed_people(content, (*SLICE_SPLITS, *SPLITS))
+    return {case: person for case, person in listed.items() if person != person_of(case, {})}
 
 
 def case_of(case_id: str) -> str:

@@ -14,7 +14,17 @@ from liver_ct.files import write_json
 from liver_ct.lits import checking, finding
 from liver_ct.lits.cases import READ_ERRORS, SLICE_SPLITS, SPLITS, BrokenPair, Entry, Track, brief, read_datalist
 from liver_ct.lits.finding import Member
-from liver_ct.lits.people import assign, listed_people, person_of, read_people, read_split, slice_lists, with_known
+from liver_ct.lits.people import (
+    PEOPLE,
+    assign,
+    grouped_people,
+    person_of,
+    read_people,
+    read_split,
+    slice_lists,
+    told_earlier,
+    with_known,
+)
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
 CHECK_VERSION = 2  # raise it when the checks change, so that earlier results are not trusted
@@ -88,11 +98,12 @@ def write_datalist(
     ready: dict[str, tuple[Path, Path]],
     split: dict[str, str | None],
     people: dict[str, str],
+    told: dict[str, str],
     known: dict[str, Entry],
 ) -> dict[str, list[Entry]]:
     """Write `<output>/datalist.json`, keeping isolated slices that are already in it; returns the datalist.
 
-    What is `known` of a case joins its entry.
+    What is `known` of a case joins its entry; who is who as `told` by groups files is kept for later calls.
     """
     datalist: dict[str, list[Entry]] = {key: [] for key in SPLITS}
     for case, (image, label) in ready.items():
@@ -104,7 +115,7 @@ def write_datalist(
     path = output / "datalist.json"
     if path.is_file():
         datalist |= kept_slices(read_datalist(path), datalist, people)
-    write_json(path, datalist)
+    write_json(path, {**datalist, PEOPLE: told} if told else datalist)
     return datalist
 
 
@@ -207,7 +218,8 @@ def prepare(
     if not 0 <= val_fraction <= 1:
         raise BrokenPair(f"--val_fraction {val_fraction:g}: no part of the people. Use 0 to 1.")
     earlier = read_datalist(out / "datalist.json") if (out / "datalist.json").is_file() else {}
-    people = with_known(listed_people(earlier, (*SLICE_SPLITS, *SPLITS)) | read_people(groups))
+    told = told_earlier(out / "datalist.json") | read_people(groups)
+    people = with_known(grouped_people(earlier) | told)
     wanted, slices = read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
     cases = finding.find_cases(source, folder, problems)
@@ -223,6 +235,6 @@ def prepare(
         check_told_slices(Path(str(tumour)), slices[case], nib.load(ready[case][0]), f"volume-{case}")
     sides = assign(list(ready), people, wanted, val_fraction, seed)
     known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}
-    datalist = write_datalist(out, ready, sides, people, known)
+    datalist = write_datalist(out, ready, sides, people, told, known)
     left_out = sum(side is None for side in sides.values())
     return Prepared(out / "datalist.json", datalist, left_out, len(cases) - len(ready))

@@ -24,14 +24,25 @@ from liver_ct.lits.cases import (
     case_name,
     read_datalist,
 )
-from liver_ct.lits.people import case_of, listed_people, people_of, read_people, read_split, slice_lists, with_known
+from liver_ct.lits.people import (
+    PEOPLE,
+    case_of,
+    grouped_people,
+    listed_people,
+    people_of,
+    read_people,
+    read_split,
+    slice_lists,
+    told_earlier,
+    with_known,
+)
 from liver_ct.lits.preparing import portable
 from liver_ct.lits.tumour import read_row_tumour
 
 LARGEST_SPACING = 30.0  # mm, as the bundles take it
 LEAST_HIGH = 40  # HU that a liver's slice reaches
 WIDTH = 256  # pixels, of which areas are told
-UNKNOWN_SPACING = 1.5  # mm per pixel of WIDTH, where an archive does not tell
+UNKNOWN_SPACING = 1.5  # mm per pixel of WIDTH, so 384 mm in all, where an archive does not tell
 
 
 class Slices(NamedTuple):
@@ -48,8 +59,8 @@ def read_slices(path: Path) -> Slices:
     """The slices of an archive; raises BrokenPair.
 
     Arrays ``image`` and ``liver`` [N,H,W], ``slice`` [N], and ``lits_volume`` or ``case`` [N]. Where it is not LiTS,
-    the letters of the archive's name are put before the case's. HU are ``image * hu_slope + hu_intercept`` where
-    these are given.
+    the letters of the archive's name are put before the case's. ``spacing_mm`` [N] is mm per pixel; where it is
+    missing, slices are taken to be 384 mm wide. HU are ``image * hu_slope + hu_intercept`` where these are given.
     """
     try:
         if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
@@ -91,6 +102,19 @@ def check_names(npz: Path, data: Slices, content: Mapping[str, list[Entry]]) -> 
         if case_of(entry["case_id"]) in lettered:
             cause = f"its cases are called as those of {entry.get('source')}, as only letters of their names count"
             raise BrokenPair(f"{npz}: {cause}. Rename it, with other letters.")
+
+
+def as_listed(groups: Path, who: Mapping[str, str], datalist: Path, volumes: Mapping[str, str]) -> dict[str, str]:
+    """Case -> person as groups files told, by the names that a datalist has for those with volumes in it.
+
+    Raises BrokenPair where the datalist has the volumes of one person as several people's, by whom it was divided.
+    """
+    listed: dict[str, str] = {}  # person of the file -> one of the person's volumes
+    for case, person in who.items():
+        if case in volumes and volumes[case] != volumes[listed.setdefault(person, case)]:
+            cause = f"cases {listed[person]} and {case} are one person, but two in {datalist}"
+            raise BrokenPair(f"{groups}: {cause}. Prepare the data with this file first.")
+    return {case: volumes[listed[person]] if person in listed else person for case, person in who.items()}
 
 
 def in_hu(path: Path, image: NDArray[Any], data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -149,7 +173,7 @@ def add_slices(
         npz: archive as ``read_slices`` takes it.
         datalist: datalist.json that `prepare` wrote.
         output: folder for the NIfTI files.
-        groups: JSON or CSV as for `prepare`, beside whom the datalist tells of; its volumes stay as they are there.
+        groups: JSON or CSV as for `prepare`; what an earlier call was told is known. Volumes stay as they are listed.
         split: as given to `prepare`.
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known.
         thickness: voxel depth to write, in mm.
@@ -164,7 +188,8 @@ def add_slices(
     path, output = datalist.absolute(), output.absolute()
     content = read_datalist(path)
     data = read_slices(npz)
-    people = with_known(listed_people(content, SLICE_SPLITS) | read_people(groups) | listed_people(content, SPLITS))
+    volumes, who = listed_people(content, SPLITS), told_earlier(path) | read_people(groups)
+    people = with_known(grouped_people(content) | as_listed(groups or path, who, path, volumes) | volumes)
     cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     check_names(npz, data, content)
     told = read_row_tumour(tumour, [mm * data.hu.shape[2] / WIDTH for mm in data.spacing])
@@ -176,5 +201,6 @@ def add_slices(
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
     held = {entry["group"] for entry in content.get("validation", [])}
     content |= slice_lists(earlier + entries, people, held, people_of(cases, people))
-    write_json(path, content)
+    content.pop(PEOPLE, None)
+    write_json(path, {**content, PEOPLE: who} if who else content)
     return content

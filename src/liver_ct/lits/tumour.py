@@ -92,9 +92,9 @@ def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, di
     """Row of a slice archive -> ``tumour_present`` and, where it is told, ``tumour_area_mm2``; raises BrokenPair.
 
     Args:
-        path: CSV of row,tumour_present and, if known, area_px256 (pixels), confidence (rows that are not "high" are
-            left out) and liver_dice (rows that are not above 0.95 are left out).
-        spacing: mm per pixel of each row.
+        path: CSV of row,tumour_present and, if known, area_px256 (pixels, were the slice 256 wide), confidence (rows
+            that are not "high" are left out) and liver_dice (rows that are not above 0.95 are left out).
+        spacing: mm per such pixel of each row.
     """
     if path is None:
         return {}
