@@ -17,8 +17,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:executing the bundle config")
 
 
 def client(bundle: Path, site: Path, output: Path, rounds: int) -> MonaiAlgo:
-    """A hospital's client, initialized; an epoch per round."""
+    """A hospital's client, initialized; an epoch per round.
+
+    MONAI tells the workflow of the bundle's folder only after it has initialized it a first time.
+    """
     knobs = {"datalist_file": str(site), "ckpt_dir": str(output), "output_dir": str(output / "eval")}
+    knobs |= {"bundle_root": str(bundle)}
     knobs |= {"val_interval": 1, "studies_per_batch": 1, "schedule_epochs": rounds}
     best = str(output / "model.pt")
     algo = MonaiAlgo(
