@@ -312,7 +312,8 @@ def test_a_second_run_of_the_same_study_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------- a study on phantoms
 
 # in a few steps an average hardly leaves the random start: keep the last weights, and take enough of them to learn
-STAGE1 = {"ema_momentum": 0.999, "ema_warmup": 0.999, "volume_repeats": 16}
+# and have a network of their own, which whatever makes or reads the masks has to know of
+STAGE1 = {"ema_momentum": 0.999, "ema_warmup": 0.999, "volume_repeats": 16, "network_def#filters": [16] * 5 + [24]}
 ARMS = [
     {"mask_source": "prob", "seeds": [0]},
     {"mask_source": "temperature"},

@@ -29,7 +29,7 @@ from liver_ct.files import sha256, written_whole
 from liver_ct.training import cross_validation, end_to_end, prob_masks
 from liver_ct.training.claims import alone_in, claim, recipe_of
 from liver_ct.training.datalists import Entry
-from liver_ct.training.running import evaluate, known_knobs
+from liver_ct.training.running import evaluate, inference_knobs, known_knobs
 
 Step = Callable[..., None]
 Call = tuple[Any, ...]  # its arguments, the experiment first
@@ -167,18 +167,23 @@ def train_end_to_end(experiment: Experiment, name: str, seed: int, fold: str) ->
     """Train both stages as one from where another arm and its Prob-Masks stand, and judge the pair."""
     arm, work = experiment.arms[name], experiment.folder(name, seed) / f"fold-{fold}"
     start = experiment.folder(arm["from"], seed) / f"fold-{fold}"
-    masks = experiment.masks(experiment.arms[arm["from"]]["masks"])
+    made = experiment.arms[arm["from"]]["masks"]
+    masks, seg, cls = experiment.masks(made), experiment.stage1(made), experiment.stage2(arm)
     weights = (masks / f"fold-{fold}" / "model.pt", start / "model.pt")
     cases, fold_of = experiment.judged(fold, masks), experiment.fold_of()
     others = [e for e in experiment.outlined() if fold_of[e["group"]] != fold]
-    knobs = experiment.knobs(arm, seed)
-    claim(work, recipe_of(experiment.cls, others, init_path=weights[1], stage1=sha256(weights[0]), **knobs))
-    end_to_end.train((experiment.seg, experiment.cls), weights, work, others, knobs)
-    if prob_masks.infer(experiment.seg, work / "seg.pt", cases, work / "prob"):
+    knobs, seg_knobs = experiment.knobs(arm, seed), experiment.stage1_knobs(made)
+    inferred = inference_knobs(seg, seg_knobs)
+    recipe = recipe_of(cls, others, init_path=weights[1], stage1=sha256(weights[0]), **knobs)
+    if inferred or seg != experiment.seg:
+        recipe |= {"stage1_with": recipe_of(seg, **inferred)}
+    claim(work, recipe)
+    end_to_end.train((seg, cls), weights, work, others, knobs, inferred)
+    if prob_masks.infer(seg, work / "seg.pt", cases, work / "prob", **inferred):
         raise StudyError("Prob-Masks are missing, for the reasons above")
     own = [{**e, "prob": str(prob_masks.prob_path(e, work / "prob"))} for e in cases]
-    known = known_knobs(experiment.cls, "train.json", knobs)  # not those of end_to_end.json
-    cross_validation.evaluate(experiment.cls, work, own, known)
+    known = known_knobs(cls, "train.json", knobs)  # not those of end_to_end.json
+    cross_validation.evaluate(cls, work, own, known)
     volumes = [e for e in experiment.held_out(fold) if e.get("tumour_label", True)]
     if volumes:
-        evaluate(experiment.seg, work / "seg.pt", work / "liver", volumes)
+        evaluate(seg, work / "seg.pt", work / "liver", volumes, **seg_knobs)

@@ -20,12 +20,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.loss import _Loss
 
 from liver_ct.chain.stages import Stage, load_weights
-from liver_ct.files import PACKAGE, shipped, write_json
+from liver_ct.files import PACKAGE, read_json, shipped, write_json
 from liver_ct.training.datalists import Entry
 from liver_ct.training.running import run_bundle, save_weights
 
 OVERLAY = shipped("scripts/end_to_end.json")
 Item = dict[str, Any]
+
+
+def first_stage(bundle: str, device: torch.device, weights: str, knobs: str | None = None) -> Stage:
+    """Stage 1 with weights other than its bundle's.
+
+    Args:
+        bundle: its folder.
+        device: where its network runs.
+        weights: state dict.
+        knobs: JSON file of what else of its inference.json the weights were made with; a file, since MONAI would make
+            what it finds within its own config.
+
+    Raises:
+        StudyError: a config or weights that cannot be used.
+    """
+    return Stage(bundle, device, **{"ckpt_path": weights, **(read_json(Path(knobs)) if knobs else {})})
 
 
 class TwoStages(nn.Module):
@@ -124,7 +140,12 @@ class AnchoredLoss(_Loss):
 
 
 def train(
-    bundles: tuple[Path, Path], weights: tuple[Path, Path], work: Path, cases: Sequence[Entry], knobs: Mapping[str, Any]
+    bundles: tuple[Path, Path],
+    weights: tuple[Path, Path],
+    work: Path,
+    cases: Sequence[Entry],
+    knobs: Mapping[str, Any],
+    seg_knobs: Mapping[str, Any],
 ) -> None:
     """Fine-tune both stages to ``work/seg.pt`` and ``work/model.pt`` (stage 2's); nothing to do when they are there.
 
@@ -134,14 +155,16 @@ def train(
         work: gets ``runs/`` with the checkpoints from which a killed training goes on, too.
         cases: training cases with ``image`` and ``label``.
         knobs: of stage 2's train.json and of ``end_to_end.json``.
+        seg_knobs: of stage 1's inference.json, that its weights were made with.
     """
     if (work / "model.pt").exists():
         return
     seg, cls = bundles
     write_json(work / "datalist.json", {"training": list(cases)})
+    write_json(work / "seg_knobs.json", dict(seg_knobs))
     run_bundle(cls, config_file=[str(cls / "configs" / "train.json"), str(OVERLAY)], package_dir=PACKAGE.parent,
                seg_bundle=seg, seg_ckpt=weights[0], ckpt_path=weights[1], datalist_file=work / "datalist.json",
-               ckpt_dir=work / "runs", **knobs)  # fmt: skip
+               seg_knobs=work / "seg_knobs.json", ckpt_dir=work / "runs", **knobs)  # fmt: skip
     split_weights(work / "runs" / "model_final.pt", work / "seg.pt", work / "model.pt")
 
 
