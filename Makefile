@@ -33,7 +33,7 @@ demo: .venv/.run
 	$(BIN)/python scripts/demo.py $(if $(CT),--ct "$(CT)")
 
 test: .venv/.test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --cov --cov-report term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report term
 
 lint: .venv/.test
 	$(BIN)/ruff check

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from fuzz.fields import value_around
 from fuzz.judging import AS_SAID, BAD_LINE, CHANGED, REFUSED, SAME, Answer, judge, judge_line
 from fuzz.mutating import Mutant
@@ -37,9 +38,9 @@ def test_300_mutants_are_refused_or_read_as_they_were():
 def test_a_mutant_can_be_made_again(tmp_path):
     files = []
     for folder in ("a", "b"):
-        words = [sys.executable, str(PROGRAM), "one", "--number", "7", "--seed", "3", "--keep", str(tmp_path / folder)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        assert "--number 7 --seed 3" in done.stdout
+        words = ["one", "--number", "7", "--seed", "3", "--keep", tmp_path / folder]
+        done = warm.python(PROGRAM, *words)
+        assert done.returncode == 0 and "--number 7 --seed 3" in done.stdout
         files.append({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()})
     assert files[0] == files[1]
 
