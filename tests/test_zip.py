@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gc
 import gzip
 import io
@@ -267,6 +268,8 @@ def test_hidden_images_are_no_empty_zip(tmp_path):
     with pytest.raises(StudyError, match="holds no CT"):
         find_studies(tmp_path, lines.append)
     assert "hidden by the dot" in lines[0]
+    with pytest.raises(StudyError, match="hidden by the dot"):
+        unpack(tmp_path / "a.zip", tmp_path)
 
 
 def test_a_zip_whose_lists_are_damaged_says_so(tmp_path):
@@ -282,6 +285,28 @@ def test_a_zip_whose_lists_are_damaged_says_so(tmp_path):
         with pytest.raises(StudyError, match="holds no CT"):
             find_studies(tmp_path, lines.append)
         assert lines == [f"{tmp_path / 'a.zip'}: not a readable zip (damaged or cut short). Copy or export it again."]
+
+
+def test_what_the_system_refuses_while_a_zip_is_unpacked_is_no_matter_of_the_output(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name, cause in (("x" * 300, "too long a name. Unpack it"), ("IM1", "became full. Free space, or set TMPDIR")):
+        with zipfile.ZipFile(tmp_path / f"{name[:9]}.zip", "w") as archive:
+            archive.writestr(f"{name}.dcm", DICOM)
+        (tmp_path / name[:9]).mkdir()
+        with pytest.raises(StudyError, match=cause):
+            unpack(tmp_path / f"{name[:9]}.zip", tmp_path / name[:9])
+        monkeypatch.setattr(shutil, "copyfileobj", full)
+
+
+def test_a_program_that_unpacks_itself_is_looked_into(series, tmp_path):
+    packed = pack(series, tmp_path / "a.zip")
+    (tmp_path / "CT.exe").write_bytes(b"MZ" + bytes(500) + packed.read_bytes())
+    (tmp_path / "viewer.exe").write_bytes(b"MZ" + bytes(500))
+    lines: list[str] = []
+    find_studies(tmp_path, lines.append)
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path / 'CT.exe'}: a zip of images, but its name")
 
 
 def test_a_zip_that_becomes_more_than_a_ct_can_is_not_unpacked(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import io
 import lzma
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from liver_ct.chain.formats import ARCHIVE, CLOSED, TARS, is_tar, kind_of, packing_of, read_head
+from liver_ct.chain.zips import DAMAGE, MOST_FILES, UNPACK
 from liver_ct.files import is_zip
 
-ZIP = b"PK\x03\x04"
+ZIP, PROGRAM = b"PK\x03\x04", b"MZ"  # of Windows, which may be a zip that unpacks itself
 DISC = (32769, b"CD001")  # where ISO 9660 has its mark
-MOST_FILES = 100_000
 LOOKED_AT = 2**27  # bytes of a tar; its headers alone may declare gigabytes, which a few hundred bytes of bzip2 become
 OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-UNPACK = "Unpack it and give the folder."
 DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -51,7 +49,8 @@ def why_not_opened(path: Path) -> str | None:
     if head.startswith(CLOSED) or disc:
         return f"{'a disc image' if disc else 'an archive'} that is not opened, and may hold images. {UNPACK}"
     try:
-        if head.startswith(ZIP) and not is_zip(path) and any(kind not in (None, ARCHIVE) for kind in _in_zip(path)):
+        packed = head.startswith(ZIP) or (head.startswith(PROGRAM) and zipfile.is_zipfile(path))
+        if packed and not is_zip(path) and any(kind not in (None, ARCHIVE) for kind in _in_zip(path)):
             return "a zip of images, but its name does not say so. Let it end in .zip."
         if (path.name.lower().endswith(TARS) or is_tar(head)) and any(_in_tar(path, packing_of(head))):
             return f"an archive of images, which is not opened. {UNPACK}"
@@ -59,7 +58,7 @@ def why_not_opened(path: Path) -> str | None:
         cause = f"an archive without images in its first {LOOKED_AT >> 20} MB, and not looked into beyond"
         return f"{cause}. If it may hold any, unpack it and give the folder."
     except (*DAMAGED, OSError) as e:
-        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
+        if isinstance(e, OSError) and e.errno not in DAMAGE:
             raise
         return f"an archive that cannot be looked into, and may hold images. {UNPACK}"
     return None

@@ -23,6 +23,13 @@ MOST_FILES = 100_000
 LARGE, DENSEST = (2**30, 200)  # bytes, and those that one of a zip becomes; of CTs, whose noise stays, 2 to 10
 DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError, IndexError, struct.error)
 ENCRYPTED = 1  # of an entry's flags
+MORE_SPACE = "Free space, or set TMPDIR to a folder that has it."
+UNPACKED = {  # what the system says to that
+    errno.ENOSPC: f"the folder for temporary files became full. {MORE_SPACE}",
+    errno.EDQUOT: f"the folder for temporary files became full. {MORE_SPACE}",
+    errno.ENAMETOOLONG: f"a file in it has too long a name. {UNPACK}",
+}
+DAMAGE = (None, errno.EINVAL)  # of an OSError: bzip2's word for it, and the system's for a place before the start
 LOCKED = f"a zip with a password, which is not opened. {UNPACK}"
 
 
@@ -38,9 +45,7 @@ def why_no_series(path: Path) -> str | None:
         if any(entry.flag_bits & ENCRYPTED for entry in archive.infolist()):
             return LOCKED
         entries = [*_entries(archive)]
-        if any(_kind(archive, entry) for entry in archive.infolist() if _is_hidden(entry)):
-            return "a zip of images that are hidden by the dot that their names begin with. Rename them."
-        return _why_not_read(archive, entries) if entries else f"an empty zip. {COPY_AGAIN}"
+        return _why_empty(archive) or _why_not_read(archive, entries)
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -59,7 +64,7 @@ def unpack(path: Path, folder: Path) -> None:
     with opened(path) as archive:
         entries = [*_entries(archive)]
         _check(path, entries, folder)
-        if why := _why_not_read(archive, entries):
+        if why := _why_empty(archive) or _why_not_read(archive, entries):
             raise StudyError(f"{path}: {why}")
         homes = [*dict.fromkeys(place(entry).parent for entry in entries)]
         for entry in entries:
@@ -85,10 +90,9 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileExistsError as e:
         raise StudyError(f"{path}: two files in it have the same name ({Path(e.filename).name}). {COPY_AGAIN}") from e
     except OSError as e:
-        if e.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # bzip2's word for damage, and the system's for a place before the start
+        if e.errno in UNPACKED:
+            raise StudyError(f"{path}: {UNPACKED[e.errno]}") from e
+        if e.errno not in DAMAGE:
             raise
         raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e
 
@@ -110,6 +114,15 @@ def _is_hidden(entry: zipfile.ZipInfo) -> bool:
     """Whether a file's name begins with a dot, but for what macOS leaves beside each."""
     name = place(entry).name
     return name.startswith(".") and not name.startswith("._")
+
+
+def _why_empty(archive: zipfile.ZipFile) -> str | None:
+    """Cause and fix where it holds nothing but hidden files, which may be images."""
+    if any(True for _ in _entries(archive)):
+        return None
+    if any(_kind(archive, entry) for entry in archive.infolist() if _is_hidden(entry)):
+        return "a zip of images that are hidden by the dot that their names begin with. Rename them."
+    return f"an empty zip. {COPY_AGAIN}"
 
 
 def _kind(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str | None:
@@ -138,13 +151,12 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None
         raise StudyError(f"{path}: a file in it is named to lie outside of it. Do not open it; ask who sent it.")
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise StudyError(f"{path}: {LOCKED}")
-    if not entries or len(entries) > MOST_FILES:
-        cause = f"holds {len(entries)} files, more than a study has" if entries else "an empty zip"
-        raise StudyError(f"{path}: {cause}. Give the zip of one DICOM study.")
+    if len(entries) > MOST_FILES:
+        raise StudyError(f"{path}: holds {len(entries)} files, more than a study has. Give the zip of one DICOM study.")
     need, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
     if need > free:
         cause = f"unpacked it takes {need / 2**30:.1f} GB, and {free / 2**30:.1f} GB are free in {folder.parent}"
-        raise StudyError(f"{path}: {cause}. Free space, or set TMPDIR to a folder that has it.")
+        raise StudyError(f"{path}: {cause}. {MORE_SPACE}")
     packed = path.stat().st_size
     if need > LARGE and need > packed * DENSEST:
         cause = f"{need / 2**30:.1f} GB from {packed / 2**20:.1f} MB, though a CT has noise"
