@@ -219,6 +219,9 @@ def test_jpeg_2000_reads_as_the_uncompressed(reading, series, tmp_path):
         header.save_as(path)
     assert "JPEG 2000" in header.file_meta.TransferSyntaxUID.name
     assert torch.equal(reading.read_image(series[0].parent).as_tensor(), before.as_tensor())
+    edit(path, PixelRepresentation=1 - header.PixelRepresentation)
+    with pytest.raises(reading.StudyError, match=f"{path.name}: compressed pixels whose sign is not as"):
+        reading.read_image(series[0].parent)
 
 
 class TestSeveralSeries:

@@ -41,6 +41,9 @@ def codestream(header: pydicom.Dataset) -> bytes:
     size, declared = jpeg_2000_size(head) or jpeg_size(head), (header.Rows, header.Columns)
     if size not in (None, declared):
         raise StudyError(f"{path}: compressed pixels of {size}, but Rows and Columns are {declared}. {ORIGINAL}")
+    if jpeg_2000_signed(head) not in (None, header.PixelRepresentation == 1):  # it wraps around
+        cause = f"compressed pixels whose sign is not as PixelRepresentation {header.PixelRepresentation} says"
+        raise StudyError(f"{path}: {cause}. {ORIGINAL}")
     return data
 
 
@@ -64,6 +67,12 @@ def jpeg_2000_size(data: bytes) -> tuple[int, int] | None:
         return None
     width, height, left, top = (int.from_bytes(data[at + i : at + i + 4], "big") for i in (8, 12, 16, 20))
     return height - top, width - left
+
+
+def jpeg_2000_signed(data: bytes) -> bool | None:
+    """Whether the first JPEG 2000 image in encapsulated pixels says that its values have signs, or None."""
+    at = data.find(JPEG_2000)
+    return None if at < 0 or len(data) < at + 43 else data[at + 42] >= 128
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
