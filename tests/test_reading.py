@@ -203,24 +203,36 @@ def test_compressed_slices_read_as_the_uncompressed_ones(reading, series, comman
         reading.read_image(folder)
 
 
-def test_jpeg_2000_reads_as_the_uncompressed(reading, series, tmp_path):
+def store_jpeg_2000(path: Path, pixels: np.ndarray) -> None:
+    """Store a slice's pixels, which have signs where their dtype has, as JPEG 2000."""
+    header, one = pydicom.dcmread(path), path.parent.with_name("one.dcm")
+    writer = itk.ImageFileWriter.New(itk.image_from_array(pixels), FileName=str(one))
+    codec = itk.GDCMImageIO.New()
+    codec.SetCompressor("JPEG2000")
+    writer.SetImageIO(codec)
+    writer.UseCompressionOn()
+    writer.Update()
+    packed = pydicom.dcmread(one)
+    header.PixelData = encapsulate([get_frame(packed.PixelData, 0, number_of_frames=1)])
+    header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    assert "JPEG 2000" in header.file_meta.TransferSyntaxUID.name
+    header.save_as(path)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_2000_reads_as_the_uncompressed(reading, series, bits):
+    """Also where the bits of values with signs were compressed as if they had none, as some scanners' were."""
     before = reading.read_image(series[0].parent)
     for path in series[:3]:
-        header = pydicom.dcmread(path)
-        writer = itk.ImageFileWriter.New(itk.image_from_array(header.pixel_array), FileName=str(tmp_path / "one.dcm"))
-        codec = itk.GDCMImageIO.New()
-        codec.SetCompressor("JPEG2000")
-        writer.SetImageIO(codec)
-        writer.UseCompressionOn()
-        writer.Update()
-        packed = pydicom.dcmread(tmp_path / "one.dcm")
-        header.PixelData = encapsulate([get_frame(packed.PixelData, 0, number_of_frames=1)])
-        header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
-        header.save_as(path)
-    assert "JPEG 2000" in header.file_meta.TransferSyntaxUID.name
+        store_jpeg_2000(path, pydicom.dcmread(path).pixel_array)
+    for path in series[3:6]:
+        stored = store_otherwise(path, True, bits)
+        store_jpeg_2000(path, (stored & (2**bits - 1)).astype(np.uint16))
     assert torch.equal(reading.read_image(series[0].parent).as_tensor(), before.as_tensor())
-    edit(path, PixelRepresentation=1 - header.PixelRepresentation)
-    with pytest.raises(reading.StudyError, match=f"{path.name}: compressed pixels whose sign is not as"):
+    store_jpeg_2000(path, stored.astype(np.int16))
+    assert torch.equal(reading.read_image(series[0].parent).as_tensor(), before.as_tensor())
+    edit(path, PixelRepresentation=0)
+    with pytest.raises(reading.StudyError, match=f"{path.name}: compressed pixels that have signs"):
         reading.read_image(series[0].parent)
 
 

@@ -41,8 +41,9 @@ def codestream(header: pydicom.Dataset) -> bytes:
     size, declared = jpeg_2000_size(head) or jpeg_size(head), (header.Rows, header.Columns)
     if size not in (None, declared):
         raise StudyError(f"{path}: compressed pixels of {size}, but Rows and Columns are {declared}. {ORIGINAL}")
-    if jpeg_2000_signed(head) not in (None, header.PixelRepresentation == 1):  # it wraps around
-        cause = f"compressed pixels whose sign is not as PixelRepresentation {header.PixelRepresentation} says"
+    if jpeg_2000_signed(head) and header.PixelRepresentation == 0:  # below zero it wraps around; the other way round
+        # scanners' files exist, of which each value's bits are right, sign and all
+        cause = "compressed pixels that have signs, though PixelRepresentation is 0"
         raise StudyError(f"{path}: {cause}. {ORIGINAL}")
     return data
 
