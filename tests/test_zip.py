@@ -261,6 +261,30 @@ def test_labels_and_results_in_a_zip_are_no_cts(series, tmp_path):
     unpack(packed, tmp_path / "to")
 
 
+def test_a_viewer_beside_a_series_is_no_archive_of_images(series, tmp_path):
+    """Hospitals' discs hold one; of what it has packed, images are still told."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("jre/bin/java.dll", b"MZ" + bytes(9999))
+    viewer = {"viewer.exe": b"MZ", "jre.zip": inner.getvalue(), "data1.hdr": b"ISc(" + bytes(500), "boot.img": b"x"}
+    packed = pack(series, tmp_path / "CD.zip", "CT/")
+    with zipfile.ZipFile(packed, "a") as archive:
+        for name, content in viewer.items():
+            archive.writestr(name, content)
+    for folder in ("to", "again"):
+        (tmp_path / folder).mkdir()
+    unpack(packed, tmp_path / "to")
+    for name, content in {"images.zip": DICOM, "more.zip": NIFTI, "zips.zip": inner.getvalue()}.items():
+        outer = io.BytesIO()
+        with zipfile.ZipFile(outer, "w") as archive:
+            archive.writestr("a.zip" if name == "zips.zip" else "a", content)
+        shutil.copy(packed, tmp_path / "b.zip")
+        with zipfile.ZipFile(tmp_path / "b.zip", "a") as archive:
+            archive.writestr(name, outer.getvalue())
+        with pytest.raises(StudyError, match="a zip in a zip"):
+            unpack(tmp_path / "b.zip", tmp_path / "again")
+
+
 def test_hidden_images_are_no_empty_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("CT/.IM1", DICOM)

@@ -19,6 +19,7 @@ NOT_READ = (  # of images, too
     *(".gipl.gz", ".vtk", ".vti"),
     *(name + packing for name in (".nii", ".mha", ".nrrd") for packing in PACKINGS if name + packing != ".nii.gz"),
 )
+MARKED = (".hdr", ".img")  # of a pair, whose header bears its mark; programs' installers have such files, too
 PACKED_DICOM = tuple(f".dcm{packing}" for packing in PACKINGS)
 TARS = (".tar", ".tgz", ".tbz2", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.lzma")
 ARCHIVES = (*TARS, ".zip", ".7z", ".rar", ".iso", ".tar.zst", ".tar.lz4", ".tar.z")
@@ -68,7 +69,7 @@ def kind_of(name: str, head: bytes) -> str | None:
         return DICOM
     if name.endswith(PACKED_DICOM) or found == DICOM:
         return "compressed DICOM"
-    if found or name.endswith((*SUFFIXES, *NOT_READ)):
+    if found or (name.endswith((*SUFFIXES, *NOT_READ)) and not name.endswith(MARKED)):
         return found or "an image"
     return ARCHIVE if name.endswith(ARCHIVES) or head.startswith(CLOSED) or is_tar(head) else None
 

@@ -135,14 +135,26 @@ def _why_not_read(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) 
     for entry in entries:
         name = place(entry).name
         kind = None if name.startswith(LABEL_PREFIX) or name in OUTPUTS else _kind(archive, entry)
-        if kind == ARCHIVE:
+        if kind == ARCHIVE and not _is_program(archive, entry):
             inner = "a zip" if name.lower().endswith(".zip") else "another archive"
             return f"{inner} in a zip, which is not opened. {UNPACK}"
         if kind == "compressed DICOM":
             return f"a zip of DICOM files that are compressed once more, which is not read. {UNPACK_FILES}"
-        if kind not in (None, DICOM):
+        if kind not in (None, DICOM, ARCHIVE):
             return f"a zip of images other than DICOM, or beside it, which are not read from a zip. {UNPACK}"
     return None
+
+
+def _is_program(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    """Whether a file in a zip is a zip without images or archives, such as of a viewer that hospitals' discs hold."""
+    if entry.file_size > DENSEST * entry.compress_size:  # no zip is; looking into it inflates it
+        return False
+    try:
+        with archive.open(entry) as file, zipfile.ZipFile(file) as inner:
+            inside = sorted(inner.infolist(), key=lambda one: one.header_offset)  # going back inflates all of it again
+            return len(inside) <= MOST_FILES and not any(_kind(inner, one) for one in inside if not one.is_dir())
+    except (*DAMAGED, RuntimeError):  # of a password, or NotImplementedError
+        return False
 
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo], folder: Path) -> None:
