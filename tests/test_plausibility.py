@@ -23,6 +23,7 @@ from test_dicom_series import real_world
 from test_reading import edit
 
 from liver_ct import LiverCT, phantom
+from liver_ct.chain import series as headers
 from liver_ct.chain.pipeline import BUNDLES
 from liver_ct.chain.plausibility import notes_on
 from liver_ct.chain.series import notes_on_series
@@ -386,6 +387,13 @@ def test_headers_that_contradict_each_other_or_themselves_are_noted(reading, tmp
     ct = reading.read_image(tmp_path)
     notes = notes_on_series(ct.meta["files"], ct.shape[1:], ct.affine.numpy(), ct.meta["slices"])
     assert [note.code for note in notes] == codes and all(note.text.endswith(".") for note in notes)
+
+
+def test_a_slice_location_that_turns_round_is_not_said_to_be_of_another_distance():
+    depth, along = 5.0 * np.arange(60), np.array([0, 0, 1.0])
+    assert "turns round" in str(headers.about_places(abs(depth - 152), depth, along))
+    assert "by SliceLocation 4" in str(headers.about_places(0.8 * depth, depth, along))
+    assert "of other phases" in str(headers.about_numbers(1.0 + 10 * np.arange(60)))
 
 
 def test_notes_on_headers_reach_the_result(tmp_path, coarse_cls):

@@ -77,7 +77,7 @@ def about_numbers(numbers: NDArray[Any]) -> str | None:
     first = known[int(abs(steps).argmax()) :]
     shown = [f"{numbers[i]:.0f}" for i in first[:3]]
     if np.ptp(steps) == 0:
-        return f"Slices are numbered {', '.join(shown)} and so on: those between may have been lost."
+        return f"Slices are numbered {', '.join(shown)} and so on: those between are of other phases, or lost."
     return f"A slice numbered {shown[0]} is followed by one numbered {shown[1]}: those between may have been lost."
 
 
@@ -100,6 +100,8 @@ def about_places(places: NDArray[Any], depth: NDArray[Any], along: NDArray[Any])
             step = abs(np.diff(off)).max() < max(ROUNDED_MM, apart.min() / 2)
             if step and np.ptp(off) < max(ROUNDED_MM, ALIKE * np.ptp(depth)):
                 return None
+    if abs(np.sign(np.diff(places)).sum()) < np.count_nonzero(by_place):
+        return "SliceLocation turns round where positions go on: its sign was lost, or slices are in the wrong place."
     found = " to ".join(dict.fromkeys(f"{mm:.3g}" for mm in (by_place.min(), by_place.max())))
     return f"Slices lie {np.median(apart):.3g} mm apart, by SliceLocation {found}: some were lost, or one is wrong."
 
