@@ -67,7 +67,7 @@ def about_height(found: Figures) -> str | None:
     if found.height_mm <= HEIGHT_MM[1] and (cut or found.height_mm >= HEIGHT_MM[0]):
         return None
     measured = f"The liver is {found.height_mm:.0f} mm high, outside {HEIGHT_MM[0]} to {HEIGHT_MM[1]} mm"
-    return f"{measured}: the distance of the slices may be wrong in the header, or the mask is."
+    return f"{measured}: a child's or an enlarged one, or the mask, or the slices' distance in the header, is wrong."
 
 
 def about_width(found: Figures) -> str | None:
@@ -75,7 +75,7 @@ def about_width(found: Figures) -> str | None:
     if WIDTH_MM[0] <= found.width_mm <= WIDTH_MM[1]:
         return None
     measured = f"The body is {found.width_mm:.0f} mm wide at the liver, outside {WIDTH_MM[0]} to {WIDTH_MM[1]} mm"
-    return f"{measured}: a child, of whom none was trained on, or the pixels' size is wrong in the header."
+    return f"{measured}: a child, pictures cut at their sides, or the pixels' size is wrong in the header."
 
 
 def about_ends(found: Figures) -> str | None:
