@@ -773,6 +773,15 @@ def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
     assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
 
 
+@pytest.mark.parametrize(
+    "kind", ["SUB_VOLUME", "MINIMUM DOSE", "CT_SOM5 SPI SUB", "VIRTUAL NON IODINE", "IODINE REMOVED"]
+)
+def test_other_words_in_an_image_type_are_no_reason_to_refuse(reading, series, written, kind):
+    for path in series:
+        edit(path, ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
+    check_same(reading, series[0].parent, written)
+
+
 @pytest.mark.parametrize("name", ["StationName", "PatientAge", "PatientPosition", "StudyDate"])
 def test_halves_of_two_scans_are_no_series(reading, series, name):
     for number, path in enumerate(series):

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     import pydicom
 
 PROJECTIONS = (  # of what holds the extremes of several slices, or a picture of a volume
-    "MIP", "MINIP", "MAXIP", "MAX_IP", "MIN_IP", "PROJECTION", "MAXIMUM", "MINIMUM", "VOLUME_RENDER", "SURFACE_RENDER",
+    "MIP", "MINIP", "MAXIP", "MAX_IP", "MIN_IP", "PROJECTION", "_MAXIMUM_", "_MINIMUM_", "VOLUME_RENDER",
+    "SURFACE_RENDER",
 )  # fmt: skip
 CURVED = ("CURVED_MPR", "DISTORTED")  # whose pixels do not lie where the header says
 NO_HU = (  # in the ImageType of what is computed from CTs, at two energies or times, and is of another unit
     "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "EFFECTIVE_ATOMIC", "ZEFF", "Z_EFF", "RHO_Z",
-    "ELECTRON_DENSITY", "IODINE", "FAT_FRACTION", "PERFUSION", "SUBTRACTION", "_SUB_", "STD_DEVIATION", "DIVISION",
+    "ELECTRON_DENSITY", "IODINE", "FAT_FRACTION", "PERFUSION", "SUBTRACTION", "__SUB__", "STD_DEVIATION", "DIVISION",
     "MULTIPLICATION",
 )  # fmt: skip
+WITHOUT_IODINE = "NON_IODINE|IODINE_(REMOVED|SUPPRESSED)"  # virtual non-contrast, in HU
 KINDS = ("ImageType", "VolumetricProperties", "VolumeBasedCalculationTechnique")
 MAPPINGS, HOUNSFIELD = 0x00409096, ("[hnsf'U]", "HU", "1")  # RealWorldValueMappingSequence; units, the last of none
 
@@ -31,7 +33,8 @@ def check_kind(header: pydicom.Dataset) -> None:
     """Raise StudyError where a slice's header says that its values are no HU of one CT."""
     path = header.filename
     for name in KINDS:
-        if (found := value(header, name)) and (cause := why_no_ct(name, str(found))):
+        found = value(header, name) or ""
+        if cause := why_no_ct(name, found if isinstance(found, str) else "\\".join(map(str, found))):
             raise StudyError(f"{path}: by its {name} {cause}")
     unit = str(value(header, "RescaleType") or "").strip()[:60]
     if spelled(unit) not in UNITS:
@@ -46,9 +49,10 @@ def check_kind(header: pydicom.Dataset) -> None:
 @lru_cache(maxsize=2**8)  # it is the same in nearly all slices
 def why_no_ct(name: str, found: str) -> str | None:
     """What else than a CT in HU an attribute of that name says a slice is, and the fix; None for a CT."""
-    kind = f"_{re.sub('[^A-Z]+', '_', found.upper())}_"  # each word between two
+    values = [re.sub("[^A-Z]+", "_", one).strip("_") for one in found.upper().split("\\")]
+    kind = re.sub(WITHOUT_IODINE, "", f"__{'__'.join(values)}__")  # each word between one _, each value between two
     if word := next((word for word in PROJECTIONS if f"_{word}_" in kind), None):
-        return f"a projection ({word}), no slice of a CT. {ORIGINAL}"
+        return f"a projection ({word.strip('_')}), no slice of a CT. {ORIGINAL}"
     if word := next((word for word in CURVED if f"_{word}_" in kind), None):
         return f"({word}) no flat slice of a CT. {ORIGINAL}"
     if word := next((word for word in NO_HU if name == "ImageType" and word in kind), None):

@@ -19,7 +19,10 @@ ATTRIBUTES = [
     "RescaleType", "ImageType", "VolumetricProperties", "RealWorldValueMappingSequence",
 ]  # fmt: skip
 SLICES = ("InstanceNumber", "SliceLocation", "mm", "lossy")  # what the reader says of each; an old bundle's does not
-COMPUTED = ("HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "MONO", "KEV")  # from CTs at two energies
+COMPUTED = (  # from CTs at two energies
+    "HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "NON_IODINE", "IODINE_REMOVED", "IODINE_SUPPRESSED", "MONO",
+    "KEV",
+)  # fmt: skip
 HOUNSFIELD = ("[hnsf'U]", "HU", "1")  # units of a RealWorldValueMappingSequence, the last of none
 GAP = 1.5  # from slice to slice, against their thickness
 ALIKE = 0.05  # how far a size may be from the one that another attribute says
