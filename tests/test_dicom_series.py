@@ -568,8 +568,8 @@ class TestOddButGood:
 
     @pytest.mark.parametrize(
         "values",
-        [{"RescaleType": "hu"}, {"RescaleType": "Hounsfield Units (HU)"}, {"RescaleType": "UNSPECIFIED"},
-         {"ModalityLUTSequence": []}],
+        [{"RescaleType": "hu"}, {"RescaleType": "H.U."}, {"RescaleType": "Hounsfield Units (HU)"},
+         {"RescaleType": "UNSPECIFIED"}, {"ModalityLUTSequence": []}],
     )  # fmt: skip
     def test_hu_by_another_name_are_hu(self, reading, series, written, values):
         for path in series:

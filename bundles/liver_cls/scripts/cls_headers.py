@@ -20,8 +20,8 @@ VALUE = r"[-+.,()\d\seE]+|[\w|+.#'\[\]{}/-]{1,40}"  # numbers, or one word or co
 NO_TEXT = range(0xDC80, 0xDD00)  # what Python keeps the bytes of a name as that are no UTF-8
 NO_MODALITY = ("", "CT", "OT", "OTHER", "UNKNOWN")  # but for CT they say nothing
 UNITS = (  # of values that are HU, or say nothing, as `spelled` gives them; US is unspecified, HNSF_U UCUM's code
-    "", "HU", "HU_MOD", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD_UNIT", "HOUNSFIELD_UNITS", "HOUNSFIELD_UNIT_HU",
-    "HOUNSFIELD_UNITS_HU", "HNSF_U", "UNKNOWN", "NONE", "1", "NO_UNITS",
+    "", "HU", "H_U", "HUS", "HU_MOD", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD_UNIT", "HOUNSFIELD_UNITS",
+    "HOUNSFIELD_UNIT_HU", "HOUNSFIELD_UNITS_HU", "HNSF_U", "UNKNOWN", "NONE", "1", "NO_UNITS",
 )  # fmt: skip
 # What keys of programs are of, but for their punctuation and "DICOM": ITK's `0008|0060`, DWIConvert's
 # `DICOM_0008_0060_Modality`, MITK's `DICOM_0008_0060`, Slicer's `DICOM.Modality` and `DICOM.MeasurementUnitsCodeValue`
