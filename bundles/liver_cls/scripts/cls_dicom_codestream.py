@@ -41,8 +41,8 @@ def codestream(header: pydicom.Dataset) -> bytes:
     size, declared = jpeg_2000_size(head) or jpeg_size(head), (header.Rows, header.Columns)
     if size not in (None, declared):
         raise StudyError(f"{path}: compressed pixels of {size}, but Rows and Columns are {declared}. {ORIGINAL}")
-    if jpeg_2000_signed(head) and header.PixelRepresentation == 0:  # below zero it wraps around; the other way round
-        # scanners' files exist, of which each value's bits are right, sign and all
+    # Below zero it wraps around; files that are wrong the other way round exist, and each value's bits are right.
+    if jpeg_2000_signed(head) and header.PixelRepresentation == 0:
         cause = "compressed pixels that have signs, though PixelRepresentation is 0"
         raise StudyError(f"{path}: {cause}. {ORIGINAL}")
     return data
@@ -70,10 +70,10 @@ def jpeg_2000_size(data: bytes) -> tuple[int, int] | None:
     return height - top, width - left
 
 
-def jpeg_2000_signed(data: bytes) -> bool | None:
-    """Whether the first JPEG 2000 image in encapsulated pixels says that its values have signs, or None."""
+def jpeg_2000_signed(data: bytes) -> bool:
+    """Whether encapsulated pixels hold a JPEG 2000 image, and the first says that its values have signs."""
     at = data.find(JPEG_2000)
-    return None if at < 0 or len(data) < at + 43 else data[at + 42] >= 128
+    return at >= 0 and data[at + 42 : at + 43] >= b"\x80"
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scripts.seg_dicom_acquisitions import check_acquisitions
 from scripts.seg_dicom_files import check_companions, files_in, is_dicom, is_lossy, read_dicom, sop_class, value
-from scripts.seg_dicom_kind import check_kind
+from scripts.seg_dicom_kind import check_kind, other_unit
 from scripts.seg_dicom_neighbours import check_neighbours
 from scripts.seg_dicom_pixels import check_pixels, read_voxels
 from scripts.seg_dicom_series import ENHANCED, check_left_out, check_whole, choose_series, is_ct, is_slice
@@ -36,7 +36,7 @@ class Series(NamedTuple):
     voxels: torch.Tensor  # [X, Y, Z] in HU, int16 where all fit, else float32
     affine: np.ndarray  # RAS, mm
     files: list[str]  # in the order of Z
-    slices: dict[str, np.ndarray]  # what is said of each, [Z]: `said_of_each`, and whether it was compressed with loss
+    slices: dict[str, np.ndarray]  # of each, [Z]: `said_of_each`, if it was compressed with loss or has another unit
 
 
 def read_series(path: Path, series: str | None = None) -> Series:
@@ -63,8 +63,9 @@ def read_series(path: Path, series: str | None = None) -> Series:
     voxels = read_voxels(slices)
     check_neighbours(path, slices, voxels)
     files = [str(s.header.filename) for s in slices]
-    said = {**said_of_each(slices), "lossy": np.array([is_lossy(s.header) for s in slices])}
-    return Series(torch.from_numpy(voxels.T), affine, files, said)
+    looks = {"lossy": is_lossy, "other_unit": other_unit}
+    said = {name: np.array([bool(look(s.header)) for s in slices]) for name, look in looks.items()}
+    return Series(torch.from_numpy(voxels.T), affine, files, {**said_of_each(slices), **said})
 
 
 def affine_of(slices: list[Slice]) -> np.ndarray:

@@ -8,30 +8,20 @@ import io
 import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from liver_ct.chain.formats import ARCHIVE, CLOSED, TARS, is_tar, kind_of, packing_of, read_head
-from liver_ct.chain.zips import DAMAGE, MOST_FILES, UNPACK
+from liver_ct.chain.zips import DAMAGE, DAMAGED, MOST_FILES, UNPACK
 from liver_ct.files import is_zip
 
 ZIP, PROGRAM = b"PK\x03\x04", b"MZ"  # of Windows, which may be a zip that unpacks itself
 DISC = (32769, b"CD001")  # where ISO 9660 has its mark
 LOOKED_AT = 2**27  # bytes of a tar; its headers alone may declare gigabytes, which a few hundred bytes of bzip2 become
 OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    IndexError,
-)
+NO_ARCHIVE = (*DAMAGED, tarfile.TarError, RuntimeError)  # the last of a password, or a packing that is not known
 
 
 def why_not_opened(path: Path) -> str | None:
@@ -57,7 +47,7 @@ def why_not_opened(path: Path) -> str | None:
     except _TooLargeError:
         cause = f"an archive without images in its first {LOOKED_AT >> 20} MB, and not looked into beyond"
         return f"{cause}. If it may hold any, unpack it and give the folder."
-    except (*DAMAGED, OSError) as e:
+    except (*NO_ARCHIVE, OSError) as e:
         if isinstance(e, OSError) and e.errno not in DAMAGE:
             raise
         return f"an archive that cannot be looked into, and may hold images. {UNPACK}"

@@ -67,7 +67,7 @@ def about_height(found: Figures) -> str | None:
     if found.height_mm <= HEIGHT_MM[1] and (cut or found.height_mm >= HEIGHT_MM[0]):
         return None
     measured = f"The liver is {found.height_mm:.0f} mm high, outside {HEIGHT_MM[0]} to {HEIGHT_MM[1]} mm"
-    return f"{measured}: a child's or an enlarged one, or the mask, or the slices' distance in the header, is wrong."
+    return f"{measured}: a child's or an enlarged one, a wrong mask, or a wrong distance of the slices in the header."
 
 
 def about_width(found: Figures) -> str | None:
@@ -75,7 +75,7 @@ def about_width(found: Figures) -> str | None:
     if WIDTH_MM[0] <= found.width_mm <= WIDTH_MM[1]:
         return None
     measured = f"The body is {found.width_mm:.0f} mm wide at the liver, outside {WIDTH_MM[0]} to {WIDTH_MM[1]} mm"
-    return f"{measured}: a child, pictures cut at their sides, or the pixels' size is wrong in the header."
+    return f"{measured}: a child, pictures cut at their sides, or a wrong size of the pixels in the header."
 
 
 def about_ends(found: Figures) -> str | None:

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 ATTRIBUTES = [
     "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "PatientOrientation", "ReconstructionDiameter",
-    "RescaleType", "ImageType", "VolumetricProperties", "RealWorldValueMappingSequence",
+    "RescaleType", "ImageType", "VolumetricProperties",
 ]  # fmt: skip
-SLICES = ("InstanceNumber", "SliceLocation", "mm", "lossy")  # what the reader says of each; an old bundle's does not
+SLICES = ("InstanceNumber", "SliceLocation", "mm", "lossy", "other_unit")  # of each, if the bundle's reader says so
 COMPUTED = (  # from CTs at two energies
     "HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "NON_IODINE", "IODINE_REMOVED", "IODINE_SUPPRESSED", "MONO",
     "KEV",
 )  # fmt: skip
-HOUNSFIELD = ("[hnsf'U]", "HU", "1")  # units of a RealWorldValueMappingSequence, the last of none
 GAP = 1.5  # from slice to slice, against their thickness
 ALIKE = 0.05  # how far a size may be from the one that another attribute says
 ROUNDED_MM = 1.01  # between places of which each is written to whole mm or finer
@@ -42,7 +41,8 @@ def notes_on_series(
         shape: ``[X, Y, Z]``.
         affine: 4 x 4, voxel to world mm.
         slices: what is said of each, ``[Z]``, as the reader found it: ``InstanceNumber``, ``SliceLocation``, both nan
-            where missing, ``mm`` along the slices' normal, and whether it is ``lossy``.
+            where missing, ``mm`` along the slices' normal, whether it is ``lossy``, and whether a
+            RealWorldValueMappingSequence has an ``other_unit`` than HU.
 
     Returns:
         A note for each thing; none for a good series.
@@ -55,7 +55,7 @@ def notes_on_series(
     header = pydicom.dcmread(middle, stop_before_pixels=True, force=True, specific_tags=ATTRIBUTES)
     mm = np.linalg.norm(affine[:3, :3], axis=0)
     directions = affine[:3, :3] / mm
-    numbers, places, depth, lossy = (slices.get(name, np.empty(0)) for name in SLICES)
+    numbers, places, depth, lossy, other_unit = (slices.get(name, np.empty(0)) for name in SLICES)
     texts = {
         "gaps": about_numbers(numbers)
         or about_places(places, depth, directions[:, 2])
@@ -64,7 +64,7 @@ def notes_on_series(
         "orientation": about_orientation(header, directions),
         "field": about_field(header, float(max(shape[0] * mm[0], shape[1] * mm[1]))),
         "lossy": about_loss(lossy),
-        "computed": about_origin(header),
+        "computed": about_origin(header, other_unit),
     }
     return tuple(Note(code, text) for code, text in texts.items() if text)
 
@@ -163,26 +163,16 @@ def about_loss(lossy: NDArray[Any]) -> str | None:
     return f"{which} compressed with loss, which changes their values."
 
 
-def about_origin(header: pydicom.Dataset) -> str | None:
+def about_origin(header: pydicom.Dataset, other_unit: NDArray[Any]) -> str | None:
     """HU that no CT has measured."""
     kind = re.sub("[^A-Z]+", "_", f"{header.get('RescaleType')} {header.get('ImageType')}".upper())
     if found := next((name for name in COMPUTED if name in kind), None):
         return f"By its header ({found}) computed from CTs at two energies: HU may be unlike those learned."
     if header.get("VolumetricProperties") == "SAMPLED":
         return "By its header (VolumetricProperties SAMPLED) computed from other slices, such as a projection."
-    if unit := _other_unit(header):
-        return f"By its header values are also {unit}: a map computed from CTs, or HU beside it."
+    if other_unit.any():
+        return "By RealWorldValueMappingSequence values also have a unit that is not HU: a map, or HU beside one."
     return None
-
-
-def _other_unit(header: pydicom.Dataset) -> str | None:
-    """The unit of a RealWorldValueMappingSequence of which none is HU."""
-    try:
-        items = header.get("RealWorldValueMappingSequence") or ()
-        codes = [str(unit.CodeValue) for item in items for unit in item.MeasurementUnitsCodeSequence]
-    except Exception:  # whatever a sequence's bytes make pydicom raise, or it lacks
-        return None
-    return codes[0][:16] if codes and not set(codes) & set(HOUNSFIELD) else None
 
 
 def _number(header: pydicom.Dataset, name: str) -> float | None:
