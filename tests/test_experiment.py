@@ -139,6 +139,11 @@ def test_judgements_of_the_same_slices_are_pooled_as_seeds(tmp_path, capsys):
     assert all([*seeds] == ["0", "1", "2"] for seeds in pooled["scores"].values()) and len(pooled["scores"]) == 2
     assert len(pooled["slices"]["case"]) == len(pooled["scores"]["prob"]["2"]) == 360
     assert "| prob | 3 | " in (tmp_path / "out" / "study.md").read_text()
+    study.pool(folders, str(tmp_path / "together"), together=True)
+    rows = [line.split(" | ") for line in (tmp_path / "together" / "study.md").read_text().splitlines()]
+    auc = {row[0][2:]: float(row[2][:5]) for row in rows if row[0] in ("| prob", "| prob-together")}
+    assert auc["prob-together"] > auc["prob"] + 0.02  # the luck of three has a third of the variance
+    assert any(row[0] == "| prob-together - prob" and row[3] == "yes" for row in rows)
     with pytest.raises(SystemExit, match="two are of the same weights and slices"):
         study.pool([folders[0], folders[0]], str(tmp_path / "twice"))
     with pytest.raises(SystemExit, match="holds several seeds already"):
@@ -162,6 +167,8 @@ def test_judgements_of_other_people_are_pooled_as_folds(tmp_path, capsys):
     assert row.startswith("| prob | 1 | 0.75") and row.endswith("| 1.000 |")
     with pytest.raises(SystemExit, match=r"^ERROR .*0-person-0 is in .*0, too"):
         study.pool(f"{both},{tmp_path / '0'}", str(tmp_path / "out"))
+    with pytest.raises(SystemExit, match=r"^ERROR --together: .*of different people"):
+        study.pool(both, str(tmp_path / "out"), together=True)
     with pytest.raises(SystemExit, match=r"^ERROR .*one judgement is no pool"):
         study.pool(str(tmp_path / "0"), str(tmp_path / "out"))
     part["arms"]["other"] = {"mask_source": "prob", "gop": 3}

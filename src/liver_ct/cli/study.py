@@ -139,7 +139,7 @@ def judge(
             raise StudyError(f"{output}: cases left out for the reasons above: {len(lost)}. The same command goes on.")
 
 
-def pool(results: Sequence[str] | str, output: str) -> None:
+def pool(results: Sequence[str] | str, output: str, together: bool = False) -> None:
     """Bring judgements of different people into one, such as of two folds, each by the weights that have not seen it.
 
     Judgements of the very same slices are taken for seeds, whose figures are averaged.
@@ -149,12 +149,13 @@ def pool(results: Sequence[str] | str, output: str) -> None:
     Args:
         results: folders that ``judge`` wrote, with the same masks and names, comma between them.
         output: folder for the above.
+        together: of seeds, also what each arm's networks give together, the mean of their logits, as ARM-together.
     """
     with errors_in_one_line():
         from liver_ct.experiment.judging import pool as pool_judgements
 
         folders = results.split(",") if isinstance(results, str) else results
-        pool_judgements([Path(folder) for folder in folders], Path(output))
+        pool_judgements([Path(folder) for folder in folders], Path(output), together)
         report(output)
 
 

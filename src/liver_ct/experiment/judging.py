@@ -165,7 +165,7 @@ def named(weights: Sequence[Path], masks: Sequence[str], names: Sequence[str]) -
     return dict(zip(names, zip(masks, itertools.cycle(weights))))
 
 
-def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+def pool(folders: Sequence[Path], output: Path, together: bool = False) -> dict[str, Any]:
     """Bring judgements of different people, as of two folds, into one; write and return ``output/results.json``.
 
     Judgements of the very same slices are seeds: networks that differ in their luck alone; figures are means over them.
@@ -173,6 +173,7 @@ def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     Args:
         folders: outputs of ``judge`` with arms of the same names, each with the weights of its fold, or its seed.
         output: folder of the pooled results.
+        together: seeds also make an arm ARM-together, the mean of their logits: what several networks give at once.
 
     Raises:
         StudyError: fewer than two, other arms, or a person who is in two of them, but not all slices; seeds of the same
@@ -183,7 +184,12 @@ def pool(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     read = [read_results(folder) for folder in folders]
     check_same_arms(folders, read)
     alike = all(r["slices"] == read[0]["slices"] and r["labels"] == read[0]["labels"] for r in read)
+    if together and not alike:
+        cause = "these are judgements of different people, each by one network"
+        raise StudyError(f"--together: {cause}. Pool the folds of each seed first, then the seeds.")
     results = as_seeds(folders, read) if alike else as_folds(folders, read)
+    if together:
+        add_together(results)
     write_json(output / "results.json", results, indent=None)
     return results
 
@@ -211,6 +217,19 @@ def as_seeds(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> dict[st
     scores = {arm: [r["scores"][arm]["0"] for r in read] for arm in read[0]["arms"]}
     seeds = {arm: {str(seed): logits for seed, logits in enumerate(each)} for arm, each in scores.items()}
     return {**read[0], "weights": [r["weights"] for r in read], "scores": seeds}
+
+
+def add_together(results: dict[str, Any]) -> None:
+    """To each arm one of its networks together: the mean of their logits, the same with every seed, against them."""
+    first, *others = results["arms"]
+    contrasts = [[f"{arm}-together", arm] for arm in (first, *others)]
+    contrasts += [[f"{first}-together", f"{other}-together"] for other in others]
+    for arm in (first, *others):
+        seeds = results["scores"][arm]
+        mean = np.mean(list(seeds.values()), axis=0).tolist()
+        results["arms"][f"{arm}-together"] = results["arms"][arm]
+        results["scores"][f"{arm}-together"] = dict.fromkeys(seeds, mean)
+    results["config"] = {**results["config"], "contrasts": results["config"]["contrasts"] + contrasts}
 
 
 def as_folds(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> dict[str, Any]:
