@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
 import tempfile
 import zipfile
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from liver_ct.errors import StudyError
-from liver_ct.files import read_json, written_whole
+from liver_ct.files import read_json, write_json, write_text, written_whole
 from liver_ct.zoo.bundle import METADATA, bundle_files
 from liver_ct.zoo.checks import check_bundle
 from liver_ct.zoo.hub import in_the_way, write_hub_folder
@@ -119,22 +118,17 @@ def publish(output: Path, archives: Mapping[str, bytes], source: str) -> list[st
         lines[name] = value
     written = []
     for name, data in archives.items():
-        write(output / f"{name}.zip", data)
+        with written_whole(output / f"{name}.zip") as part:
+            part.write_bytes(data)
         url = f"{source.rstrip('/')}/{name}.zip" if source else ""
         entries[name] = {"checksum": sha1(data), "source": url}
         lines[f"{name}.zip"] = hashlib.sha256(data).hexdigest()
         written.append(f"{output / name}.zip    {len(data) / 1e6:.1f} MB    sha256 {lines[f'{name}.zip']}")
-    write(sums, "".join(f"{value}  {name}\n" for name, value in sorted(lines.items())).encode())
-    write(info, (json.dumps(entries, indent=4) + "\n").encode())
+    write_text(sums, "".join(f"{value}  {name}\n" for name, value in sorted(lines.items())))
+    write_json(info, entries, indent=4)
     return written
 
 
 def sha1(data: bytes) -> str:
     """The checksum of the zoo's model_info.json, which is no safeguard; SHA256SUMS is."""
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or not there."""
-    with written_whole(path) as part:
-        part.write_bytes(data)
