@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -20,18 +20,6 @@ ENHANCED_HU = 80  # of the liver; without contrast few livers reach it
 VESSELS_HU, BRIGHTER_HU = 75, 20  # of vessels in it, and above the liver: blood without contrast is neither
 
 
-class Enhancement(NamedTuple):
-    """Whether a CT looks contrast-enhanced.
-
-    Attributes:
-        text: what is thought, and the HU that say so.
-        told: False where that cannot be told.
-    """
-
-    text: str
-    told: bool
-
-
 def ct_facts(view: View, study: StudyResult) -> list[tuple[str, str]]:
     """Spacing, slices, coverage and enhancement of the CT."""
     size, spacing = study.ct.shape, voxel_sizes(study.affine)
@@ -44,25 +32,25 @@ def ct_facts(view: View, study: StudyResult) -> list[tuple[str, str]]:
         ("Axial slices", f"{count}, one every {up:.3g} mm"),
         ("Coverage", f"{count * up:.0f} mm, z {heights[0]:.0f} to {heights[-1]:.0f} mm".replace("-", "\N{MINUS SIGN}")),
         ("Field of view", f"{view.ct.shape[0] * across[0]:.0f} x {view.ct.shape[1] * across[1]:.0f} mm"),
-        ("Contrast", enhancement(view).text),
+        ("Contrast", enhancement(view)),
     ]
 
 
-def enhancement(view: View) -> Enhancement:
-    """Whether the CT looks contrast-enhanced, by the liver's HU and those of the vessels in it.
+def enhancement(view: View) -> str:
+    """Whether the CT looks contrast-enhanced, and the HU of the liver and of the vessels in it that say so.
 
     The median of blocks of BLOCK_MM is at ENHANCED_HU or above; or 2 % of them, the vessels, are at VESSELS_HU or above
     and BRIGHTER_HU above the liver. Else it is not told: early arterial scans look like those without contrast there.
     """
     blocks = _liver_blocks(view)
     if not len(blocks):
-        return Enhancement("not told: too little liver", False)
+        return "not told: too little liver"
     liver, vessels = (float(hu) for hu in np.percentile(blocks, (50, 98)))
     if liver >= ENHANCED_HU:
-        return Enhancement(f"looks enhanced: liver at {liver:.0f} HU, {ENHANCED_HU} or more", True)
+        return f"looks enhanced: liver at {liver:.0f} HU, {ENHANCED_HU} or more"
     if vessels >= VESSELS_HU and vessels - liver >= BRIGHTER_HU:
-        return Enhancement(f"looks enhanced: vessels at {vessels:.0f} HU in a liver at {liver:.0f}", True)
-    return Enhancement(f"not told: liver at {liver:.0f} HU, as without contrast or early after it", False)
+        return f"looks enhanced: vessels at {vessels:.0f} HU in a liver at {liver:.0f}"
+    return f"not told: liver at {liver:.0f} HU, as without contrast or early after it"
 
 
 def _liver_blocks(view: View) -> NDArray[Any]:
