@@ -25,7 +25,7 @@ from liver_ct.chain.stages import Stage, save_masks, study_errors
 from liver_ct.errors import StudyError
 from liver_ct.files import walk, write_json
 from liver_ct.outputs.names import RESULT, TABLE
-from liver_ct.outputs.results import Summary, headline, slice_rows, summarise, write_rows
+from liver_ct.outputs.results import Summary, slice_rows, summarise, write_rows
 
 
 class Masks(NamedTuple):
@@ -163,5 +163,5 @@ def frames(mask: torch.Tensor, series: DICOMSeries) -> np.ndarray:
 def report(summary: Summary, z_mm: dict[int, float], notes: list[str]) -> str:
     """The findings and notes in words."""
     places = ", ".join(f"{z_mm[i]:.1f}" for i in summary.flagged_slices) or "none"
-    said = f"{headline(summary._asdict())}. Flagged slices, z in mm: {places}."
+    said = f"{summary.line}. Flagged slices, z in mm: {places}."
     return " ".join([said, *notes, "For research, not for diagnosis."])

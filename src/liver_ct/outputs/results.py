@@ -58,6 +58,12 @@ class Summary(NamedTuple):
     flagged_slices: tuple[int, ...]
     liver_volume_ml: float
 
+    @property
+    def line(self) -> str:
+        """The figures in one line."""
+        highest, flagged = self.study_tumour_probability, len(self.flagged_slices)
+        return f"highest slice {highest:.2f}    {flagged} slices flagged    liver {self.liver_volume_ml:.0f} ml"
+
 
 class Note(NamedTuple):
     """What speaks against a result.
@@ -161,7 +167,7 @@ class StudyResult:
     @property
     def headline(self) -> str:
         """The figures in one line."""
-        return headline(self.summary._asdict())
+        return self.summary.line
 
     @property
     def line(self) -> str:
@@ -240,13 +246,6 @@ def volume_ml(mask: NDArray[Any], affine: NDArray[Any]) -> float:
 def voxel_mm3(affine: NDArray[Any]) -> float:
     """Volume of a voxel."""
     return abs(float(np.linalg.det(affine[:3, :3])))
-
-
-def headline(result: Mapping[str, Any]) -> str:
-    """A result's figures in one line."""
-    probability, flagged = result["study_tumour_probability"], len(result["flagged_slices"])
-    volume = result["liver_volume_ml"]
-    return f"highest slice {probability:.2f}    {flagged} slices flagged    liver {volume:.0f} ml"
 
 
 def to_byte(share: NDArray[Any]) -> NDArray[Any]:
