@@ -350,9 +350,9 @@ class TestNifti:
 
 
 TEXTS = (
-    *("", "-1", "0", "1", "2", "4 4", "99999999999 4 4", "nan nan nan", "1e30", "1e999 1 1", "a" * 5000, "%s%n"),
-    *("True", "LIST", "\x00", "\x1b[31m", "(1,0,0) (0,1,0)"),
-)
+    "", "-1", "0", "1", "2", "4 4", "99999999999 4 4", "nan nan nan", "1e30", "1e999 1 1", "a" * 5000, "%s%n",
+    "True", "LIST", "\x00", "\x1b[31m", "(1,0,0) (0,1,0)",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", ["mha", "mhd", "nrrd", "nhdr"])

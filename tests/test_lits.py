@@ -478,9 +478,9 @@ def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, t
 
 
 WRONG_ROWS = [
-    *("b05,x,1", "b05,4,yes", "nobody,4,1", "b05,nan,1", "b05,inf,1", "b05,-1,1", "b05,4.5,1"),
-    *("b05,4,1\nb05,4,0", "b05,500,1", "7777,4,1"),
-]
+    "b05,x,1", "b05,4,yes", "nobody,4,1", "b05,nan,1", "b05,inf,1", "b05,-1,1", "b05,4.5,1",
+    "b05,4,1\nb05,4,0", "b05,500,1", "7777,4,1",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", WRONG_ROWS)

@@ -23,9 +23,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 IMPORTS = (
-    *("torch", "monai.bundle", "monai.data", "monai.engines", "monai.handlers", "monai.inferers", "monai.losses"),
-    *("monai.networks.nets", "monai.transforms", "ignite.engine", "ignite.metrics", "nibabel"),
-)
+    "torch", "monai.bundle", "monai.data", "monai.engines", "monai.handlers", "monai.inferers", "monai.losses",
+    "monai.networks.nets", "monai.transforms", "ignite.engine", "ignite.metrics", "nibabel",
+)  # fmt: skip
 TORCHRUN = (__file__, "torchrun")  # before the words that two processes are to be
 ONE_AT_A_TIME = threading.Lock()
 ended: list[int] = []  # exit status of the job that this process became

@@ -27,9 +27,9 @@ UNITS = (  # of values that are HU, or say nothing, as `spelled` gives them; US 
 # `DICOM_0008_0060_Modality`, MITK's `DICOM_0008_0060`, Slicer's `DICOM.Modality` and `DICOM.MeasurementUnitsCodeValue`
 MODALITY_KEYS = ("modality", "00080060", "00080060modality")
 UNIT_KEYS = (
-    *("00281054", "00281054rescaletype", "rescaletype", "00541001", "00541001units", "sampleunits", "units"),
-    *("measurementunitscodevalue", "voxelvalueunits"),
-)
+    "00281054", "00281054rescaletype", "rescaletype", "00541001", "00541001units", "sampleunits", "units",
+    "measurementunitscodevalue", "voxelvalueunits",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

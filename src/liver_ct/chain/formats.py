@@ -15,10 +15,10 @@ LABEL_PREFIX = "segmentation-"  # LiTS keeps its labels beside the CTs
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 NOT_READ = (  # of images, too
-    *(".hdr", ".img", ".hdr.gz", ".img.gz", ".nia", ".mgh", ".mgz", ".mnc", ".mif", ".mif.gz", ".mih", ".gipl"),
-    *(".gipl.gz", ".vtk", ".vti"),
+    ".hdr", ".img", ".hdr.gz", ".img.gz", ".nia", ".mgh", ".mgz", ".mnc", ".mif", ".mif.gz", ".mih", ".gipl",
+    ".gipl.gz", ".vtk", ".vti",
     *(name + packing for name in (".nii", ".mha", ".nrrd") for packing in PACKINGS if name + packing != ".nii.gz"),
-)
+)  # fmt: skip
 MARKED = (".hdr", ".img")  # of a pair, whose header bears its mark; programs' installers have such files, too
 PACKED_DICOM = tuple(f".dcm{packing}" for packing in PACKINGS)
 TARS = (".tar", ".tgz", ".tbz2", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.lzma")

@@ -34,9 +34,9 @@ ARM_OWN = (
 )  # no knobs of stage 2
 MASKS_OWN = ("folds", "epochs", "overlay")  # no knobs of stage 1
 TOP = (
-    *("datalist", "output", "folds", "held_out", "stage1_epochs", "epochs", "workers"),
-    *("reference", "masks", "arms", "contrasts"),
-)
+    "datalist", "output", "folds", "held_out", "stage1_epochs", "epochs", "workers",
+    "reference", "masks", "arms", "contrasts",
+)  # fmt: skip
 MASKS = ("prob", "binary", "dilated", "none", "manual")  # values of stage 2's mask_source
 TEMPERED = "temperature"  # prob at a fitted temperature
 Arm = dict[str, Any]

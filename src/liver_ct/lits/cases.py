@@ -23,9 +23,9 @@ SPLITS = ("training", "validation", "test")
 NAMED = ("image", "label", "case_id", "group")  # of an entry, always
 SLICE_SPLITS = ("training_slices", "validation_slices")
 READ_ERRORS = (
-    *(OSError, ValueError, EOFError, zlib.error, lzma.LZMAError),
-    *(ImageFileError, HeaderDataError, zipfile.BadZipFile),
-)
+    OSError, ValueError, EOFError, zlib.error, lzma.LZMAError,
+    ImageFileError, HeaderDataError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class BrokenPair(StudyError):  # noqa: N818 (it says what is broken)

@@ -15,14 +15,14 @@ from liver_ct.outputs.names import SUMMARY
 from liver_ct.outputs.results import Item
 
 COLUMNS = (
-    *("case", "status", "error", "study_tumour_probability", "flag_threshold", "flagged_slices", "liver_volume_ml"),
-    *("lesions", "lesions_shown_as", "largest_lesion_mm", "notes", "begun", "finished", "seconds", "device"),
-    *("precision", "liver_ct", "liver_seg", "liver_cls", "mask_source", "input", "input_sha256"),
-)
+    "case", "status", "error", "study_tumour_probability", "flag_threshold", "flagged_slices", "liver_volume_ml",
+    "lesions", "lesions_shown_as", "largest_lesion_mm", "notes", "begun", "finished", "seconds", "device",
+    "precision", "liver_ct", "liver_seg", "liver_cls", "mask_source", "input", "input_sha256",
+)  # fmt: skip
 COPIED = (  # as result.json has them
-    *("study_tumour_probability", "flag_threshold", "liver_volume_ml", "lesions_shown_as", "begun", "finished"),
-    *("device", "precision", "mask_source", "input", "input_sha256"),
-)
+    "study_tumour_probability", "flag_threshold", "liver_volume_ml", "lesions_shown_as", "begun", "finished",
+    "device", "precision", "mask_source", "input", "input_sha256",
+)  # fmt: skip
 FORMULA = (
     "=",
     "+",

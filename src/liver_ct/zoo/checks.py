@@ -24,11 +24,11 @@ MAX_BYTES = 25_000_000
 KEYS = {
     INFERENCE: ("bundle_root", "device", "dataset_dir", "output_dir", "network_def", "inferer", "evaluator"),
     TRAIN: (
-        *("bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval"),
-        *("train#trainer", "train#trainer#max_epochs", "train#dataset", "train#dataset#data", "train#handlers"),
-        *("validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data"),
+        "bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval",
+        "train#trainer", "train#trainer#max_epochs", "train#dataset", "train#dataset#data", "train#handlers",
+        "validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data",
     ),
-}
+}  # fmt: skip
 
 
 def check_bundle(root: Path) -> list[str]:
