@@ -114,27 +114,28 @@ def read_words(
         if not is_option(word):
             values.append(word)
             continue
-        flag, equals, value = word.partition("=")
-        name = _full_name(flag, options)
-        if equals:
-            pass
-        elif left and not is_option(left[0]):
-            value = left.popleft()
-        elif name in options and not options[name].is_switch:
-            raise UsageError(f"{flag}: a value is missing. Give {options[name].wanted}.")
-        else:
-            value = "true"
-        negated = name.removeprefix("no")
-        if name not in options and negated in options and options[negated].is_switch and value == "true":
-            name, value = negated, "false"
+        name, value = _read_option(word, left, options)
         if name in named or name in unknown:
-            raise UsageError(f"{flag}: given twice. Give it once; lists need commas.")
-        if name in options:
-            named[name] = value
-        else:
-            unknown[name] = value
+            raise UsageError(f"{word.partition('=')[0]}: given twice. Give it once; lists need commas.")
+        (named if name in options else unknown)[name] = value
     _assign(values, named, unnamed)
     return named, unknown
+
+
+def _read_option(word: str, left: deque[str], options: Mapping[str, Option]) -> tuple[str, str]:
+    """Name and value of the option in ``word``; the value may be the first of the words that are left, and is taken."""
+    flag, equals, value = word.partition("=")
+    name = _full_name(flag, options)
+    if not equals and left and not is_option(left[0]):
+        value = left.popleft()
+    elif not equals:
+        if name in options and not options[name].is_switch:
+            raise UsageError(f"{flag}: a value is missing. Give {options[name].wanted}.")
+        value = "true"
+    negated = name.removeprefix("no")
+    if name not in options and negated in options and options[negated].is_switch and value == "true":
+        return negated, "false"
+    return name, value
 
 
 def _full_name(flag: str, options: Mapping[str, Option]) -> str:
