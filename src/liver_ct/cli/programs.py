@@ -19,11 +19,8 @@ def main() -> NoReturn:
     """Run the program that the first word of the command line names, and exit."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h"):
-        print(
-            list_help(
-                CALLED, liver_ct.__doc__ or "", "program", {each: program(each).about for each in NAMES}, COMMON_HELP
-            )
-        )
+        abouts = {each: program(each).about for each in NAMES}
+        print(list_help(CALLED, liver_ct.__doc__ or "", "program", abouts, COMMON_HELP))
         sys.exit(0)
     if name == "--version":
         print(f"{CALLED} {liver_ct.__version__}")
