@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 
 from liver_ct.cli.imports import import_chain
-from liver_ct.cli.printing import ProgressBar
+from liver_ct.cli.printing import ProgressBar, hush_readers
 from liver_ct.cli.program import Program
 from liver_ct.errors import describe
 from liver_ct.files import shipped
@@ -50,9 +48,7 @@ def cascade(
         dicom_output: true also writes masks as DICOM SEG, probabilities as Parametric Maps, and a Structured Report.
         series: SeriesNumber or SeriesInstanceUID of the CT, for DICOM folders that hold several.
     """
-    warnings.simplefilter("ignore")  # readers warn about file contents, and say them
-    for reader in ("pydicom", "highdicom", "matplotlib", "monai"):
-        logging.getLogger(reader).setLevel(logging.CRITICAL)
+    hush_readers()
     import liver_ct.chain.memory  # noqa: F401  # before torch
     from liver_ct.chain.folder import Wishes, work_off
     from liver_ct.outputs.names import Output

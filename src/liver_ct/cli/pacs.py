@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from liver_ct.chain.progress import Progress
 from liver_ct.cli.imports import import_chain
-from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.cli.printing import errors_in_one_line, hush_readers, print_json
 from liver_ct.cli.program import Program, fail
 from liver_ct.errors import StudyError, printable
 from liver_ct.files import shipped
@@ -76,12 +74,8 @@ def watch(
         cls_bundle: folder of the classification bundle.
     """
     with errors_in_one_line():
-        for package in NEEDED:
-            if find_spec(package) is None:
-                raise StudyError(f"{package}: not installed. pip install 'liver-ct[pacs]'")
-        warnings.simplefilter("ignore")  # readers warn about file contents, and say them
-        for reader in ("pydicom", "highdicom", "matplotlib", "monai"):
-            logging.getLogger(reader).setLevel(logging.CRITICAL)
+        require_packages()
+        hush_readers()
         from liver_ct.pacs.connection import Connection, authorisation, check_address
         from liver_ct.pacs.dicomweb import DicomWeb
         from liver_ct.pacs.orthanc import Orthanc
@@ -90,9 +84,8 @@ def watch(
         from liver_ct.pacs.worker import RESULTS, Worker, open_state
 
         wanted = read_rules(Path(rules) if rules else None, days)
-        for name, seconds, least in (("poll", poll, 0.01), ("settle", settle, 0)):
-            if not least <= seconds <= 86400:
-                raise StudyError(f"--{name} {seconds}: not between {least} and 86400 seconds. Choose such a number.")
+        check_seconds("poll", poll, 0.01)
+        check_seconds("settle", settle, 0)
         address = check_address(server, allow_http)
         connection = Connection(address, authorisation(address, Path(credentials) if credentials else None))
         pacs = DicomWeb(connection, days) if dicomweb else Orthanc(connection, settle)
@@ -115,6 +108,19 @@ def watch(
         refused = Worker(Steps(pacs, known, wanted, chain, manner, Lines())).run()
     if refused:
         raise SystemExit(1)
+
+
+def require_packages() -> None:
+    """Raise StudyError unless what the extra ``pacs`` installs is there."""
+    for package in NEEDED:
+        if find_spec(package) is None:
+            raise StudyError(f"{package}: not installed. pip install 'liver-ct[pacs]'")
+
+
+def check_seconds(name: str, seconds: float, least: float) -> None:
+    """Raise StudyError for a time to wait that is too short, or longer than a day."""
+    if not least <= seconds <= 86400:
+        raise StudyError(f"--{name} {seconds}: not between {least} and 86400 seconds. Choose such a number.")
 
 
 def stop_when_told(_values: Mapping[str, str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,13 @@ def errors_in_one_line() -> Iterator[None]:
         if not e.errno:
             raise
         raise SystemExit(f"ERROR {describe(e, Path(os.fsdecode(e.filename or 'output')))}") from None
+
+
+def hush_readers() -> None:
+    """Have libraries say nothing of a CT's contents, patient and all, which they warn about."""
+    warnings.simplefilter("ignore")
+    for reader in ("pydicom", "highdicom", "matplotlib", "monai"):
+        logging.getLogger(reader).setLevel(logging.CRITICAL)
 
 
 def print_error(line: str, word: str = "ERROR") -> None:
