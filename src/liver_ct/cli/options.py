@@ -57,6 +57,11 @@ def items(of: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return parse
 
 
+def listed(given: Sequence[str] | str) -> list[str]:
+    """Several values; who calls a command from Python may give them with commas between, as on the command line."""
+    return given.split(",") if isinstance(given, str) else list(given)
+
+
 def options_of(command: Callable[..., Any]) -> dict[str, Option]:
     """The options of a command by name, from its signature and annotations."""
     hints = typing.get_type_hints(command)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_ct.cli.knobs import takes_knobs
+from liver_ct.cli.options import listed
 from liver_ct.cli.printing import errors_in_one_line, print_error, print_json, print_note
 from liver_ct.cli.program import Program
 from liver_ct.errors import StudyError
@@ -59,11 +60,10 @@ def run(
         from liver_ct.experiment.config import Experiment
         from liver_ct.experiment.running import run as run_experiment
 
-        sources = held_out.split(",") if isinstance(held_out, str) else held_out
+        sources = None if held_out is None else listed(held_out)
         changes = {"datalist": datalist, "output": output, "held_out": sources, "workers": workers}
         experiment = Experiment(config, seg_bundle, cls_bundle, **changes)
-        chosen = arms.split(",") if isinstance(arms, str) else list(arms or experiment.arms)
-        failed = run_experiment(experiment, chosen, print_error)
+        failed = run_experiment(experiment, listed(arms) if arms else [*experiment.arms], print_error)
         if failed:
             raise SystemExit(
                 f"ERROR {', '.join(failed)}: parts failed, for the reasons above. The same command goes on."
@@ -122,18 +122,24 @@ def judge(
     with errors_in_one_line():
         from liver_ct.experiment.judging import judge as judge_weights
 
-        chosen = masks.split(",") if isinstance(masks, str) else list(masks)
-        called = names.split(",") if isinstance(names, str) else names
-        more = Path(volumes) if volumes else None
-        files = [Path(file) for file in (weights.split(",") if isinstance(weights, str) else weights)]
-        data, folder = Path(datalist), Path(output)
         lost: list[str] = []
 
         def left_out(line: str) -> None:
             print_error(line)
             lost.append(line)
 
-        judge_weights(Path(bundle), files, data, folder, chosen, more, left_out, called, print_note, **overrides)
+        judge_weights(
+            Path(bundle),
+            [Path(file) for file in listed(weights)],
+            Path(datalist),
+            Path(output),
+            masks=listed(masks),
+            volumes=Path(volumes) if volumes else None,
+            report=left_out,
+            names=None if names is None else listed(names),
+            note=print_note,
+            **overrides,
+        )
         report(output)
         if lost:
             raise StudyError(f"{output}: cases left out for the reasons above: {len(lost)}. The same command goes on.")
@@ -154,8 +160,7 @@ def pool(results: Sequence[str] | str, output: str, together: bool = False) -> N
     with errors_in_one_line():
         from liver_ct.experiment.judging import pool as pool_judgements
 
-        folders = results.split(",") if isinstance(results, str) else results
-        pool_judgements([Path(folder) for folder in folders], Path(output), together)
+        pool_judgements([Path(folder) for folder in listed(results)], Path(output), together)
         report(output)
 
 
