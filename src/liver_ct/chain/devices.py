@@ -18,13 +18,12 @@ def pick_device(name: str | None) -> torch.device:
     """The device of that name, or a GPU of NVIDIA's if there is one; raises StudyError for one that is not there."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    found = re.fullmatch(r"(cpu|mps|cuda)(?:(?<=cuda):([0-9]{1,3}))?", name)
-    if not found:
-        raise StudyError(f"--device {name}: unknown. {USE}")
-    if found[1] == "cuda":
-        return _pick_gpu(name, found[2])
-    if found[1] == "mps":
+    if gpu := re.fullmatch(r"cuda(?::([0-9]{1,3}))?", name):
+        return _pick_gpu(name, gpu[1])
+    if name == "mps":
         _check_mps()
+    elif name != "cpu":
+        raise StudyError(f"--device {name}: unknown. {USE}")
     return torch.device(name)
 
 
