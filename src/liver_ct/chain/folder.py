@@ -21,7 +21,7 @@ from liver_ct.chain.studies import Study, find_studies, finished_outputs, place_
 from liver_ct.chain.terms import MaskSource
 from liver_ct.errors import StudyError, describe
 from liver_ct.files import is_zip
-from liver_ct.outputs.folders import PARTIAL, alone, check_target, publish, vanished, work_folder
+from liver_ct.outputs.folders import PARTIAL, alone, check_target, is_whole, publish, vanished, work_folder
 from liver_ct.outputs.names import ALWAYS, INDEX, LESION_OUTPUTS, SUMMARY, Output
 from liver_ct.outputs.writing import import_writers, write_study
 
@@ -101,15 +101,10 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
 
 def lost(done: Sequence[Path], output: Path) -> list[Path]:
     """Of the results of this run, those that are no longer there; the folder of all of them where it is gone."""
-    if not all(whole(target) for target in done):
+    if not all(is_whole(target) for target in done):
         time.sleep(1)  # another run may just be putting its own there
-    missing = [target for target in done if not whole(target)]
+    missing = [target for target in done if not is_whole(target)]
     return missing if output.is_dir() else [output]
-
-
-def whole(target: Path) -> bool:
-    """Whether a folder holds a result."""
-    return all((target / name).is_file() for name in ALWAYS)
 
 
 def check_wishes(wishes: Wishes) -> None:

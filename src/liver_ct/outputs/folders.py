@@ -11,7 +11,7 @@ from pathlib import Path
 
 from liver_ct.errors import StudyError
 from liver_ct.files import replace_folder
-from liver_ct.outputs.names import OUTPUTS
+from liver_ct.outputs.names import ALWAYS, OUTPUTS
 
 PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
 
@@ -22,6 +22,11 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
         raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a study's result."""
+    return all((folder / name).is_file() for name in ALWAYS)
 
 
 def fresh_folder(folder: Path) -> Path:

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from liver_ct.files import read_json, write_json, written_whole
 from liver_ct.outputs.findings import mm
-from liver_ct.outputs.names import ALWAYS, INDEX, PICTURE, REPORT, RESULT, SUMMARY, TABLE
+from liver_ct.outputs.folders import is_whole
+from liver_ct.outputs.names import INDEX, PICTURE, REPORT, RESULT, SUMMARY, TABLE
 from liver_ct.outputs.report import render
 from liver_ct.outputs.results import Item
 
@@ -66,7 +67,7 @@ def finished(output: Path) -> Iterator[tuple[Path, Item]]:
     """Folder and result.json of each study; what is no whole result is passed over."""
     for folder in output.iterdir():
         with suppress(OSError, ValueError):
-            if not folder.name.startswith(".") and all((folder / name).is_file() for name in ALWAYS):
+            if not folder.name.startswith(".") and is_whole(folder):
                 yield folder, read_json(folder / RESULT)
 
 
