@@ -217,5 +217,5 @@ def _spellings(path: Path, root: Path) -> tuple[str, str, str]:
     stem = parts[-1]
     for suffix in (*SUFFIXES, ".zip"):
         stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) and stem != suffix else stem
-    stem, long, full = stem, "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")
+    long, full = "-".join((*parts[:-1], stem)), "-".join(parts).replace(".", "_")
     return safe_name(stem), safe_name(long), safe_name(full)

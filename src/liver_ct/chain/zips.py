@@ -19,6 +19,7 @@ from liver_ct.outputs.names import OUTPUTS
 UNPACK = "Unpack it and give the folder."
 UNPACK_FILES = "Unpack it, and the files in it, and give the folder."
 COPY_AGAIN = "Copy or export it again."
+NO_ZIP = f"not a readable zip (damaged or cut short). {COPY_AGAIN}"
 MOST_FILES = 100_000
 LARGE, DENSEST = (2**30, 200)  # bytes, and those that one of a zip becomes; of CTs, whose noise stays, 2 to 10
 DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError, IndexError, struct.error)
@@ -84,7 +85,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except StudyError:
         raise
     except DAMAGED as e:
-        raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e
+        raise StudyError(f"{path}: {NO_ZIP}") from e
     except RuntimeError as e:  # NotImplementedError is one
         raise StudyError(f"{path}: a zip packed in a way that is not read here. {UNPACK}") from e
     except FileExistsError as e:
@@ -94,7 +95,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
             raise StudyError(f"{path}: {UNPACKED[e.errno]}") from e
         if e.errno not in DAMAGE:
             raise
-        raise StudyError(f"{path}: not a readable zip (damaged or cut short). {COPY_AGAIN}") from e
+        raise StudyError(f"{path}: {NO_ZIP}") from e
 
 
 def place(entry: zipfile.ZipInfo) -> PurePosixPath:
