@@ -12,7 +12,7 @@ from typing import Any
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
 from liver_ct.training.claims import configs_of
-from liver_ct.training.cross_validation import SECTIONS, tells_of_tumour
+from liver_ct.training.cross_validation import SECTIONS, known_tumour, tells_of_tumour
 from liver_ct.training.datalists import Entry, open_data, read_lists
 from liver_ct.training.end_to_end import OVERLAY
 from liver_ct.training.overlays import with_overlay
@@ -21,18 +21,9 @@ DEFAULT_GOP = 3
 DEFAULTS = {"mask_source": "prob", "combine": "concat", "gop": DEFAULT_GOP}
 SHIPPED = "shipped"  # the Prob-Masks of stage 1 as its bundle is set
 SEEN = "seen"  # the Prob-Masks of people whom their stage 1 has learned from
-ARM_OWN = (
-    "name",
-    "seeds",
-    "masks",
-    "inner_groups",
-    "from",
-    "weights",
-    "repair",
-    "overlay",
-    SEEN,
-)  # no knobs of stage 2
-MASKS_OWN = ("folds", "epochs", "overlay")  # no knobs of stage 1
+# keys of an arm, and of masks, that are no knobs of the bundle
+ARM_OWN = ("name", "seeds", "masks", "inner_groups", "from", "weights", "repair", "overlay", SEEN)
+MASKS_OWN = ("folds", "epochs", "overlay")
 TOP = (
     "datalist", "output", "folds", "held_out", "stage1_epochs", "epochs", "workers",
     "reference", "masks", "arms", "contrasts",
@@ -169,8 +160,8 @@ class Experiment:
 
     def judged(self, fold: str, masks: Path) -> list[Entry]:
         """Volumes and isolated slices of one fold by which stage 2 is judged, with the Prob-Masks of that folder."""
-        fold_of, lists = self.fold_of(), read_lists(masks / "datalist_prob.json")
-        told = [e for section in SECTIONS for e in lists[section] if tells_of_tumour(e)]
+        fold_of = self.fold_of()
+        told = known_tumour(masks / "datalist_prob.json", *SECTIONS)
         return [e for e in told if fold_of.get(e["group"]) == fold]
 
 

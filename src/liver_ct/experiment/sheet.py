@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import StudyError
 from liver_ct.files import written_whole
+from liver_ct.outputs.axes import axial_axis
 from liver_ct.outputs.picture import LIVER, STYLE, TUMOUR, WINDOW
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def caption(p: float, q: float, tumour: bool, case: str, index: int) -> str:
 def plane(path: str, index: int) -> tuple[NDArray[Any], tuple[float, float]]:
     """Slice ``index`` along the file's axial axis, as a radiologist sees it, and its pixels' width and height in mm."""
     image = nib.load(path)
-    orientation = nib.orientations.io_orientation(image.affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+    axis = axial_axis(image.affine)
     lone = image.slicer[tuple(slice(index, index + 1) if a == axis else slice(None) for a in range(3))]
     turned = nib.as_closest_canonical(lone)
     return np.asanyarray(turned.dataobj)[::-1, :, 0], turned.header.get_zooms()[:2]
