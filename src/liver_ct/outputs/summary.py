@@ -23,16 +23,8 @@ COPIED = (  # as result.json has them
     "study_tumour_probability", "flag_threshold", "liver_volume_ml", "lesions_shown_as", "begun", "finished",
     "device", "precision", "mask_source", "input", "input_sha256",
 )  # fmt: skip
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # what a spreadsheet computes; also in full width
+# what a spreadsheet computes begins so; also in full width
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write_summary(output: Path) -> None:
