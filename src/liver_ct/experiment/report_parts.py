@@ -66,18 +66,18 @@ def people(number: int | None) -> str:
     return "-" if number is None else str(number) if number <= MOST else f"over {MOST}"
 
 
-def judged_report(results: Results, folder: Path, text: Path, draws: int = 2000) -> None:
+def judged_report(results: Results, folder: Path, text: Path) -> None:
     """Put the tables of weights judged through several masks into a page."""
-    write_block(text, JUDGED, [part_text(results, draws, whole=True)], folder, begin=True)
+    write_block(text, JUDGED, [part_text(results, whole=True)], folder, begin=True)
 
 
-def calibration_report(content: Results, folder: Path, text: Path, draws: int = 2000) -> None:
+def calibration_report(content: Results, folder: Path, text: Path) -> None:
     """Put the tables of a calibration.json into a page."""
-    parts = [calibration_table(content, draws), "![Reliability](PLOT/calibration.png)"]
+    parts = [calibration_table(content), "![Reliability](PLOT/calibration.png)"]
     write_block(text, CALIBRATED, [*parts, tumour_table(content)], folder, begin=True)
 
 
-def calibration_table(content: Results, draws: int = 2000) -> str:
+def calibration_table(content: Results) -> str:
     """ECE of both probabilities by part, with intervals by person."""
     rows = [
         [
@@ -89,13 +89,13 @@ def calibration_table(content: Results, draws: int = 2000) -> str:
             f"{row['person_median']:.3f}",
             f"{row['person_worst']:.3f}",
         ]
-        for row in rows_of(content, draws)
+        for row in rows_of(content)
     ]
     head = ["probability", "of", "people", "scaled by", "ECE (95 % by person)", "median person", "worst person"]
     return table(head, rows)
 
 
-def tumour_table(content: Results, draws: int = 2000) -> str:
+def tumour_table(content: Results) -> str:
     """How much of each person's tumours the masks keep, and the mean of the people."""
     found = tumour_under_masks(content) if "voxels" in content else []
     rows = [
@@ -112,7 +112,7 @@ def tumour_table(content: Results, draws: int = 2000) -> str:
     head = ["person", "source", "tumour voxels", "below 0.5, cut by the binary mask", "kept by the Prob-Mask",
             "of what is cut, kept by the Prob-Mask"]  # fmt: skip
     if len(found) >= FEWEST:
-        weights = patient_draws([row["person"] for row in found], draws).astype(float)
+        weights = patient_draws([row["person"] for row in found]).astype(float)
         cells = []
         for name in ("cut", "kept"):
             values = np.array([row[name] for row in found])

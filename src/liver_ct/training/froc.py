@@ -78,8 +78,8 @@ def figures(studies: Sequence[Judged], threshold: float) -> dict[str, Any]:
     ``at_one_false_per_person`` takes the lowest threshold that lists no more, found on the same people;
     ``left_out`` takes each person's from the others. Intervals (95 %) draw people, with all their studies.
     """
-    people, one = sorted({study.person for study in studies}), threshold_at(studies, 1.0)
-    left_out = {p: threshold_at([study for study in studies if study.person != p], 1.0) for p in people}
+    people, one = sorted({study.person for study in studies}), threshold_at_one(studies)
+    left_out = {p: threshold_at_one([study for study in studies if study.person != p]) for p in people}
     ratio = [(s.listed_diameters - s.diameters)[s.found >= threshold] for s in studies]
     return {
         "people": len(people),
@@ -141,11 +141,10 @@ def of_size(study: Judged, size: str) -> NDArray[Any]:
     return mine
 
 
-def threshold_at(studies: Sequence[Judged], rate: float) -> float:
-    """The lowest probability from which on there are no more than ``rate`` false lesions per person."""
-    people = len({study.person for study in studies})
+def threshold_at_one(studies: Sequence[Judged]) -> float:
+    """The lowest probability from which on there is no more than one false lesion per person."""
+    allowed = len({study.person for study in studies})
     false = np.sort(np.concatenate([study.false for study in studies]))[::-1]
-    allowed = int(rate * people)
     every = np.unique(np.concatenate([*(study.false for study in studies), *(study.found for study in studies)]))
     above = every[every > (false[allowed] if allowed < len(false) else 0)]
     return float(above[0]) if len(above) else 1.0

@@ -22,17 +22,18 @@ def patient_draws(person: Sequence[str] | NDArray[Any], draws: int = 2000) -> ND
 
 
 def patient_intervals(
-    person: Sequence[str] | NDArray[Any], metrics: Callable[[NDArray[Any]], Metrics], draws: int = 2000
+    person: Sequence[str] | NDArray[Any], metrics: Callable[[NDArray[Any]], Metrics]
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of ``metrics(rows)`` from a bootstrap that draws people with all their rows.
+
+    The draws are the same at every call.
 
     scipy.stats.bootstrap draws rows, and does not know which belong together.
 
     Args:
         person: whose each row is, ``[N]``.
         metrics: figures of a selection of rows, given as indices ``[M]``; nan where a draw does not define one.
-        draws: bootstrap samples; the same ones at every call.
     """
     rows = np.arange(len(person))
-    spread = [metrics(np.repeat(rows, times.astype(int))) for times in patient_draws(person, draws)]
+    spread = [metrics(np.repeat(rows, times.astype(int))) for times in patient_draws(person)]
     return {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]}
