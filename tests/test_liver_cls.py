@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,15 +19,7 @@ import pytest
 import torch
 import warm
 from conftest import check_draws_of_one_that_goes_on
-from monai.bundle import (
-    ConfigParser,
-    ckpt_export,
-    create_workflow,
-    load,
-    onnx_export,
-    verify_metadata,
-    verify_net_in_out,
-)
+from monai.bundle import ConfigParser, create_workflow
 from monai.data import MetaTensor
 
 from liver_ct import phantom
@@ -36,7 +27,6 @@ from liver_ct import phantom
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "liver_cls"
 CONFIGS = BUNDLE / "configs"
-SCHEMA = ROOT / "src" / "liver_ct" / "zoo" / "meta_schema_20240725.json"
 SMALL = {"roi": [32, 32], "spacing": 8.0}
 QUICK = {
     **SMALL,
@@ -742,89 +732,6 @@ def test_unwritable_output_is_named(data, tmp_path, capsys):
         workflow.run()
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("ERROR") and "cannot be written" in line]) == 1
-
-
-# ------------------------------------------------------------------------------------------ Model Zoo
-
-
-def test_zoo_metadata_matches_the_schema_and_the_network():
-    from jsonschema import validate
-
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    validate(metadata, json.loads((SCHEMA).read_text()))
-    assert metadata["version"] in metadata["changelog"]
-    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
-    verify_net_in_out("network_def", **files, device="cpu")
-
-
-def test_zoo_metadata_passes_monais_own_check(tmp_path):
-    schema = shutil.copy(SCHEMA, tmp_path)  # there: nothing to download
-    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
-
-
-def test_zoo_exports_equal_the_network(tmp_path):
-    files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
-    files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
-    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
-    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, **files)
-    network = load("liver_cls", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
-    channels = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    x = torch.rand(1, channels["num_channels"], 144, 144)
-    with torch.inference_mode():
-        expected = network.eval()(x)
-        exported = torch.jit.load(tmp_path / "model.ts").eval()(x)
-    assert expected.shape == (1, 1, 144, 144)
-    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-3)
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    onnx_out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-    np.testing.assert_allclose(onnx_out, expected.numpy(), atol=1e-3)
-
-
-@pytest.mark.parametrize("with_data", [False, True])
-@pytest.mark.parametrize("kind", ["train", "inference"])
-def test_zoo_properties(kind, with_data, data, tmp_path):
-    knobs = {"dataset_dir": str(data if with_data else tmp_path)} | (
-        {"ckpt_dir": str(tmp_path)} if kind == "train" else {}
-    )
-    workflow = create_workflow(
-        config_file=str(CONFIGS / f"{kind}.json"),
-        workflow_type=kind,
-        bundle_root=str(BUNDLE),
-        logging_file=False,
-        **{**SMALL, **knobs},
-    )
-    assert not workflow.check_properties()
-
-
-def test_shipped_weights_are_a_plain_state_dict_within_the_limit():
-    path = BUNDLE / "models" / "model.pt"
-    assert path.stat().st_size < 25 * 2**20
-    assert all(isinstance(v, torch.Tensor) for v in torch.load(path, weights_only=True).values())
-
-
-def test_training_and_inference_prepare_a_study_alike():
-    """The shared knobs and the network of both configs must not drift apart."""
-    inference, training = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("inference", "train"))
-    knobs = (
-        "mask_source",
-        "dilate_mm",
-        "combine",
-        "gop",
-        "spacing",
-        "roi",
-        "margin",
-        "normalise",
-        "fixed_level",
-        "unit_hu",
-        "hu_window",
-        "threshold",
-        "smooth_mm",
-        "calibration",
-    )
-    for key in (*knobs, "network_def", "network", "bf16"):
-        assert inference[key] == training[key], key
 
 
 def test_both_bundles_work_in_one_process(data):
