@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -20,16 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 TINY = {"size": (40, 32, 20), "spacing": (9.0, 9.0, 8.0), "tumours": 1, "tumour_radius": (12.0, 18.0)}
+AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
 ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["zoo"]  # for the Model Zoo; test_zoo.py runs them in its layout
-PEOPLE = {
-    0: "person-0",
-    1: "person-0",
-    2: "volume-2",
-    3: "volume-3",
-    4: "volume-4",
-    28: "volume-28",
-}  # cases of `lists`
+PEOPLE = {0: "person-0", 1: "person-0", 2: "volume-2", 3: "volume-3", 4: "volume-4", 28: "volume-28"}  # of `lists`
 SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward on a CPU overruns its memory
     "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "pixdim": [4.0, 4.0, 4.0], "batch_size": 2,
                   "volume_repeats": 2, "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
@@ -146,6 +141,37 @@ def sites(lists) -> list[Path]:
         files.append(lists.with_name(f"site-{i}.json"))
         files[-1].write_text(json.dumps({"training": training, "validation": validation}))
     return files
+
+
+def save_bad_cts(folder: Path, ct: np.ndarray, affine: np.ndarray) -> dict[str, str]:
+    """Write ``ct`` [x, y, z] in every way that no bundle takes; returns a word of the error line for each file name."""
+    ct = ct.astype(np.float32)
+    nan, broken = affine.copy(), affine.copy()
+    nan[0, 3], broken[0] = np.nan, 0
+    images = {
+        "mr": (np.abs(ct), affine, "not the HU of a CT"),
+        "flat": (ct[:, :, 10], affine, "2D"),
+        "phases": (np.stack([ct, ct], -1), affine, "4D"),
+        "nan": (np.where(ct > 100, np.nan, ct), affine, "NaN or infinite"),
+        "inf": (np.where(ct > 100, np.inf, ct), affine, "NaN or infinite"),
+        "nan_affine": (ct, nan, "affine holds NaN"),
+        "singular": (ct, broken, "singular"),
+    }
+    for name, (values, matrix, _) in images.items():
+        save_with_affine(folder / f"{name}.nii.gz", values, matrix)
+    whole = (folder / "nan.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.nii.gz").write_bytes(b"")
+    causes = {name: cause for name, (_, _, cause) in images.items()}
+    causes |= {"cut": "not a readable", "empty": "empty", "missing": "no such file"}
+    return {f"{name}.nii.gz": cause for name, cause in causes.items()}
+
+
+def save_with_affine(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    """Write an image whose affine nibabel need not like."""
+    image = nib.Nifti1Image(values.astype(np.float32), None)
+    image.header.set_sform(affine, code=1)
+    nib.save(image, path)
 
 
 def check_draws_of_one_that_goes_on(train, data: Path, folder: Path) -> None:

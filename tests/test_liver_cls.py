@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import json
-import os
 import re
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from conftest import check_draws_of_one_that_goes_on
+from conftest import AXCODES, check_draws_of_one_that_goes_on, save_bad_cts, save_with_affine
 from monai.bundle import ConfigParser, create_workflow
 from monai.data import MetaTensor
 
@@ -27,6 +24,7 @@ from liver_ct import phantom
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "liver_cls"
 CONFIGS = BUNDLE / "configs"
+sys.path.append(str(BUNDLE))
 SMALL = {"roi": [32, 32], "spacing": 8.0}
 QUICK = {
     **SMALL,
@@ -38,7 +36,6 @@ QUICK = {
     "network_def#filters": [16, 16, 16, 16, 16],
 }
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
-AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
 
 
 def save_prob(path: Path, prob: np.ndarray, affine: np.ndarray) -> None:
@@ -80,8 +77,6 @@ def weights(tmp_path_factory) -> Path:
 
 def parser(**knobs) -> ConfigParser:
     """inference.json, ready to give its parts."""
-    if str(BUNDLE) not in sys.path:
-        sys.path.append(str(BUNDLE))
     config = ConfigParser()
     config.read_config(CONFIGS / "inference.json")
     config.update({"bundle_root": str(BUNDLE), **knobs})
@@ -100,12 +95,9 @@ def train(data: Path, output: Path, *overlays: str, **knobs):
     return workflow
 
 
-def bundle_run(*words, cwd: Path = BUNDLE, launcher: tuple[str, ...] = ()):
-    """``python -m monai.bundle run`` as a user types it, or by another launcher."""
-    if not launcher:
-        return warm.python("-m", "monai.bundle", "run", *words, cwd=cwd)
-    command = [*launcher, "monai.bundle", "run", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def bundle_run(*words, cwd: Path = BUNDLE):
+    """``python -m monai.bundle run`` as a user types it."""
+    return warm.python("-m", "monai.bundle", "run", *words, cwd=cwd)
 
 
 def study(axcodes: str = "RAS", **knobs) -> tuple[dict, np.ndarray]:
@@ -202,7 +194,6 @@ def test_files_that_do_not_fit_are_named_before_training(data, tmp_path, overlay
 
 
 def test_groups_are_drawn_balanced_and_labelled_right():
-    parser()
     from scripts.cls_groups import DrawGroupsd, group_labels
 
     z = torch.arange(20.0)
@@ -223,7 +214,6 @@ def test_groups_are_drawn_balanced_and_labelled_right():
 
 
 def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
-    parser()
     from scripts.cls_lesions import RandTumourd
 
     liver = torch.zeros(3, 48, 48)
@@ -240,7 +230,6 @@ def test_drawn_lesions_lie_in_the_liver_and_are_labelled():
 
 
 def test_shading_is_smooth_and_moves_the_liver_from_zero():
-    parser()
     from scripts.cls_intensity import RandShadingd
 
     item = {"image": torch.zeros(3, 48, 48), "label": torch.zeros(1, 48, 48)}
@@ -268,7 +257,6 @@ def test_logits_are_smoothed_by_distance_and_calibrated():
 
 
 def test_the_loss_asks_for_the_lesion_and_for_the_slice():
-    parser()
     from monai.losses import DiceCELoss
     from scripts.cls_loss import LesionAndSliceLoss
 
@@ -281,7 +269,6 @@ def test_the_loss_asks_for_the_lesion_and_for_the_slice():
 
 
 def test_area_pulls_the_sum_and_leaves_open_where():
-    parser()
     from monai.losses import DiceCELoss
     from scripts.cls_loss import LesionAndSliceLoss
 
@@ -301,7 +288,6 @@ def test_area_pulls_the_sum_and_leaves_open_where():
 
 
 def test_groups_without_outline_say_that_there_is_tumour():
-    parser()
     from scripts.cls_groups import TumourDensityd
     from scripts.cls_loss import tumour_in_group
 
@@ -318,7 +304,6 @@ def test_groups_without_outline_say_that_there_is_tumour():
 
 
 def test_grafts_lie_in_the_liver_and_keep_their_contrast():
-    parser()
     from scripts.cls_grafts import RandGraftd
 
     liver = torch.zeros(3, 48, 48)
@@ -342,7 +327,6 @@ def test_grafts_lie_in_the_liver_and_keep_their_contrast():
 
 
 def test_slices_of_a_volume_without_outlines_are_known_where_listed():
-    parser()
     from scripts.cls_groups import DrawGroupsd, SliceLabelsd, TumourDensityd
 
     item = {"label": torch.ones(1, 4, 4, 8), "liver": torch.ones(1, 4, 4, 8), "slices": torch.arange(17, 9, -1)}
@@ -364,7 +348,6 @@ def test_slices_of_a_volume_without_outlines_are_known_where_listed():
     (5, [0, -1, 1, -1, 1, -1, 1, -1, 0, -1]),
 ])  # fmt: skip
 def test_a_group_with_a_slice_in_doubt_is_unknown_unless_another_shows_tumour(gop, labels):
-    parser()
     from scripts.cls_groups import SliceLabelsd
 
     label = torch.ones(1, 4, 4, 10)
@@ -411,7 +394,6 @@ def test_isolated_slices_and_volumes_without_outlines_train_as_far_as_they_are_k
 
 @pytest.mark.parametrize("gop, positive", [(1, [5, 6]), (3, [4, 5, 6, 7]), (5, [3, 4, 5, 6, 7, 8])])
 def test_a_group_is_positive_when_any_of_its_slices_shows_tumour(gop, positive):
-    parser()
     from scripts.cls_groups import SliceLabelsd
 
     label = torch.zeros(1, 8, 8, 12)
@@ -671,18 +653,9 @@ def test_thin_slices_are_judged_in_turn_as_they_are_and_mirrored(mm, in_turn):
 def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
     """Every kind of bad study: its entry, the key of the file to blame, and a word its error line must hold."""
     ct, label, affine = phantom.make_phantom(SIZE, SPACING)
-    ct, prob = ct.astype(np.float32), (label > 0).astype(np.float32)
-    nan, broken, moved = affine.copy(), affine.copy(), affine.copy()
-    nan[0, 3], broken[0], moved[2, 3] = np.nan, 0, affine[2, 3] + 10
-    cts = {
-        "mr": (np.abs(ct), affine, "not the HU of a CT"),
-        "flat": (ct[:, :, 10], affine, "2D"),
-        "phases": (np.stack([ct, ct], -1), affine, "4D"),
-        "nan": (np.where(ct > 100, np.nan, ct), affine, "NaN or infinite"),
-        "inf": (np.where(ct > 100, np.inf, ct), affine, "NaN or infinite"),
-        "nan_affine": (ct, nan, "affine holds NaN"),
-        "singular": (ct, broken, "singular"),
-    }
+    prob = (label > 0).astype(np.float32)
+    moved = affine.copy()
+    moved[2, 3] += 10
     probs = {
         "other_shape": (prob[:, :, 2:], affine, "differ in shape"),
         "other_place": (prob, moved, "mm apart"),
@@ -690,18 +663,12 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
         "no_liver": (prob * 0.2, affine, "no liver found"),
         "of_another": (np.roll(prob, 5, axis=1), affine, "as in a mask of another CT"),
     }
-    for name, (values, matrix, _) in {"good_ct": (ct, affine, ""), "good": (prob, affine, ""), **cts, **probs}.items():
-        image = nib.Nifti1Image(values.astype(np.float32), None)
-        image.header.set_sform(matrix, code=1)
-        nib.save(image, folder / f"{name}.nii.gz")
-    whole = (folder / "good_ct.nii.gz").read_bytes()
-    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
-    (folder / "empty.nii.gz").write_bytes(b"")
-    cts |= {"cut": (None, None, "not a readable"), "empty": (None, None, "empty"), "gone": (None, None, "no such file")}
-    probs |= {"gone": (None, None, "no such file")}
-    blamed = [(name, "good", "image", cause) for name, (_, _, cause) in cts.items()]
-    blamed += [("good_ct", name, "prob", cause) for name, (_, _, cause) in probs.items()]
-    paths = [({"image": f"{folder / i}.nii.gz", "prob": f"{folder / p}.nii.gz"}, key, c) for i, p, key, c in blamed]
+    for name, (values, matrix, _) in {"good_ct": (ct, affine, ""), "good": (prob, affine, ""), **probs}.items():
+        save_with_affine(folder / f"{name}.nii.gz", values, matrix)
+    blamed = [(name, "good.nii.gz", "image", cause) for name, cause in save_bad_cts(folder, ct, affine).items()]
+    blamed += [("good_ct.nii.gz", f"{name}.nii.gz", "prob", cause) for name, (_, _, cause) in probs.items()]
+    blamed += [("good_ct.nii.gz", "missing.nii.gz", "prob", "no such file")]
+    paths = [({"image": str(folder / i), "prob": str(folder / p)}, key, cause) for i, p, key, cause in blamed]
     return [*paths, ({"image": f"{folder}/good_ct.nii.gz"}, "image", "no prob given")]
 
 
@@ -735,8 +702,7 @@ def test_unwritable_output_is_named(data, tmp_path, capsys):
 
 
 def test_both_bundles_work_in_one_process(data):
-    if str(ROOT / "bundles" / "liver_seg") not in sys.path:
-        sys.path.append(str(ROOT / "bundles" / "liver_seg"))
+    sys.path.append(str(ROOT / "bundles" / "liver_seg"))
     seg, cls = ConfigParser(), parser(**SMALL)
     seg.read_config(ROOT / "bundles" / "liver_seg" / "configs" / "inference.json")
     ct = seg.get_parsed_content("load")({"image": str(data / "volume-0.nii.gz")})["image"]

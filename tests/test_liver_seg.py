@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import sqlite3
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from conftest import check_draws_of_one_that_goes_on
+from conftest import AXCODES, check_draws_of_one_that_goes_on, save_bad_cts
 from monai.bundle import ConfigParser, create_workflow
 from monai.data import MetaTensor
 
@@ -25,6 +24,7 @@ from liver_ct import phantom
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "liver_seg"
 CONFIGS = BUNDLE / "configs"
+sys.path.append(str(BUNDLE))
 QUICK = {
     "epochs": 1,
     "val_interval": 1,
@@ -84,18 +84,13 @@ def train(data: Path, output: Path, *overlays: str, **knobs):
     return workflow
 
 
-def bundle_run(*words, cwd: Path = BUNDLE, launcher: tuple[str, ...] = ()):
-    """``python -m monai.bundle run`` as a user types it, or by another launcher."""
-    if not launcher:
-        return warm.python("-m", "monai.bundle", "run", *words, cwd=cwd)
-    command = [*launcher, "monai.bundle", "run", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def bundle_run(*words):
+    """``python -m monai.bundle run`` as a user types it in the bundle."""
+    return warm.python("-m", "monai.bundle", "run", *words, cwd=BUNDLE)
 
 
 def parser(**knobs) -> ConfigParser:
     """inference.json, ready to give its parts."""
-    if str(BUNDLE) not in sys.path:
-        sys.path.append(str(BUNDLE))
     config = ConfigParser()
     config.read_config(CONFIGS / "inference.json")
     config.update({"bundle_root": str(BUNDLE), **knobs})
@@ -161,7 +156,6 @@ def stack() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def test_drawn_lesions_stay_in_the_liver_and_leave_its_label():
-    parser()
     from scripts.seg_lesions import RandLesiond
 
     item, liver = stack()
@@ -175,7 +169,6 @@ def test_drawn_lesions_stay_in_the_liver_and_leave_its_label():
 
 
 def test_a_shifted_level_moves_the_liver_alone():
-    parser()
     from scripts.seg_lesions import RandLiverLeveld
 
     item, liver = stack()
@@ -190,7 +183,6 @@ def test_a_shifted_level_moves_the_liver_alone():
 
 
 def test_a_drawn_mass_lies_beside_the_liver():
-    parser()
     from scripts.seg_lesions import RandMassd
 
     item, liver = stack()
@@ -207,7 +199,6 @@ def test_a_drawn_mass_lies_beside_the_liver():
 
 
 def test_training_sees_the_slices_that_inference_does():
-    parser()
     from scripts.seg_inferer import adjacent_slices
     from scripts.seg_slices import RandSliceStackd
 
@@ -261,7 +252,6 @@ def test_evaluation_writes_every_metric_per_case(data, tmp_path):
 
 
 def test_evaluation_measures_are_right_on_known_masks():
-    parser()
     from scripts.seg_metrics import HausdorffDistanceMm, SliceDice, SurfaceDiceMm
 
     affine = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -299,10 +289,14 @@ def test_two_processes(data, tmp_path, overlays):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_inference_from_the_command_line(abdomen, tmp_path, elsewhere):
-    config, where = (CONFIGS / "inference.json", tmp_path) if elsewhere else ("configs/inference.json", BUNDLE)
-    words = ["--bundle_root", BUNDLE] if elsewhere else []
-    words += ["--dataset_dir", abdomen.parent, "--pattern", "volume-*", "--output_dir", tmp_path / "out"]
-    done = bundle_run("--config_file", config, *words, cwd=where, launcher=(sys.executable, "-m") if elsewhere else ())
+    words = ["--dataset_dir", abdomen.parent, "--pattern", "volume-*", "--output_dir", tmp_path / "out"]
+    if elsewhere:  # and without MONAI in memory
+        words = map(str, ["--config_file", CONFIGS / "inference.json", "--bundle_root", BUNDLE, *words])
+        command = [sys.executable, "-m", "monai.bundle", "run", *words]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    else:
+        done = bundle_run("--config_file", "configs/inference.json", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     ct = nib.load(abdomen)
     prob, mask = (nib.load(tmp_path / "out" / "volume-0" / f"volume-0_{kind}.nii.gz") for kind in ("prob", "seg"))
@@ -326,7 +320,11 @@ def test_slices_that_are_not_around_the_one_to_segment_are_refused(tmp_path, con
 
 
 def test_bad_studies_get_one_line_each_and_stop_no_other(abdomen, tmp_path):
-    bad = bad_studies(tmp_path)
+    ct, _, affine = phantom.make_phantom((48, 40, 20), (8.0, 8.0, 10.0))
+    bad = save_bad_cts(tmp_path, ct, affine) | {"specks.nii.gz": "no liver"}
+    bad = {tmp_path / name: cause for name, cause in bad.items()}
+    specks = np.where(np.random.default_rng(0).random((40, 40, 20)) < 0.02, 100, -1000)  # gone on the working grid
+    nib.save(nib.Nifti1Image(specks.astype(np.int16), affine), tmp_path / "specks.nii.gz")
     studies = [*({"image": str(p)} for p in bad), {"image": str(abdomen)}]  # right after "no liver", which fails late
     done = bundle_run("--config_file", "configs/inference.json", "--datalist", json.dumps(studies),
                       "--output_dir", tmp_path / "out")  # fmt: skip
@@ -338,45 +336,12 @@ def test_bad_studies_get_one_line_each_and_stop_no_other(abdomen, tmp_path):
     assert [p.name for p in sorted((tmp_path / "out").rglob("*.*"))] == ["volume-0_prob.nii.gz", "volume-0_seg.nii.gz"]
 
 
-def bad_studies(folder: Path) -> dict[Path, str]:
-    """Every kind of bad input, with a word its error line must hold."""
-    ct, _, affine = phantom.make_phantom((48, 40, 20), (8.0, 8.0, 10.0))
-    ct = ct.astype(np.float32)
-    nan, broken = affine.copy(), affine.copy()
-    nan[0, 3], broken[0] = np.nan, 0
-    images = {
-        "mr": (np.abs(ct), affine, "not the HU of a CT"),
-        "flat": (ct[:, :, 10], affine, "2D"),
-        "phases": (np.stack([ct, ct], -1), affine, "4D"),
-        "nan": (np.where(ct > 100, np.nan, ct), affine, "NaN or infinite"),
-        "inf": (np.where(ct > 100, np.inf, ct), affine, "NaN or infinite"),
-        "nan_affine": (ct, nan, "affine holds NaN"),
-        "singular": (ct, broken, "singular"),
-    }
-    bad = {}
-    for name, (values, matrix, cause) in images.items():
-        image = nib.Nifti1Image(values.astype(np.float32), None)
-        image.header.set_sform(matrix, code=1)
-        nib.save(image, folder / f"{name}.nii.gz")
-        bad[folder / f"{name}.nii.gz"] = cause
-    whole = (folder / "nan.nii.gz").read_bytes()
-    for name, content, cause in (("cut", whole[: len(whole) // 2], "not a readable"), ("empty", b"", "empty")):
-        (folder / f"{name}.nii.gz").write_bytes(content)
-        bad[folder / f"{name}.nii.gz"] = cause
-    specks = np.where(np.random.default_rng(0).random((40, 40, 20)) < 0.02, 100, -1000)  # gone on the working grid
-    nib.save(nib.Nifti1Image(specks.astype(np.int16), affine), folder / "specks.nii.gz")
-    return {**bad, folder / "missing.nii.gz": "no such file", folder / "specks.nii.gz": "no liver"}
-
-
 def test_unwritable_output_is_named(abdomen, tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     done = bundle_run("--config_file", "configs/inference.json", "--datalist", json.dumps([{"image": str(abdomen)}]),
                       "--output_dir", tmp_path / "out")  # fmt: skip
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "cannot be written" in line]
-
-
-AXCODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "IS")) for c in itertools.product(*axes)]
 
 
 @pytest.mark.parametrize("axcodes", AXCODES)
@@ -497,7 +462,6 @@ def test_resampling_is_torchs_average_and_interpolation(old, new):
 
 
 def test_the_liver_is_the_largest_component():
-    parser()
     from scipy import ndimage
     from scripts.seg_errors import StudyError
     from scripts.seg_io import TakeLiverd

@@ -1,6 +1,5 @@
 """scripts/phantom.py: the anatomy is where it belongs, whatever the storage, and its files can be read by others."""
 
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +8,10 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from conftest import AXCODES
 from scipy import ndimage
 
 from liver_ct import phantom
-
-CODES = ["".join(codes) for axes in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*axes)]
 
 
 def world_centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -74,7 +72,7 @@ def test_neighbours_share_noise_as_far_as_a_kernel_reaches(mm, low, high):
         assert low < np.corrcoef(one.ravel(), other.ravel())[0, 1] < high
 
 
-@pytest.mark.parametrize("codes", CODES)
+@pytest.mark.parametrize("codes", AXCODES)
 def test_every_orientation_holds_the_same_patient(tiny, codes):
     knobs = {**tiny, "noise": 0}
     ct, labels, affine = phantom.make_phantom(**knobs, axcodes=codes)
