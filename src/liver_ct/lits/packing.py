@@ -65,22 +65,28 @@ def pack(datalist: Path, output: Path, track: Track = iter) -> int:
     packed: dict[str, list[Entry]] = {key: [] for key in sections}
     with written_whole(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as archive:
         for section, entry in track([(key, entry) for key in sections for entry in content[key]]):
-            image, label = (load(datalist.parent / entry[role]) for role in ("image", "label"))
-            check_values(datalist.parent, entry, image, label)
-            if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
-                raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
-            images = small(image, label)
-            check_told_slices(datalist, entry, image, entry["case_id"])
-            axis = axial_axis(image.affine)
-            told = told_slices(entry, image.shape[axis], images[0].shape[axis])
-            files = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
-            for role, image in zip(("image", "label"), images):
-                archive.writestr(info(files[role]), image.to_bytes())
-            kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
-            packed[section].append({**kept, **told, **files})
+            own, images = packed_case(datalist, entry)
+            packed[section].append(own)
+            for name, image in images.items():
+                archive.writestr(info(name), image.to_bytes())
         archive.writestr(info("datalist.json"), json.dumps(packed, indent=1))
         archive.comment = MARK
     return output.stat().st_size
+
+
+def packed_case(datalist: Path, entry: Entry) -> tuple[Entry, dict[str, nib.Nifti1Image]]:
+    """A case as it is packed: its entry, and CT and label at the packed grid by their names; raises BrokenPair."""
+    image, label = (load(datalist.parent / entry[role]) for role in ("image", "label"))
+    check_values(datalist.parent, entry, image, label)
+    if image.shape != label.shape or not np.allclose(image.affine, label.affine, rtol=0, atol=0.01):
+        raise BrokenPair(f"{entry['label']}: lies on another grid than its CT. Prepare the data again.")
+    images = small(image, label)
+    check_told_slices(datalist, entry, image, entry["case_id"])
+    axis = axial_axis(image.affine)
+    told = told_slices(entry, image.shape[axis], images[0].shape[axis])
+    files = {role: f"{entry['case_id']}_{role}.nii" for role in ("image", "label")}
+    kept = {key: value for key, value in entry.items() if key != "prob"}  # made from the whole CT, stays there
+    return {**kept, **told, **files}, dict(zip(files.values(), images))
 
 
 def info(name: str) -> zipfile.ZipInfo:
