@@ -81,17 +81,13 @@ def share_cores(workers: int | None) -> int:
 
 def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, list[Call]]]:
     """The steps in their order, each with the arguments of all its calls."""
-    own, weights, tuned = [], [], []
+    of_arms: dict[Step, list[Call]] = {train_arm: [], judge_arm: [], train_end_to_end: []}
     for name in arms:
-        for seed, fold in itertools.product(experiment.arms[name]["seeds"], experiment.tumour_folds()):
-            call = (experiment, name, seed, fold)
-            if "from" in experiment.arms[name]:
-                tuned.append(call)
-            elif "weights" in experiment.arms[name]:
-                weights.append(call)
-            else:
-                own.append(call)
-    own.sort(key=lambda call: call[2])  # seed by seed
+        arm = experiment.arms[name]
+        step = train_end_to_end if "from" in arm else judge_arm if "weights" in arm else train_arm
+        runs = itertools.product(arm["seeds"], experiment.tumour_folds())
+        of_arms[step] += [(experiment, name, seed, fold) for seed, fold in runs]
+    of_arms[train_arm].sort(key=lambda call: call[2])  # seed by seed
     trainings = [(experiment, *training) for training in experiment.trainings()]
     chosen = [experiment.arms[name] for name in arms]
     seen = sorted({arm["masks"] for arm in chosen if arm.get(SEEN)})
@@ -103,9 +99,7 @@ def steps_of(experiment: Experiment, arms: Sequence[str]) -> list[tuple[Step, li
         (measure_masks, trainings),
         (make_temperature_masks, [(experiment,)] if tempered else []),
         (make_seen_masks, [(experiment, *call) for call in itertools.product(seen, experiment.tumour_folds())]),
-        (train_arm, own),
-        (judge_arm, weights),
-        (train_end_to_end, tuned),
+        *of_arms.items(),
     ]
 
 
