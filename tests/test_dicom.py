@@ -106,14 +106,8 @@ class TestSegmentations:
             assert segment.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "SCT"
             assert segment.SegmentAlgorithmType == "AUTOMATIC" and segment.SegmentAlgorithmName == "liver-ct"
             assert "not for diagnosis" in seg.SeriesDescription and "not for diagnosis" in seg.ContentDescription
-            for name in (
-                "PatientName",
-                "PatientID",
-                "PatientSex",
-                "StudyInstanceUID",
-                "StudyDate",
-                "FrameOfReferenceUID",
-            ):
+            same = "PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "StudyDate", "FrameOfReferenceUID"
+            for name in same:
                 assert seg[name].value == ct[name].value
             versions = [f"{k} {v['version']}" for k, v in read_result(folder)["bundles"].items()]
             assert list(seg.SoftwareVersions) == versions
@@ -253,13 +247,8 @@ class TestOption:
         for path in series.iterdir():
             header = pydicom.dcmread(path)
             header.SOPClassUID = header.SOPInstanceUID = ""
-            for name in (
-                "SliceThickness",
-                "PatientPosition",
-                "PositionReferenceIndicator",
-                "ImageType",
-                "SeriesNumber",
-            ):
+            gone = "SliceThickness", "PatientPosition", "PositionReferenceIndicator", "ImageType", "SeriesNumber"
+            for name in gone:
                 delattr(header, name) if name in header else None
             header.save_as(path)
         run(series, tmp_path / "out", bundles, dicom_output=True)

@@ -58,14 +58,8 @@ class TestFolder:
         nifti(tmp_path / "not_below.nii")
         for name in ("pipe", "pipe.mha", "pipe.zip", "volume-1.nii"):
             os.mkfifo(folder / name)
-        for name, to in {
-            "l1": ".",
-            "l2": ".",
-            "up": "..",
-            "root": "/",
-            "self": "self",
-            "zero.nii": "/dev/zero",
-        }.items():
+        links = {"l1": ".", "l2": ".", "up": "..", "root": "/", "self": "self", "zero.nii": "/dev/zero"}
+        for name, to in links.items():
             (folder / name).symlink_to(to)
         (folder / "README.txt").symlink_to("../.git/annex/objects/none")
         monkeypatch.chdir(folder)  # a socket's path has to be short
@@ -248,16 +242,8 @@ class TestNames:
         assert done.returncode == 0, done.stderr
 
     def test_studies_whose_safe_names_meet_are_told_apart(self, tmp_path):
-        for name in (
-            "a\n.nii",
-            "a%0A.nii",
-            "sub/a\n.nii",
-            ".b/c.nii",
-            "INDEX.HTML.nii",
-            "_index.html.nii",
-            "sub-a%0A.nii",
-        ):
-            nifti(tmp_path / name)
+        for name in ("a\n", "a%0A", "sub/a\n", ".b/c", "INDEX.HTML", "_index.html", "sub-a%0A"):
+            nifti(tmp_path / f"{name}.nii")
         cases = [case.lower() for case in found(tmp_path)[0]]
         assert len({*cases}) == len(cases) == 6 and names.INDEX not in cases
 

@@ -30,14 +30,8 @@ KNOBS = {"hu_window": [-100, 300]}  # other than the bundle's, so that a network
 def masks(bundles, lists, tmp_path_factory) -> Path:
     """Output folder of prob_masks, which was killed once on the way."""
     output = tmp_path_factory.mktemp("masks")
-    make = {
-        "datalist": str(lists),
-        "output": str(output),
-        "folds": 2,
-        "epochs": 1,
-        "bundle": str(bundles / "liver_seg"),
-        **KNOBS,
-    }
+    make = {"datalist": str(lists), "output": str(output), "folds": 2, "epochs": 1, **KNOBS}
+    make["bundle"] = str(bundles / "liver_seg")
     prob_masks.make(**make, only=[0])
     first = output / "fold-0" / "model.pt"
     stamp, lost = first.stat().st_mtime_ns, next((output / "prob").rglob("*_prob.nii.gz"))

@@ -161,26 +161,17 @@ def number_uids(one: Dataset, number: int) -> None:
     one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.4.{number + 1}"
 
 
+SHARED = (
+    "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
+    "Columns", "SeriesNumber", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "PhotometricInterpretation",
+)  # fmt: skip
+
+
 def enhanced(slices: list[Dataset]) -> Dataset:
     """An Enhanced CT, with what the slices of a series say: position per frame, everything else shared."""
     first, whole = slices[0], Dataset()
-    for keyword in [
-        "PatientName",
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-        "Modality",
-        "Rows",
-        "Columns",
-        "SeriesNumber",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-    ]:
+    for keyword in SHARED:
         setattr(whole, keyword, first[keyword].value)
     whole.SOPClassUID, whole.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2.1", "1.2.3.5"
     whole.NumberOfFrames, whole.InstanceNumber = len(slices), 1
