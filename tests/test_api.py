@@ -109,7 +109,7 @@ class TestAnswer:
         np.testing.assert_array_equal(chain(image).prob_mask, series.prob_mask)
         assert series.case == "series" and len(series.files) == SIZE[2]
 
-    def test_a_stored_scale_is_applied(self, chain, study, commands, tmp_path):
+    def test_a_stored_scale_is_applied(self, chain, commands, tmp_path):
         image = nib.load(commands[0])
         header = image.header.copy()
         header.set_slope_inter(2, -1024)

@@ -93,7 +93,7 @@ class TestSegmentations:
             uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
             assert group.PlanePositionSequence[0].ImagePositionPatient == places[uid]
 
-    def test_they_say_what_they_are(self, done, bundles):  # noqa: F811
+    def test_they_say_what_they_are(self, done):
         folder, ct = done[1] / "LPS", pydicom.dcmread(next((done[0] / "LPS").iterdir()))
         liver, prob = (pydicom.dcmread(folder / name) for name in ("liver_mask.dcm", "prob_mask.dcm"))
         assert (liver.SegmentationType, prob.SegmentationType) == ("BINARY", "FRACTIONAL")

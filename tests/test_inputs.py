@@ -292,7 +292,7 @@ class TestTheRightStudy:
         (tmp_path / name).write_bytes(b"two")
         assert studies.fingerprint(tmp_path / header) != before
 
-    def test_two_of_one_name_do_not_overwrite_each_other(self, bundles, tmp_path, capfd):  # noqa: F811
+    def test_two_of_one_name_do_not_overwrite_each_other(self, bundles, tmp_path):  # noqa: F811
         output = tmp_path / "out"
         for name, seed in (("ann", 0), ("bob", 1)):
             (tmp_path / name).mkdir()

@@ -128,8 +128,8 @@ def study(chain) -> StudyResult:
     return chain.run(ct, affine, "ct", regions=False)
 
 
-def write_ct(file: Path, tumours: tuple[Ball, ...] = (LONG, ROUND), **knobs) -> Path:
-    ct, _, affine = make_ct(tumours, **knobs)
+def write_ct(file: Path, **knobs) -> Path:
+    ct, _, affine = make_ct((LONG, ROUND), **knobs)
     nib.save(nib.Nifti1Image(ct, affine), file)
     return file
 
@@ -319,7 +319,7 @@ def test_a_network_of_one_logit_a_slice_has_no_lesions_and_that_is_said(tmp_path
 
 
 class TestMeasured:
-    def test_on_outlines_by_the_command(self, tmp_path, capsys):
+    def test_on_outlines_by_the_command(self, tmp_path):
         """Two people in one fold: both tumours of the first are found, the second's brightness hides its only one."""
         bundles, masks, output = make_bundles(tmp_path), tmp_path / "masks", tmp_path / "cls"
         masks.mkdir()

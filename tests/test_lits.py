@@ -545,7 +545,7 @@ WRONG_SLICES = {
 
 
 @pytest.mark.parametrize("fault", WRONG_SLICES)
-def test_a_wrong_archive_of_slices_is_one_line(tmp_path, archive, fault):
+def test_a_wrong_archive_of_slices_is_one_line(archive, fault):
     with np.load(archive) as data:
         arrays = {**data, **{key: change(data.get(key)) for key, change in WRONG_SLICES[fault].items()}}
     np.savez(archive, **arrays)

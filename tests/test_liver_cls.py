@@ -180,7 +180,7 @@ def test_training_without_studies_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("overlays", [(), ("evaluate.json",)])
-def test_files_that_do_not_fit_are_named_before_training(data, tmp_path, overlays):
+def test_files_that_do_not_fit_are_named_before_training(tmp_path, overlays):
     cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(3)]
     ct, _, affine = phantom.make_phantom(SIZE, SPACING)
     save_prob(tmp_path / cases[1]["prob"], np.zeros((SIZE[0], SIZE[1], SIZE[2] - 1)), affine)
@@ -368,7 +368,7 @@ def write_slice(folder: Path, case: dict[str, str], name: str, **known) -> dict:
     return entry
 
 
-def test_isolated_slices_and_volumes_without_outlines_train_as_far_as_they_are_known(data, tmp_path):
+def test_isolated_slices_and_volumes_without_outlines_train_as_far_as_they_are_known(tmp_path):
     cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(7)]
     slices = [
         write_slice(tmp_path, cases[0], "slice-0-1", tumour_present=1, tumour_area_mm2=500.0),

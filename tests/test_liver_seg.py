@@ -128,7 +128,7 @@ def test_resumed_training_still_knows_its_best_score(data, tmp_path):
 
 
 @pytest.mark.parametrize("overlays", [(), ("evaluate.json",)])
-def test_pairs_that_do_not_fit_are_named_before_training(data, tmp_path, overlays):
+def test_pairs_that_do_not_fit_are_named_before_training(tmp_path, overlays):
     cases = [save_case(tmp_path, str(seed), seed=seed) for seed in range(3)]
     label = nib.load(cases[1]["label"])
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:, :, 1:], label.affine), cases[1]["label"])

@@ -181,7 +181,7 @@ def test_a_network_whose_package_is_missing_is_one_line(sites, tmp_path):
 
 
 @pytest.mark.parametrize("bundle", ["liver_seg", "liver_cls"])
-def test_weights_of_another_network_are_one_line(bundle, sites, tmp_path, capsys):
+def test_weights_of_another_network_are_one_line(bundle, sites, tmp_path):
     case = json.loads(sites[0].read_text())["validation"][0]
     kind = network(bundle, UNET)
     shipped = str(BUNDLES / bundle / "models" / "model.pt")

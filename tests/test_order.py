@@ -16,10 +16,10 @@ from liver_ct import phantom
 CT, _, AFFINE = phantom.make_phantom((64, 56, 32), (6.0, 6.0, 6.0), axcodes="LPS")
 
 
-def with_slice(values: np.ndarray, number: int = 12) -> np.ndarray:
-    """The CT with one slice replaced."""
+def with_slice(values: np.ndarray) -> np.ndarray:
+    """The CT with slice 12 replaced."""
     changed = CT.copy()
-    changed[..., number] = values
+    changed[..., 12] = values
     return changed
 
 

@@ -459,7 +459,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["fetched", "made", "noted", "one sent", "all sent"])
-def test_a_kill_at_any_moment_loses_and_doubles_nothing(fake, watch, slices, moment, monkeypatch, tmp_path):
+def test_a_kill_at_any_moment_loses_and_doubles_nothing(fake, watch, slices, moment, monkeypatch):
     for name in "ab":
         fake.add(name, series_of(slices))
 

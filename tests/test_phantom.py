@@ -83,7 +83,7 @@ def test_every_orientation_holds_the_same_patient(tiny, codes):
     assert (np.asanyarray(turned.dataobj) == np.asanyarray(reference.dataobj)).all()
 
 
-def test_odd_geometry_and_dtype(tiny):
+def test_odd_geometry_and_dtype():
     ct, labels, affine = phantom.make_phantom((33, 47, 9), (11.0, 7.0, 15.5), tilt=(10, 0, 5), dtype=np.float32)
     assert ct.shape == labels.shape == (33, 47, 9) and ct.dtype == np.float32
     assert np.allclose(nib.affines.voxel_sizes(affine), (11, 7, 15.5))

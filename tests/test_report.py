@@ -665,7 +665,7 @@ class TestIndex:
         page = visit(tmp_path / "index.html")
         assert self.order(page) == ["healthy"] and not page.query_selector(".failed")
 
-    def test_a_failed_study_that_is_gone_is_forgotten(self, run, done, visit, tmp_path):
+    def test_a_failed_study_that_is_gone_is_forgotten(self, run, visit, tmp_path):
         broken = tmp_path / "in" / "broken.nii.gz"
         save_case(tmp_path / "in", "whole", **SMALL)
         broken.write_bytes(b"no image")
@@ -683,7 +683,7 @@ class TestIndex:
         page = visit(tmp_path / "index.html")
         assert page.get_attribute("tbody a", "href") == "healthy/result.json"
 
-    def test_processes_that_share_the_studies_write_one_index(self, bundles, done, visit, tmp_path):  # noqa: F811
+    def test_processes_that_share_the_studies_write_one_index(self, bundles, visit, tmp_path):  # noqa: F811
         for number in range(3):
             save_case(tmp_path / "in", f"study-{number}", seed=number, **SMALL)
         (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no image")

@@ -31,9 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # ------------------------------------------------------------------------------------- results with a known answer
 
 
-def made_up(people: int = 12, slices: int = 40, seed: int = 0) -> dict:
+def made_up() -> dict:
     """A results.json in which prob sees more than binary does; all are tumour patients but one."""
-    random = np.random.default_rng(seed)
+    people, slices = 12, 40
+    random = np.random.default_rng(0)
     person = np.repeat([f"person-{i}" for i in range(people)], slices)
     case = np.repeat([f"volume-{i}" for i in range(people)], slices)
     label = (random.random(len(person)) < 0.4).astype(int)
@@ -431,7 +432,7 @@ class TestStudy:
         listed = json.loads((work / "datalist.json").read_text())["training"]
         assert all("masks/temperature/" in e["prob"] for e in listed)
 
-    def test_another_mask_is_judged_with_the_weights_of_the_arm_it_names(self, done, lists):
+    def test_another_mask_is_judged_with_the_weights_of_the_arm_it_names(self, done):
         work = done / "arms" / "without-leaks" / "seed-0" / "fold-0"
         first = done / "arms" / "prob-concat-gop3" / "seed-0" / "fold-0" / "model.pt"
         assert (work / "model.pt").read_bytes() == first.read_bytes()

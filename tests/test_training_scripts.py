@@ -55,7 +55,7 @@ def test_every_case_gets_a_mask_from_a_network_that_has_not_seen_its_person(mask
     assert groups(masks / "full" / "datalist.json", "training") == set(fold_of)  # and nobody of the test
 
 
-def test_masks_lie_on_the_cts_and_the_datalist_names_them(masks, lists):
+def test_masks_lie_on_the_cts_and_the_datalist_names_them(masks):
     content = json.loads((masks / "datalist_prob.json").read_text())
     assert [e["case_id"] for e in content["training"]] == [f"volume-{n}" for n in range(5)]
     assert [e["case_id"] for e in content["test"]] == ["volume-28"]
@@ -247,7 +247,7 @@ def test_a_source_can_be_held_out_whole(tmp_path):
         datalists.assign_folds(lists, 3, tmp_path / "folds.json")
 
 
-def test_operating_points_hold_the_false_alarms(tmp_path):
+def test_operating_points_hold_the_false_alarms():
     random = np.random.default_rng(0)
     label = (random.random(2000) < 0.3).astype(float)
     score = random.normal(size=2000) + 2 * label
