@@ -143,6 +143,51 @@ def sites(lists) -> list[Path]:
     return files
 
 
+def workflow_of(bundle: str | Path, *configs: str, **knobs):
+    """A workflow of a bundle, of these of its configs, ready to run."""
+    from monai.bundle import create_workflow
+
+    kind = "inference" if "inference.json" in configs else "train"
+    files = [str(Path(bundle) / "configs" / name) for name in configs]
+    return create_workflow(config_file=files, workflow_type=kind, bundle_root=str(bundle), logging_file=False, **knobs)
+
+
+def run_workflow(bundle: str | Path, *configs: str, **knobs):
+    """Run a workflow of a bundle; returns it."""
+    workflow = workflow_of(bundle, *configs, **knobs)
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def inference_of(bundle: Path, **knobs):
+    """A bundle's inference.json, ready to give its parts."""
+    from monai.bundle import ConfigParser
+
+    config = ConfigParser()
+    config.read_config(bundle / "configs" / "inference.json")
+    config.update({"bundle_root": str(bundle), **knobs})
+    return config
+
+
+def bundles_with(root: Path, **networks) -> dict[str, str]:
+    """Copies of the bundles under ``root``, as arguments of the chain, with other weights.
+
+    ``networks``, by the bundles' names, return a state dict; they may change the inference.json that they are given.
+    """
+    import torch
+
+    for name, network in networks.items():
+        shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
+        (root / name / "models").mkdir()
+        file = root / name / "configs" / "inference.json"
+        config = json.loads(file.read_text()) | {"bf16": False}  # bfloat16 would blur comparisons
+        weights = network(config)
+        file.write_text(json.dumps(config))
+        torch.save(weights, root / name / "models" / "model.pt")
+    return {"seg_bundle": str(root / "liver_seg"), "cls_bundle": str(root / "liver_cls")}
+
+
 def save_bad_cts(folder: Path, ct: np.ndarray, affine: np.ndarray) -> dict[str, str]:
     """Write ``ct`` [x, y, z] in every way that no bundle takes; returns a word of the error line for each file name."""
     ct = ct.astype(np.float32)
@@ -182,3 +227,30 @@ def check_draws_of_one_that_goes_on(train, data: Path, folder: Path) -> None:
     before, after, again = ([item["image"] for item in run.trainer.state.batch] for run in (first, *ends))
     assert len(before) == len(after) and not all((a == b).all() for a, b in zip(before, after))
     assert all((a == b).all() for a, b in zip(after, again, strict=True))
+
+
+def check_one_seed_gives_one_network(train, data: Path, folder: Path) -> None:
+    """Two trainings end with the same weights."""
+    import torch
+
+    for name in ("first", "second"):
+        train(data, folder / name, epochs=1)
+    paths = [folder / name / "last_checkpoint_epoch=1.pt" for name in ("first", "second")]
+    first, second = (torch.load(path, weights_only=True)["averaged"] for path in paths)
+    assert first and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def check_best_score_is_known_again(train, data: Path, folder: Path) -> None:
+    """A training that goes on keeps a model that was better than all that come."""
+    import torch
+
+    first = train(data, folder, schedule_epochs=2)
+    path = folder / "last_checkpoint_epoch=1.pt"
+    state = torch.load(path, weights_only=True)
+    score = first.evaluator.state.metrics[first.evaluator.state.key_metric_name]
+    assert state["best"]["_saved"][0][0] == pytest.approx(score, abs=1e-3)
+    state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
+    torch.save(state, path)
+    (folder / "model.pt").write_bytes(b"the best")
+    train(data, folder, epochs=2)
+    assert (folder / "model.pt").read_bytes() == b"the best"

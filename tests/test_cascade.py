@@ -23,7 +23,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, create_workflow
+from conftest import bundles_with, run_workflow
+from monai.bundle import ConfigParser
 
 from liver_ct import phantom
 from liver_ct.chain import stages, studies
@@ -42,17 +43,7 @@ TOLERANCE = 0.02
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory) -> dict[str, str]:
     """The two bundles with networks whose output is known beforehand, as arguments of the chain."""
-    root = tmp_path_factory.mktemp("bundles")
-    for name, prepare in (("liver_seg", hu_threshold), ("liver_cls", random_classifier)):
-        shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
-        (root / name / "models").mkdir()
-        file = root / name / "configs" / "inference.json"
-        config = json.loads(file.read_text())
-        config["bf16"] = False  # bfloat16 would blur the comparison of the chain with the two bundles
-        weights = prepare(config)
-        file.write_text(json.dumps(config))
-        torch.save(weights, root / name / "models" / "model.pt")
-    return {"seg_bundle": str(root / "liver_seg"), "cls_bundle": str(root / "liver_cls")}
+    return bundles_with(tmp_path_factory.mktemp("bundles"), liver_seg=hu_threshold, liver_cls=random_classifier)
 
 
 def hu_threshold(config: dict) -> dict[str, torch.Tensor]:
@@ -247,16 +238,7 @@ class TestChain:
 
 def run_bundle(root: str, **knobs: str) -> None:
     """`python -m monai.bundle run` of a bundle's inference config, in this process."""
-    workflow = create_workflow(
-        config_file=f"{root}/configs/inference.json",
-        workflow_type="inference",
-        logging_file=False,
-        bundle_root=root,
-        device=torch.device("cpu"),
-        **knobs,
-    )
-    workflow.run()
-    workflow.finalize()
+    run_workflow(root, "inference.json", device=torch.device("cpu"), **knobs)
 
 
 def read_probabilities(file: Path) -> dict[int, float]:

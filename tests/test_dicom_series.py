@@ -322,16 +322,11 @@ class TestNeighbours:
         line = refusal(reading, series[0].parent)
         assert "whose values fit better without that" in line or "scaled or stored unlike" in line
 
-    def test_scaling_that_drifts_and_fits_is_read(self, reading, series, written):
+    @pytest.mark.parametrize("slope", [lambda number: 0.5 + number / 64, lambda number: [1, 0.5, 2][number % 3]])
+    def test_scaling_that_drifts_or_jumps_and_fits_is_read(self, reading, series, written, slope):
         expected = reading.read_image(written).numpy()
         for number, path in enumerate(series):
-            rescale(path, 0.5 + number / 64, -1024 - number)
-        assert np.abs(reading.read_image(series[0].parent).numpy() - expected).max() <= 1
-
-    def test_scaling_that_fits_is_read(self, reading, series, written):
-        expected = reading.read_image(written).numpy()
-        for number, path in enumerate(series):
-            rescale(path, [1, 0.5, 2][number % 3], -1024 - number)
+            rescale(path, slope(number), -1024 - number)
         assert np.abs(reading.read_image(series[0].parent).numpy() - expected).max() <= 1
 
     def test_values_unlike_those_around_are_refused(self, reading, series):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import create_workflow
+from conftest import workflow_of
 from monai.fl.client import MonaiAlgo, MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -85,16 +85,8 @@ def test_rounds_of_two_hospitals(bundles, sites, tmp_path, name, metrics):
 
 def test_hospitals_can_tell_what_data_they_have(bundles, sites, tmp_path):
     bundle = bundles / "liver_seg"
-    workflow = create_workflow(
-        config_file=str(bundle / "configs" / "train.json"),
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(bundle),
-        datalist_file=str(sites[0]),
-        dataset_dir=str(sites[0].parent),
-        volume_repeats=1,
-    )
-    algo = MonaiAlgoStats(str(bundle), workflow=workflow)
+    places = {"datalist_file": str(sites[0]), "dataset_dir": str(sites[0].parent)}
+    algo = MonaiAlgoStats(str(bundle), workflow=workflow_of(bundle, "train.json", **places, volume_repeats=1))
     algo.initialize({ExtraItems.APP_ROOT: str(tmp_path)})
     stats = algo.get_data_stats({FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [-200, 300]}).statistics
     assert [stats[key][FlStatistics.DATA_COUNT] for key in ("train", "eval")] == [2, 1]

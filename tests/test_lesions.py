@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import create_workflow
+from conftest import bundles_with, run_workflow
 from test_cascade import entries, read_mask, read_result, run
 
 from liver_ct import LiverCT, StudyError, StudyResult
@@ -101,15 +101,7 @@ def darkness(config: dict, at: float = -1.0) -> dict[str, torch.Tensor]:
 
 def make_bundles(root: Path, at: float = -1.0) -> dict[str, str]:
     """Both bundles with those networks, as arguments of the chain."""
-    for name, prepare in (("liver_seg", pixels_of), ("liver_cls", lambda config: darkness(config, at))):
-        shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
-        (root / name / "models").mkdir()
-        file = root / name / "configs" / "inference.json"
-        config = json.loads(file.read_text()) | {"bf16": False}
-        weights = prepare(config)
-        file.write_text(json.dumps(config))
-        torch.save(weights, root / name / "models" / "model.pt")
-    return {"seg_bundle": str(root / "liver_seg"), "cls_bundle": str(root / "liver_cls")}
+    return bundles_with(root, liver_seg=pixels_of, liver_cls=lambda config: darkness(config, at))
 
 
 @pytest.fixture(scope="module")
@@ -286,17 +278,9 @@ class TestFiles:
         assert "no space" in capsys.readouterr().err and not (tmp_path / "out" / "ct").exists()
 
     def test_the_bundle_alone_writes_the_same_map(self, done, bundles, tmp_path):
-        cls = Path(bundles["cls_bundle"])
         entry = {"image": str(done[0]), "prob": str(done[1] / "prob_mask.nii.gz")}
-        workflow = create_workflow(
-            config_file=str(cls / "configs" / "inference.json"),
-            bundle_root=str(cls),
-            datalist=[entry],
-            output_dir=str(tmp_path),
-            device="$torch.device('cpu')",
-        )
-        workflow.run()
-        workflow.finalize()
+        knobs = {"datalist": [entry], "output_dir": str(tmp_path), "device": "$torch.device('cpu')"}
+        run_workflow(bundles["cls_bundle"], "inference.json", **knobs)
         assert entries(tmp_path / "ct") == {"ct_slices.csv", "ct_tumour.json", "ct_lesion_prob.nii.gz"}
         alone, chained = tmp_path / "ct" / "ct_lesion_prob.nii.gz", done[1] / "lesion_prob.nii.gz"
         np.testing.assert_allclose(read_mask(alone), read_mask(chained), atol=0.05)

@@ -277,18 +277,13 @@ def test_second_run_reads_nothing_again(tmp_path, write_lits, monkeypatch):
     assert (tmp_path / "out" / "cases" / "volume-2.nii.gz").stat().st_mtime_ns == stamp
 
 
-def test_broken_pair_is_checked_again_once_fixed(tmp_path, write_lits):
+def test_a_pair_is_checked_again_once_it_is_mended_or_changed(tmp_path, write_lits):
     folder = write_lits(tmp_path / "in", [2, 3])
     truncate(folder)
     assert prepare(folder, tmp_path / "out").returncode == 1
     write_lits(folder, [3])
     assert prepare(folder, tmp_path / "out").returncode == 0
     assert ready(tmp_path / "out") == {"volume-2", "volume-3"}
-
-
-def test_changed_file_is_checked_again(tmp_path, write_lits):
-    folder = write_lits(tmp_path / "in", [2, 3])
-    assert prepare(folder, tmp_path / "out").returncode == 0
     label_three(folder)
     assert prepare(folder, tmp_path / "out").returncode == 1
     assert ready(tmp_path / "out") == {"volume-2"}

@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 import torch
 import warm
-from conftest import AXCODES, check_draws_of_one_that_goes_on, save_bad_cts, save_with_affine
-from monai.bundle import ConfigParser, create_workflow
+from conftest import (
+    AXCODES,
+    check_best_score_is_known_again,
+    check_draws_of_one_that_goes_on,
+    check_one_seed_gives_one_network,
+    inference_of,
+    run_workflow,
+    save_bad_cts,
+    save_with_affine,
+)
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from liver_ct import phantom
@@ -77,22 +86,13 @@ def weights(tmp_path_factory) -> Path:
 
 def parser(**knobs) -> ConfigParser:
     """inference.json, ready to give its parts."""
-    config = ConfigParser()
-    config.read_config(CONFIGS / "inference.json")
-    config.update({"bundle_root": str(BUNDLE), **knobs})
-    return config
+    return inference_of(BUNDLE, **knobs)
 
 
 def train(data: Path, output: Path, *overlays: str, **knobs):
     """Run train.json with overlays in this process; returns the finished workflow."""
-    files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
-    places = {"bundle_root": str(BUNDLE), "dataset_dir": str(data), "ckpt_dir": str(output)}
-    workflow = create_workflow(
-        config_file=files, workflow_type="train", logging_file=False, **{**QUICK, **places, **knobs}
-    )
-    workflow.run()
-    workflow.finalize()
-    return workflow
+    places = {"dataset_dir": str(data), "ckpt_dir": str(output)}
+    return run_workflow(BUNDLE, "train.json", *overlays, **{**QUICK, **places, **knobs})
 
 
 def bundle_run(*words, cwd: Path = BUNDLE):
@@ -155,15 +155,7 @@ def test_a_training_that_goes_on_draws_anew_and_each_time_alike(data, tmp_path):
 
 
 def test_resumed_training_still_knows_its_best_score(data, tmp_path):
-    first = train(data, tmp_path, schedule_epochs=2)
-    path = tmp_path / "last_checkpoint_epoch=1.pt"
-    state = torch.load(path, weights_only=True)
-    assert state["best"]["_saved"][0][0] == pytest.approx(first.evaluator.state.metrics["val_auc"], abs=1e-3)
-    state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
-    torch.save(state, path)
-    (tmp_path / "model.pt").write_bytes(b"the best")
-    train(data, tmp_path, epochs=2)
-    assert (tmp_path / "model.pt").read_bytes() == b"the best"
+    check_best_score_is_known_again(train, data, tmp_path)
 
 
 def test_a_validation_of_one_class_has_no_auc_and_says_so(tmp_path, caplog):
@@ -431,11 +423,7 @@ def test_evaluation_considers_the_liver_and_five_slices_around_it(data, tmp_path
 
 
 def test_training_twice_with_one_seed_gives_the_same_weights(data, tmp_path):
-    for name in ("first", "second"):
-        train(data, tmp_path / name, epochs=1)
-    paths = [tmp_path / name / "last_checkpoint_epoch=1.pt" for name in ("first", "second")]
-    first, second = (torch.load(path, weights_only=True)["averaged"] for path in paths)
-    assert first and all(torch.equal(first[key], second[key]) for key in first)
+    check_one_seed_gives_one_network(train, data, tmp_path)
 
 
 @pytest.mark.parametrize("overlays", [("multi_gpu_train.json",), ("evaluate.json", "multi_gpu_evaluate.json")])
@@ -691,12 +679,8 @@ def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):
 def test_unwritable_output_is_named(data, tmp_path, capsys):
     (tmp_path / "out").write_text("a file where the folder should be")
     entry = {"image": str(data / "volume-0.nii.gz"), "prob": str(data / "prob/volume-0/volume-0_prob.nii.gz")}
-    knobs = {"bundle_root": str(BUNDLE), "datalist": [entry], "output_dir": str(tmp_path / "out")}
-    workflow = create_workflow(
-        config_file=str(CONFIGS / "inference.json"), workflow_type="inference", logging_file=False, **knobs
-    )
     with pytest.raises(SystemExit):
-        workflow.run()
+        run_workflow(BUNDLE, "inference.json", datalist=[entry], output_dir=str(tmp_path / "out"))
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("ERROR") and "cannot be written" in line]) == 1
 

@@ -15,8 +15,16 @@ import numpy as np
 import pytest
 import torch
 import warm
-from conftest import AXCODES, check_draws_of_one_that_goes_on, save_bad_cts
-from monai.bundle import ConfigParser, create_workflow
+from conftest import (
+    AXCODES,
+    check_best_score_is_known_again,
+    check_draws_of_one_that_goes_on,
+    check_one_seed_gives_one_network,
+    inference_of,
+    run_workflow,
+    save_bad_cts,
+)
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from liver_ct import phantom
@@ -69,19 +77,8 @@ def abdomen(tmp_path_factory) -> Path:
 
 def train(data: Path, output: Path, *overlays: str, **knobs):
     """Run train.json with overlays in this process; returns the finished workflow."""
-    files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
-    workflow = create_workflow(
-        config_file=files,
-        workflow_type="train",
-        bundle_root=str(BUNDLE),
-        datalist_file=str(data / "datalist.json"),
-        ckpt_dir=str(output),
-        logging_file=False,
-        **{**QUICK, **knobs},
-    )
-    workflow.run()
-    workflow.finalize()
-    return workflow
+    places = {"datalist_file": str(data / "datalist.json"), "ckpt_dir": str(output)}
+    return run_workflow(BUNDLE, "train.json", *overlays, **{**QUICK, **places, **knobs})
 
 
 def bundle_run(*words):
@@ -91,10 +88,7 @@ def bundle_run(*words):
 
 def parser(**knobs) -> ConfigParser:
     """inference.json, ready to give its parts."""
-    config = ConfigParser()
-    config.read_config(CONFIGS / "inference.json")
-    config.update({"bundle_root": str(BUNDLE), **knobs})
-    return config
+    return inference_of(BUNDLE, **knobs)
 
 
 def test_training_learns_from_volumes_and_slices_and_keeps_the_best(data, tmp_path):
@@ -117,14 +111,7 @@ def test_a_training_that_goes_on_draws_anew_and_each_time_alike(data, tmp_path):
 
 
 def test_resumed_training_still_knows_its_best_score(data, tmp_path):
-    train(data, tmp_path, schedule_epochs=2)
-    path = tmp_path / "last_checkpoint_epoch=1.pt"
-    state = torch.load(path, weights_only=True)
-    state["best"]["_saved"] = [(2.0, "model.pt")]  # better than can be
-    torch.save(state, path)
-    (tmp_path / "model.pt").write_bytes(b"the best")
-    train(data, tmp_path, epochs=2)
-    assert (tmp_path / "model.pt").read_bytes() == b"the best"
+    check_best_score_is_known_again(train, data, tmp_path)
 
 
 @pytest.mark.parametrize("overlays", [(), ("evaluate.json",)])
@@ -215,11 +202,7 @@ def test_training_sees_the_slices_that_inference_does():
 
 
 def test_training_twice_with_one_seed_gives_the_same_weights(data, tmp_path):
-    for name in ("first", "second"):
-        train(data, tmp_path / name, epochs=1)
-    paths = [tmp_path / name / "last_checkpoint_epoch=1.pt" for name in ("first", "second")]
-    first, second = (torch.load(path, weights_only=True)["averaged"] for path in paths)
-    assert first and all(torch.equal(first[key], second[key]) for key in first)
+    check_one_seed_gives_one_network(train, data, tmp_path)
 
 
 def test_training_can_start_from_weights(data, tmp_path):

@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow
+from conftest import run_workflow, workflow_of
+from monai.bundle import ConfigParser, ckpt_export
 from study import bundle as copy_bundle
 from study import compare
 
@@ -61,24 +62,13 @@ def network(bundle: str, kind: dict) -> dict:
 
 def network_of(bundle: str, kind: dict) -> torch.nn.Module:
     """A network as the bundle's inference makes it, with random weights."""
-    return workflow(bundle, "inference.json", kind="inference", network_def=kind).parser.get_parsed_content(
-        "network_def"
-    )
-
-
-def workflow(bundle: str, *configs: str, kind: str = "train", **knobs):
-    """A workflow of a bundle, ready to run."""
-    files = [str(BUNDLES / bundle / "configs" / name) for name in configs]
-    root = str(BUNDLES / bundle)
-    return create_workflow(config_file=files, workflow_type=kind, bundle_root=root, logging_file=False, **knobs)
+    made = workflow_of(BUNDLES / bundle, "inference.json", network_def=kind)
+    return made.parser.get_parsed_content("network_def")
 
 
 def run(bundle: str, *configs: str, **knobs):
     """Run a workflow of a bundle; returns it."""
-    made = workflow(bundle, *configs, **knobs)
-    made.run()
-    made.finalize()
-    return made
+    return run_workflow(BUNDLES / bundle, *configs, **knobs)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -100,14 +90,14 @@ def train_judge_and_infer(bundle: str, site: Path, folder: Path, knobs: dict, ov
     known = {k: v for k, v in knobs.items() if overlays or k not in unused} | {"ckpt_path": weights}
     known |= {"datalist": [study], "output_dir": str(folder / "out")}
     known |= {} if bundle == "liver_cls" else {"threshold": 0.0}
-    run(bundle, "inference.json", *overlays, kind="inference", **known)
+    run(bundle, "inference.json", *overlays, **known)
     return folder
 
 
 @pytest.mark.parametrize("bundle, sizes", [("liver_seg", SEG), ("liver_cls", CLS)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_of_a_training_stay_from_epoch_to_epoch(sites, bundle, sizes, workers):
-    made = workflow(bundle, "train.json", datalist_file=str(sites[0]), num_workers=workers, **sizes)
+    made = workflow_of(BUNDLES / bundle, "train.json", datalist_file=str(sites[0]), num_workers=workers, **sizes)
     loader = made.parser.get_parsed_content("train#dataloader")
     assert (loader.num_workers, loader.persistent_workers) == (workers, workers > 0)
     assert len(list(loader)) == len(list(loader)) > 0
@@ -192,14 +182,14 @@ def test_weights_of_another_network_are_one_line(bundle, sites, tmp_path):
     with pytest.raises(SystemExit, match=line):
         run(bundle, "train.json", "evaluate.json", **ONCE, **lists, network_def=kind, ckpt_path=shipped)
     with pytest.raises(SystemExit, match=line) as stop:
-        run(bundle, "inference.json", kind="inference", network_def=kind, datalist=[case])
+        run(bundle, "inference.json", network_def=kind, datalist=[case])
     assert "\n" not in str(stop.value)
     for content, cause in ((None, "no such weights"), (b"x" * 100, "damaged, or no weights")):
         path = tmp_path / "w.pt"
         if content:
             path.write_bytes(content)
         with pytest.raises(SystemExit, match=f"^ERROR {path}: {cause}"):
-            run(bundle, "inference.json", kind="inference", network_def=kind, datalist=[case], ckpt_path=str(path))
+            run(bundle, "inference.json", network_def=kind, datalist=[case], ckpt_path=str(path))
 
 
 @pytest.mark.parametrize("bundle, kind", [("liver_seg", UNET), ("liver_cls", RESNET)])
@@ -270,7 +260,7 @@ def test_the_network_with_batch_norm_folded_answers_as_the_network(bundle, chang
     channels = 9 if bundle == "liver_seg" else 6
     change = {"network_def": {**UNET, "in_channels": channels}} if changes is UNET else {}
     change = change or {f"network_def#{key}": value for key, value in changes.items()}
-    parser = workflow(bundle, "inference.json", kind="inference", **change).parser
+    parser = workflow_of(BUNDLES / bundle, "inference.json", **change).parser
     made = parser.get_parsed_content("network").eval()
     norms = [module for module in made.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     torch.manual_seed(0)
@@ -321,7 +311,7 @@ def test_the_original_classifies_by_a_resnet_and_the_slices_label_alone(sites, t
 @pytest.mark.parametrize("bundle", ["liver_seg", "liver_cls"])
 def test_the_original_s_step_is_sgd_with_clipped_gradients(bundle, sites, tmp_path):
     knobs = {**ORIGINAL[bundle], "datalist_file": str(sites[0]), "ckpt_dir": str(tmp_path)}
-    parser = workflow(bundle, "train.json", "original.json", **knobs).parser
+    parser = workflow_of(BUNDLES / bundle, "train.json", "original.json", **knobs).parser
     network, optimizer = (parser.get_parsed_content(key) for key in ("network", "optimizer"))
     before = [p.detach().clone() for p in network.parameters()]
     for p in network.parameters():
@@ -340,7 +330,7 @@ def test_the_original_s_step_is_sgd_with_clipped_gradients(bundle, sites, tmp_pa
 
 def test_the_original_s_values_are_the_window_from_0_to_1_times_the_mask(sites):
     case = json.loads(sites[0].read_text())["validation"][0]
-    parser = workflow("liver_cls", "inference.json", "original.json", kind="inference", roi=[64, 64]).parser
+    parser = workflow_of(BUNDLES / "liver_cls", "inference.json", "original.json", roi=[64, 64]).parser
     image = parser.get_parsed_content("preprocessing")({"image": case["image"], "prob": case["prob"]})["image"]
     assert image.shape[:3] == (1, 64, 64) and image.min() >= 0 and 0.4 < image.max() <= 1
 

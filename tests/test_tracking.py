@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from monai.bundle import create_workflow
+from conftest import run_workflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 BUNDLES = ("liver_seg", "liver_cls")
@@ -37,19 +37,9 @@ def empty_store(tmp_path_factory) -> Path:
 
 def run(bundle: Path, site: Path, output: Path, *overlays: str, **knobs):
     """Run train.json with overlays, two epochs; returns the finished workflow."""
-    workflow = create_workflow(
-        config_file=[str(bundle / "configs" / name) for name in ("train.json", *overlays)],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(bundle),
-        datalist_file=str(site),
-        ckpt_dir=str(output),
-        val_interval=1,
-        **{"output_dir": str(output / "eval"), "epochs": 2, "studies_per_batch": 1, **knobs},
-    )
-    workflow.run()
-    workflow.finalize()
-    return workflow
+    own = {"datalist_file": str(site), "ckpt_dir": str(output), "output_dir": str(output / "eval")}
+    own |= {"val_interval": 1, "epochs": 2, "studies_per_batch": 1}
+    return run_workflow(bundle, "train.json", *overlays, **{**own, **knobs})
 
 
 def logged(records: list[logging.LogRecord]) -> Curves:
