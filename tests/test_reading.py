@@ -302,32 +302,11 @@ def doubled(slices: list[Path]) -> Path:
     return slices[0].parent
 
 
-def mixed(slices: list[Path]) -> Path:
-    edit(slices[7], SeriesInstanceUID=generate_uid())
-    return slices[0].parent
-
-
-def turned(slices: list[Path]) -> Path:
-    edit(slices[7], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
-    return slices[0].parent
-
-
 def tilted(slices: list[Path]) -> Path:
     for number, path in enumerate(slices):
         x, y, z = pydicom.dcmread(path).ImagePositionPatient
         edit(path, ImagePositionPatient=[x, y + 2.5 * number, z])
     return slices[0].parent
-
-
-def every(slices: list[Path], **values) -> Path:
-    for path in slices:
-        edit(path, **values)
-    return slices[0]
-
-
-def one(slices: list[Path], **values) -> Path:
-    edit(slices[7], **values)
-    return slices[7]
 
 
 def without(name: str):
@@ -339,35 +318,6 @@ def without(name: str):
 
     fault.__name__ = f"no_{name}"
     return fault
-
-
-def position_nan(slices: list[Path]) -> Path:
-    return one(slices, ImagePositionPatient=["nan", 0, 0])
-
-
-def orientation_infinite(slices: list[Path]) -> Path:
-    return one(slices, ImageOrientationPatient=[1, 0, 0, 0, "inf", 0])
-
-
-def orientation_skewed(slices: list[Path]) -> Path:
-    return every(slices, ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0])
-
-
-def spacing_nan(slices: list[Path]) -> Path:
-    return one(slices, PixelSpacing=[8, "nan"])
-
-
-def spacing_zero(slices: list[Path]) -> Path:
-    return one(slices, PixelSpacing=[8, 0])
-
-
-def slope_zero(slices: list[Path]) -> Path:
-    return one(slices, RescaleSlope=0)
-
-
-def spacing_differs(slices: list[Path]) -> Path:
-    edit(slices[7], PixelSpacing=[8, 8.1])
-    return slices[0].parent
 
 
 def matrix_differs(slices: list[Path]) -> Path:
@@ -385,16 +335,8 @@ def drifting(slices: list[Path]) -> Path:
     return slices[0].parent
 
 
-def effective_z(slices: list[Path]) -> Path:
-    return every(slices, RescaleType="Z_EFF")
-
-
-def multi_frame(slices: list[Path]) -> Path:
-    return one(slices, NumberOfFrames=2)
-
-
 def enhanced(slices: list[Path]) -> Path:
-    every(slices[:1], SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", NumberOfFrames=20)
+    edit(slices[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", NumberOfFrames=20)
     for path in slices[1:]:
         path.unlink()
     return slices[0]
@@ -415,22 +357,6 @@ def a_private_syntax(slices: list[Path]) -> Path:
     return slices[0]
 
 
-def screenshots(slices: list[Path]) -> Path:
-    every(slices, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
-    return slices[0]
-
-
-def scouts(slices: list[Path]) -> Path:
-    every(slices, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    return slices[0].parent
-
-
-def an_mr(slices: list[Path]) -> Path:
-    for path in slices:
-        edit(path, Modality="MR")
-    return slices[0]
-
-
 def nothing(slices: list[Path]) -> Path:
     for path in slices:
         path.unlink()
@@ -439,28 +365,50 @@ def nothing(slices: list[Path]) -> Path:
 
 FAULTS = {
     cut: "slice cannot be read", no_header: "slice cannot be read", lost: "some are missing",
-    doubled: "two slices at one position", mixed: "2 CT series in this folder", turned: "different orientations",
-    tilted: "tilted gantry", an_mr: "modality is MR", nothing: "no CT slices",
-    position_nan: "ImagePositionPatient is not 3 finite numbers", spacing_nan: "PixelSpacing is not 2 finite",
-    orientation_infinite: "ImageOrientationPatient is not 6 finite", orientation_skewed: "no two directions",
-    spacing_zero: "PixelSpacing is", slope_zero: "RescaleSlope is", spacing_differs: "different PixelSpacing",
-    matrix_differs: "different matrix sizes", drifting: "which is uneven", effective_z: "Z_EFF, not HU",
-    multi_frame: "several frames", enhanced: "Enhanced CT Image, which is not read here. Convert it to single slices",
+    doubled: "two slices at one position", tilted: "tilted gantry", nothing: "no CT slices",
+    matrix_differs: "different matrix sizes", drifting: "which is uneven",
+    enhanced: "Enhanced CT Image, which is not read here. Convert it to single slices",
     no_decoder: "stored as MPEG-4 AVC/H.264 High Profile / Level 4.1 cannot be decoded",
-    a_private_syntax: "stored as 1.2.3.4 cannot be decoded", screenshots: "Secondary Capture Image",
-    scouts: "no CT slices", without("PixelData"): "holds no pixels",
+    a_private_syntax: "stored as 1.2.3.4 cannot be decoded", without("PixelData"): "holds no pixels",
     **{without(name): f"{name} is missing" for name in
        ("RescaleSlope", "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows")},
 }  # fmt: skip
+ONE, ALL, FOLDER = slice(7, 8), slice(None), None
+HEADERS = [  # the slices that are changed, the slice that is blamed or the folder, the change, the cause
+    (ONE, 7, {"ImagePositionPatient": ["nan", 0, 0]}, "ImagePositionPatient is not 3 finite numbers"),
+    (ONE, 7, {"ImageOrientationPatient": [1, 0, 0, 0, "inf", 0]}, "ImageOrientationPatient is not 6 finite"),
+    (ONE, 7, {"PixelSpacing": [8, "nan"]}, "PixelSpacing is not 2 finite"),
+    (ONE, 7, {"PixelSpacing": [8, 0]}, "PixelSpacing is"),
+    (ONE, 7, {"RescaleSlope": 0}, "RescaleSlope is"),
+    (ONE, 7, {"NumberOfFrames": 2}, "several frames"),
+    (ONE, FOLDER, {"PixelSpacing": [8, 8.1]}, "different PixelSpacing"),
+    (ONE, FOLDER, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "different orientations"),
+    (ONE, FOLDER, {"SeriesInstanceUID": "1.2.3"}, "2 CT series in this folder"),
+    (ALL, 0, {"ImageOrientationPatient": [1, 0, 0, 0.1, 1, 0]}, "no two directions"),
+    (ALL, 0, {"RescaleType": "Z_EFF"}, "Z_EFF, not HU"),
+    (ALL, 0, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "Secondary Capture Image"),
+    (ALL, 0, {"Modality": "MR"}, "modality is MR"),
+    (ALL, FOLDER, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "no CT slices"),
+]
+
+
+def check_refused(reading, series: list[Path], blamed: Path, cause: str) -> None:
+    with pytest.raises(reading.StudyError) as error:
+        reading.read_image(series[0].parent)
+    line = str(error.value)
+    assert line.startswith(f"{blamed}: ") and cause in line and line.endswith(".") and "\n" not in line
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_series_that_would_be_read_wrongly_is_refused(reading, series, fault):
-    blamed = fault(series)
-    with pytest.raises(reading.StudyError) as error:
-        reading.read_image(series[0].parent)
-    line = str(error.value)
-    assert line.startswith(f"{blamed}: ") and FAULTS[fault] in line and line.endswith(".") and "\n" not in line
+    check_refused(reading, series, fault(series), FAULTS[fault])
+
+
+@pytest.mark.parametrize("changed, blamed, values, cause", HEADERS)
+def test_a_series_whose_headers_would_be_read_wrongly_is_refused(reading, series, changed, blamed, values, cause):
+    for path in series[changed]:
+        edit(path, **values)
+    check_refused(reading, series, series[0].parent if blamed is FOLDER else series[blamed], cause)
 
 
 @pytest.mark.parametrize("name", ["seg", "cls"])
