@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +16,8 @@ def program(name: str, package: str) -> str:
         return path
     missing = f"{name} is not installed (Debian: apt-get install {package})"
     return pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+
+
+def store_by(path: Path, name: str, *options: str) -> None:
+    """Store a DICOM slice anew by a program of dcmtk, such as one that compresses its pixels."""
+    subprocess.run([program(name, "dcmtk"), *options, path, path], check=True, capture_output=True)
