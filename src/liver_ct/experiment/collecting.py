@@ -116,7 +116,9 @@ def collect_slices(
 def set_of(isolated: bool, has_volume: bool) -> str:
     """Which of SETS a case belongs to: a whole volume, an isolated slice, and of the latter whether its person has a
     volume in the data, too."""
-    return SETS[0] if not isolated else SETS[2] if has_volume else SETS[1]
+    if not isolated:
+        return SETS[0]
+    return SETS[2] if has_volume else SETS[1]
 
 
 def round_scores(scores: Scores, keys: Sequence[Key]) -> dict[str, dict[str, list[float]]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from liver_ct.experiment.analysis import Analysis, Results
 from liver_ct.experiment.masks import fit_temperature, mask_figures
@@ -119,49 +121,51 @@ def patient_text(a: Analysis) -> str:
 
 def mechanism_text(a: Analysis) -> str:
     """How much of the tumours lies under the masks."""
-    share, slices = a.tumour_share(), a.results["slices"]
+    under, slices = a.tumour_share()["binary"], a.results["slices"]
     tumour = np.array(slices["tumour"])
     total = {k: np.array(slices[k]).sum() / tumour.sum() for k in ("prob", "binary")}
-    has = ~np.isnan(share["binary"])
-    lines = [
+    has = ~np.isnan(under)
+    return "\n\n".join([
         "## The mechanism",
-        (
-            f"Of the tumours' volume, {100 * total['binary']:.1f} % lies under the binary mask; the "
-            f"Prob-Mask keeps {100 * total['prob']:.1f} % (its mean there, which also dims what it keeps). Of "
-            f"{int(has.sum())} groups with tumour, {int((share['binary'][has] < 0.5).sum())} have less than half of it "
-            "under the binary mask."
-        ),
-    ]
+        (f"Of the tumours' volume, {100 * total['binary']:.1f} % lies under the binary mask; the "
+        f"Prob-Mask keeps {100 * total['prob']:.1f} % (its mean there, which also dims what it keeps). Of "
+        f"{int(has.sum())} groups with tumour, {int((under[has] < 0.5).sum())} have less than half of it "
+        "under the binary mask."),
+        "TPR at 0.5 by how much of the group's tumour the binary mask keeps:",
+        coverage_table(a, under),
+        "![Tumour under the masks](PLOT/coverage.png)",
+        ("Where two arms decide differently at 0.5, which is right (first seed; in brackets with tumour + without). p "
+        "is McNemar's exact test, which takes slices for independent and is too sure; the patients in whom either is "
+        "right more often say more. `scripts/study.py compare` does this for any two arms, and draws the slices."),
+        disagreement_table(a),
+    ])  # fmt: skip
+
+
+def coverage_table(a: Analysis, under: NDArray[Any]) -> str:
+    """TPR of the first contrast's arms by ``under``, the share of each slice's tumour under the binary mask."""
     reference, binary = a.results["config"]["contrasts"][0]
-    rows = []
-    label = a.labels[a.gop(reference)] > 0
+    label, rows = a.labels[a.gop(reference)] > 0, []
     for low, high in COVERAGE:
-        chosen = has & label & (share["binary"] >= low) & (share["binary"] < high)
+        chosen = label & (under >= low) & (under < high)  # NaN, where there is no tumour, is in none
         if chosen.any():
             tpr = [np.mean([(p[chosen] >= 0.5).mean() for p in a.probabilities(arm)]) for arm in (reference, binary)]
-            rows.append(
-                [f"{100 * low:.0f} to {100 * min(high, 1):.0f} %", int(chosen.sum()), *(f"{v:.3f}" for v in tpr)]
-            )
-    lines.append("TPR at 0.5 by how much of the group's tumour the binary mask keeps:")
-    lines.append(table(["tumour under the binary mask", "groups", reference, binary], rows))
-    lines.append("![Tumour under the masks](PLOT/coverage.png)")
+            part = f"{100 * low:.0f} to {100 * min(high, 1):.0f} %"
+            rows.append([part, int(chosen.sum()), *(f"{v:.3f}" for v in tpr)])
+    return table(["tumour under the binary mask", "groups", reference, binary], rows)
+
+
+def disagreement_table(a: Analysis) -> str:
+    """The slices that the arms of each contrast judge differently."""
     rows = []
     for one, other in a.results["config"]["contrasts"]:
         d = a.contrast(one, other)["slices"]
         if d:
-            cells = [
-                f"{d[k]['all']} ({d[k]['tumour']} + {d[k]['all'] - d[k]['tumour']})"
-                for k in ("one_right", "other_right")
-            ]
+            right = (d["one_right"], d["other_right"])
+            cells = [f"{n['all']} ({n['tumour']} + {n['all'] - n['tumour']})" for n in right]
             rows.append([f"{one}, {other}", *cells, d["both_right"], d["both_wrong"],
                          f"{d['patients_one_better']} : {d['patients_other_better']}", f"{d['p']:.3f}"])  # fmt: skip
-    lines.append(
-        "Where two arms decide differently at 0.5, which is right (first seed; in brackets with tumour + without). p "
-        "is McNemar's exact test, which takes slices for independent and is too sure; the patients in whom either is "
-        "right more often say more. `scripts/study.py compare` does this for any two arms, and draws the slices."
-    )
     head = ["first, second", "only the first is right", "only the second", "both", "neither", "patients", "p"]
-    return "\n\n".join([*lines, table(head, rows)])
+    return table(head, rows)
 
 
 def calibration_text(a: Analysis) -> str:
