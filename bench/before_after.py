@@ -130,14 +130,9 @@ def report(docs: str = str(DOCS)) -> None:
     head = [f"{figures['cases']} held-out cases", "case Dice", "slice AUC", "slices"]
     keys = ("lowest_dice", "prob_in_liver_slices", "prob_anywhere", "tumour", "tumour_median")
     more = [[pair, *(f"{v[key]:.4f}" for key in keys)] for pair, v in figures["changes"].items()]
-    titles = [
-        "from / to",
-        "lowest Dice of the liver masks",
-        "Prob-Mask, liver's slices",
-        "anywhere",
-        "tumour of a slice",
-    ]
-    put(Path(docs) / "performance.md", START, END, [table(head, rows), table([*titles, "median of the cases"], more)])
+    titles = ["from / to", "lowest Dice of the liver masks", "Prob-Mask, liver's slices", "anywhere"]
+    titles += ["tumour of a slice", "median of the cases"]
+    put(Path(docs) / "performance.md", START, END, [table(head, rows), table(titles, more)])
 
 
 if __name__ == "__main__":

@@ -164,15 +164,8 @@ def plans(spacing: list[float], patch: list[int], strides: list[list[int]]) -> d
         "resampling_fn_probabilities_kwargs": {**resample, "order": 1},
         "architecture": {"network_class_name": kind, "arch_kwargs": network, "_kw_requires_import": imports},
     }  # fmt: skip
-    liver = {
-        "max": 1000,
-        "mean": 100,
-        "median": 100,
-        "min": -200,
-        "percentile_00_5": -17,
-        "percentile_99_5": 200,
-        "std": 40,
-    }
+    liver = {"max": 1000, "mean": 100, "median": 100, "min": -200, "std": 40}
+    liver |= {"percentile_00_5": -17, "percentile_99_5": 200}
     return {
         "dataset_name": "x", "plans_name": "nnUNetPlans", "original_median_spacing_after_transp": spacing,
         "original_median_shape_after_transp": patch, "image_reader_writer": "SimpleITKIO",
@@ -308,20 +301,10 @@ def run(work: str = "runs/bench", docs: str = str(DOCS), depth: int = 130) -> No
     """Time all contenders on one phantom, write ``side_by_side.json`` and the table of ``performance.md`` in DOCS."""
     from chain import machine, phantom
 
-    ct, figures = phantom(Path(work).resolve(), depth), {}
+    ct, out, figures = phantom(Path(work).resolve(), depth), Path(work).resolve() / "out", {}
     for name in CONTENDERS:
         long = name.startswith(("nnunet", "total"))  # a warm-up would not show in minutes
-        words = [
-            sys.executable,
-            __file__,
-            "one",
-            "--name",
-            name,
-            "--ct",
-            str(ct),
-            "--out",
-            str(Path(work).resolve() / "out"),
-        ]
+        words = [sys.executable, __file__, "one", "--name", name, "--ct", str(ct), "--out", str(out)]
         done = subprocess.run([*words, "--warm", str(not long)], stdout=subprocess.PIPE, text=True, check=True)
         figures[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, figures[name], flush=True)
@@ -345,13 +328,8 @@ def report(docs: str = str(DOCS)) -> None:
         + [" / ".join(f"{f[key] / base[key]:.1f}" for key in ("seconds", "cpu", "peak_mb"))]
         for name, f in figures.items()
     ]
-    head = [
-        f"512 x 512 x {content['depth']}, {content['machine']}",
-        "wall s",
-        "CPU s",
-        "peak MB",
-        "times ours: wall / CPU / memory",
-    ]
+    ct = f"512 x 512 x {content['depth']}, {content['machine']}"
+    head = [ct, "wall s", "CPU s", "peak MB", "times ours: wall / CPU / memory"]
     put(Path(docs) / "performance.md", START, END, [table(head, rows)])
 
 
