@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,74 +129,45 @@ def test_msd_task03_becomes_volume_n(tmp_path, tiny, packed):
 # ---------------------------------------------------------------------------------------------- bad input
 
 
-def truncate(folder: Path) -> None:
-    path = folder / "volume-3.nii.gz"
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def other_grid(folder: Path) -> None:
-    rewrite(folder / "segmentation-3.nii.gz", lambda array: array[:-1])
+def voxels(change) -> Callable[[Path], None]:
+    """A change of all voxels of a file."""
+    return lambda path: rewrite(path, change)
 
 
-def no_segmentation(folder: Path) -> None:
-    (folder / "segmentation-3.nii.gz").unlink()
-
-
-def label_three(folder: Path) -> None:
-    rewrite(folder / "segmentation-3.nii.gz", lambda array: np.where(array == 2, 3, array).astype(np.uint8))
-
-
-def no_liver(folder: Path) -> None:
-    rewrite(folder / "segmentation-3.nii.gz", np.zeros_like)
-
-
-def not_ct(folder: Path) -> None:
-    rewrite(folder / "volume-3.nii.gz", lambda array: array + 1024)
-
-
-def mr_with_ringing(folder: Path) -> None:
-    """MR after interpolation: a few voxels a little below zero."""
-    rewrite(folder / "volume-3.nii.gz", lambda array: np.where(array > 1500, -47, np.clip(array, 0, 800)))
-
-
-def not_finite(folder: Path) -> None:
-    rewrite(folder / "volume-3.nii.gz", lambda array: np.where(array > 300, np.nan, array).astype(np.float32))
-
-
-def flipped(folder: Path) -> None:
-    rewrite(folder / "segmentation-3.nii.gz", lambda array: array[:, :, ::-1][::-1])
-
-
-def four_dimensions(folder: Path) -> None:
-    rewrite(folder / "volume-3.nii.gz", lambda array: np.stack([array, array], axis=-1))
-
-
+CT, LABELS = "volume-3.nii.gz", "segmentation-3.nii.gz"
+label_three = voxels(lambda array: np.where(array == 2, 3, array).astype(np.uint8))
 BREAKS = {
-    truncate: "volume-3.nii.gz: cannot be read",
-    other_grid: "segmentation-3.nii.gz: grid",
-    no_segmentation: "segmentation-3 is missing",
-    label_three: "segmentation-3.nii.gz: labels from 0 to 3",
-    no_liver: "segmentation-3.nii.gz: no voxel is labelled",
-    not_ct: "volume-3.nii.gz: values from",
-    mr_with_ringing: "volume-3.nii.gz: values from",
-    not_finite: "volume-3.nii.gz: holds NaN",
-    flipped: "segmentation-3.nii.gz: only",
-    four_dimensions: "volume-3.nii.gz: shape",
+    "cut short": (CT, truncate, "cannot be read"),
+    "no labels": (LABELS, Path.unlink, "is missing"),
+    "another grid": (LABELS, voxels(lambda array: array[:-1]), "grid"),
+    "label 3": (LABELS, label_three, "labels from 0 to 3"),
+    "no liver": (LABELS, voxels(np.zeros_like), "no voxel is labelled"),
+    "turned over": (LABELS, voxels(lambda array: array[:, :, ::-1][::-1]), "only"),
+    "no HU": (CT, voxels(lambda array: array + 1024), "values from"),
+    "MR, interpolated": (CT, voxels(lambda array: np.where(array > 1500, -47, np.clip(array, 0, 800))), "values from"),
+    "NaN": (CT, voxels(lambda array: np.where(array > 300, np.nan, array).astype(np.float32)), "holds NaN"),
+    "4D": (CT, voxels(lambda array: np.stack([array, array], axis=-1)), "shape"),
 }
 
 
-@pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
-def test_broken_pair_is_reported_in_one_line_and_the_rest_goes_on(tmp_path, write_lits, damage):
+@pytest.mark.parametrize("fault", BREAKS)
+def test_broken_pair_is_reported_in_one_line_and_the_rest_goes_on(tmp_path, write_lits, fault):
     folder = write_lits(tmp_path / "in", [2, 3, 4])
-    damage(folder)
+    name, damage, cause = BREAKS[fault]
+    damage(folder / name)
     result = prepare(folder, tmp_path / "out")
-    assert result.returncode == 1 and len(errors(result)) == 1 and BREAKS[damage] in errors(result)[0]
+    assert result.returncode == 1 and len(errors(result)) == 1
+    assert re.search(rf"{name.split('.')[0]}\S* {cause}", errors(result)[0])
     assert ready(tmp_path / "out") == {"volume-2", "volume-4"}
 
 
 def test_command_line_exits_with_one_after_a_broken_pair(tmp_path, write_lits):
     folder = write_lits(tmp_path / "in", [2, 3])
-    truncate(folder)
+    truncate(folder / CT)
     command = [sys.executable, lits.__file__, "prepare", "--source", folder, "--output", tmp_path / "out"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 1 and len(errors(result)) == 1 and "Traceback" not in result.stderr
@@ -279,12 +251,12 @@ def test_second_run_reads_nothing_again(tmp_path, write_lits, monkeypatch):
 
 def test_a_pair_is_checked_again_once_it_is_mended_or_changed(tmp_path, write_lits):
     folder = write_lits(tmp_path / "in", [2, 3])
-    truncate(folder)
+    truncate(folder / CT)
     assert prepare(folder, tmp_path / "out").returncode == 1
     write_lits(folder, [3])
     assert prepare(folder, tmp_path / "out").returncode == 0
     assert ready(tmp_path / "out") == {"volume-2", "volume-3"}
-    label_three(folder)
+    label_three(folder / LABELS)
     assert prepare(folder, tmp_path / "out").returncode == 1
     assert ready(tmp_path / "out") == {"volume-2"}
 
@@ -433,11 +405,8 @@ def test_names_with_letters_are_cases_of_their_own(tmp_path, two_sources):
     words = ["--split", tmp_path / "split.json"]
     command("prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
     entries = entries_by_case(tmp_path / "out")
-    assert {case: entry["source"] for case, entry in entries.items()} == {
-        "volume-2": "site",
-        "volume-3": "btcv",
-        "volume-b05": "btcv",
-    }
+    sources = {"volume-2": "site", "volume-3": "btcv", "volume-b05": "btcv"}
+    assert {case: entry["source"] for case, entry in entries.items()} == sources
     assert case_ids(tmp_path / "out")["test"] == {"volume-b05"} and entries["volume-b05"]["group"] == "volume-b05"
 
 
@@ -601,13 +570,7 @@ def test_only_sure_labels_of_slices_are_taken(tmp_path, many, archive):
     path = tmp_path / "tumour.csv"
     path.write_text("\n".join(["row,tumour_present,area_px256,confidence,liver_dice", *rows]) + "\n")
     found = {entry["case_id"].split("-")[1]: entry for entry in add(archive, out, "--tumour", path).values()}
-    assert {case: entry.get("tumour_present") for case, entry in found.items()} == {
-        "60": 1,
-        "61": 0,
-        "62": None,
-        "63": None,
-        "64": None,
-    }
+    assert [found[str(case)].get("tumour_present") for case in range(60, 65)] == [1, 0, None, None, None]
     wide = 9 * 40 / 256  # mm of a pixel, were the 40 of 9 mm 256
     assert found["60"]["tumour_area_mm2"] == pytest.approx(100 * wide**2, abs=0.05)
 
@@ -722,15 +685,19 @@ def fine(tmp_path, archive):
     return tmp_path / "out" / "datalist.json"
 
 
+def pack(datalist: Path, output: Path) -> None:
+    command("pack", "--datalist", datalist, "--output", output)
+
+
 def centre(image: nib.Nifti1Image, inside: np.ndarray) -> np.ndarray:
     """Middle of some voxels in the world, mm."""
     return nib.affines.apply_affine(image.affine, np.argwhere(inside).mean(0))
 
 
 def test_packed_set_holds_everybody_but_the_test_at_the_working_grid(tmp_path, fine):
-    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    pack(fine, tmp_path / "train.zip")
     first = (tmp_path / "train.zip").read_bytes()
-    command("pack", "--datalist", fine, "--output", tmp_path / "again.zip")
+    pack(fine, tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == first
     file = unpack(tmp_path / "train.zip", tmp_path / "data")
     content = json.loads(file.read_text())
@@ -766,7 +733,7 @@ def test_slices_that_are_listed_are_those_of_the_packed_ct(tmp_path, fine, axial
         nib.save(image, entry[role])
     entry |= {"tumour_label": False, "tumour_in": [*range(5, 12)], "tumour_free": [*range(5), *range(12, 16)]}
     fine.write_text(json.dumps(content))
-    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    pack(fine, tmp_path / "train.zip")
     file = unpack(tmp_path / "train.zip", tmp_path / "data")
     (packed,) = json.loads(file.read_text())["training"]
     hu = np.moveaxis(nib.load(file.parent / packed["image"]).get_fdata(), axial, 2)
@@ -786,14 +753,14 @@ def test_packing_a_list_of_slices_that_the_ct_lacks_is_one_line(tmp_path, fine):
     content["training"][0] |= {"tumour_label": False, "tumour_in": [3, 20], "tumour_free": []}
     fine.write_text(json.dumps(content))
     with pytest.raises(SystemExit, match=r"ERROR .*list.json: volume-2 has slices 0 to 19, but it tells of 20"):
-        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        pack(fine, tmp_path / "train.zip")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"training": "x"}', '{"training": [{}]}'])
 def test_packing_what_is_no_datalist_is_one_line(tmp_path, content):
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(SystemExit, match=r"ERROR .*list.json: .*\.$"):
-        command("pack", "--datalist", tmp_path / "list.json", "--output", tmp_path / "train.zip")
+        pack(tmp_path / "list.json", tmp_path / "train.zip")
 
 
 @pytest.mark.parametrize("fault", ["../../evil", "volume-2", "grid"])
@@ -806,11 +773,11 @@ def test_packing_what_would_be_wrong_is_one_line(tmp_path, fine, fault):
         content["training"].append({**entry, "case_id": fault})
     fine.write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="another grid" if fault == "grid" else "case_id"):
-        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        pack(fine, tmp_path / "train.zip")
 
 
 def test_interrupted_unpacking_goes_on(tmp_path, fine):
-    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    pack(fine, tmp_path / "train.zip")
     file = unpack(tmp_path / "train.zip", tmp_path / "data")
     kept, gone = tmp_path / "data" / "volume-2_image.nii", tmp_path / "data" / "volume-2_label.nii"
     stamp = kept.stat().st_mtime_ns
@@ -821,11 +788,11 @@ def test_interrupted_unpacking_goes_on(tmp_path, fine):
 
 
 def test_another_packed_set_is_not_unpacked_over_the_first(tmp_path, fine):
-    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    pack(fine, tmp_path / "train.zip")
     content = json.loads(fine.read_text())
     content["training"][0]["group"] = "somebody-else"
     fine.write_text(json.dumps(content))
-    command("pack", "--datalist", fine, "--output", tmp_path / "other.zip")
+    pack(fine, tmp_path / "other.zip")
     unpack(tmp_path / "train.zip", tmp_path / "data")
     with pytest.raises(BrokenPair, match=r"other.zip: another set was unpacked to .*data. Choose another output"):
         unpack(tmp_path / "other.zip", tmp_path / "data")
@@ -849,7 +816,7 @@ def test_what_packing_would_make_something_else_of_is_refused(tmp_path, fine, wr
         nib.save(nib.Nifti1Image(changed, image.affine), tmp_path / "changed.nii.gz")
         os.replace(tmp_path / "changed.nii.gz", files[wrong == "labels"])
     with pytest.raises(SystemExit, match=line):
-        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        pack(fine, tmp_path / "train.zip")
 
 
 def test_packed_set_with_folders_in_it_is_refused(tmp_path):
@@ -863,7 +830,7 @@ def test_packed_set_with_folders_in_it_is_refused(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda data: data[:500], lambda data: data[:300] + b"xxxx" + data[304:]])
 def test_damaged_packed_set_is_one_line(tmp_path, fine, damage):
-    command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+    pack(fine, tmp_path / "train.zip")
     path = tmp_path / "train.zip"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BrokenPair) as error:
@@ -875,5 +842,5 @@ def test_damaged_packed_set_is_one_line(tmp_path, fine, damage):
 def test_packing_a_case_that_is_gone_is_one_line(tmp_path, fine):
     (tmp_path / "in" / "volume-2.nii.gz").unlink()
     with pytest.raises(SystemExit, match="ERROR .*volume-2.nii.gz: cannot be read"):
-        command("pack", "--datalist", fine, "--output", tmp_path / "train.zip")
+        pack(fine, tmp_path / "train.zip")
     assert not list(tmp_path.glob("*train.zip"))
