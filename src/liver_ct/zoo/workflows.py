@@ -16,25 +16,31 @@ from typing import Any
 from liver_ct.zoo.bundle import INFERENCE, METADATA, TRAIN, WEIGHTS, read_config
 
 SCHEMAS = Path(__file__).resolve().parent
+FIX_CONFIG = "Fix the config, whose ids are those of monai.bundle.properties."
 
 
 def check_with_monai(root: Path) -> list[str]:
     """Schema, shapes, TorchScript export and workflow properties, each by the function of monai.bundle."""
-    checks: dict[str, Callable[[Path], None]] = {METADATA: verify_schema}
-    checks |= {f"{METADATA} with {INFERENCE}": verify_shapes, WEIGHTS: verify_torchscript, INFERENCE: verify_inference}
-    checks |= {TRAIN: verify_train} if (root / TRAIN).is_file() else {}
+    checks: list[tuple[str, Callable[[Path], None], str]] = [
+        (METADATA, verify_schema, "Fix the metadata."),
+        (f"{METADATA} with {INFERENCE}", verify_shapes, "Make network_data_format and network_def agree."),
+        (WEIGHTS, verify_torchscript, "Make the weights fit network_def and network_def fit TorchScript."),
+        (INFERENCE, verify_inference, FIX_CONFIG),
+    ]
+    if (root / TRAIN).is_file():
+        checks.append((TRAIN, verify_train, FIX_CONFIG))
     problems = []
-    for name, check in checks.items():
+    for name, check, fix in checks:
         with _alone(root):
             try:
                 check(root)
             except (Exception, SystemExit) as e:
-                problems.append(f"{name}: {_first_words(e)}. {check.__doc__}")
+                problems.append(f"{name}: {_first_words(e)}. {fix}")
     return problems
 
 
 def verify_schema(root: Path) -> None:
-    """Fix the metadata."""
+    """Raise where the metadata are not as their schema says."""
     from monai.bundle import verify_metadata
 
     schema = root / "eval" / "schema.json"  # where the zoo has it; a file that is there is not downloaded
@@ -48,7 +54,7 @@ def verify_schema(root: Path) -> None:
 
 
 def verify_shapes(root: Path) -> None:
-    """Make network_data_format and network_def agree."""
+    """Raise where the network takes or gives other shapes than network_data_format says."""
     from monai.bundle import verify_net_in_out
 
     meta, config = str(root / METADATA), str(root / INFERENCE)
@@ -56,7 +62,7 @@ def verify_shapes(root: Path) -> None:
 
 
 def verify_torchscript(root: Path) -> None:
-    """Make the weights fit network_def and network_def fit TorchScript."""
+    """Raise where the weights do not fit the network, or TorchScript cannot take it."""
     from monai.bundle import ckpt_export
 
     exported = root / "eval" / "model.ts"
@@ -72,12 +78,12 @@ def verify_torchscript(root: Path) -> None:
 
 
 def verify_inference(root: Path) -> None:
-    """Fix the config, whose ids are those of monai.bundle.properties."""
+    """Raise where inference.json lacks a property that MONAI asks for."""
     _verify_properties(root, INFERENCE, "inference")
 
 
 def verify_train(root: Path) -> None:
-    """Fix the config, whose ids are those of monai.bundle.properties."""
+    """Raise where train.json lacks a property that MONAI asks for."""
     _verify_properties(root, TRAIN, "train")
 
 
