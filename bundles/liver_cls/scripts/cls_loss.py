@@ -44,7 +44,7 @@ class LesionAndSliceLoss(_Loss):
         return outlined + self.slice_weight * slices + self.area_weight * self._area(input, density, free)
 
     def _area(self, input: torch.Tensor, density: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-        """Smooth L1 of the logarithms of area said and area wanted, pixels, over the groups whose area is given."""
+        """Smooth L1 between the logarithms of predicted and known tumour area, pixels, of groups where it is known."""
         wanted = density.flatten(1).sum(1)
         given = wanted >= 1
         if not given.any():

@@ -77,7 +77,7 @@ def fill(restored: np.ndarray, lesions: torch.Tensor, to_map: torch.Tensor) -> N
 
 
 def used(weights: torch.Tensor, shown: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """The rows of weights ``[new, old]`` that reach what is ``shown`` [old]: where they lie, and themselves."""
+    """The rows of ``weights`` [new, old] from the first to the last that use ``shown`` [old]: where, and which."""
     rows = weights[:, shown].any(1).nonzero().flatten()
     if not len(rows):
         return slice(0, 0), weights[:0]

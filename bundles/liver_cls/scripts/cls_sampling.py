@@ -87,7 +87,7 @@ def sample_plane(volume: torch.Tensor, wx: torch.Tensor, wy: torch.Tensor, fill:
 
 
 def bands(weights: torch.Tensor, count: int = 4) -> Iterator[tuple[torch.Tensor, slice]]:
-    """Some rows of weights ``[new, old]`` at a time, and the part of the old axis that they reach: half the work."""
+    """Some rows of ``weights`` [new, old] at a time, and the part of the old axis that they use: half the work."""
     for rows in weights.chunk(count):
         reached = rows.any(0).nonzero().flatten().tolist() or [0]
         part = slice(reached[0], reached[-1] + 1)

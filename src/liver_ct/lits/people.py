@@ -28,9 +28,9 @@ def read_people(path: Path | None) -> dict[str, str]:
 
 
 def told_earlier(path: Path) -> dict[str, str]:
-    """Case -> person of the groups files that a datalist was made with, and keeps as ``people``; raises BrokenPair.
+    """Case -> person as groups files told earlier calls, which a datalist keeps as ``people``; raises BrokenPair.
 
-    None where there is no datalist.
+    Empty where there is no datalist.
     """
     people = read_object(path).get(PEOPLE, {}) if path.is_file() else {}
     if not isinstance(people, dict) or not all(isinstance(person, str) for person in people.values()):
@@ -39,9 +39,10 @@ def told_earlier(path: Path) -> dict[str, str]:
 
 
 def with_known(people: dict[str, str]) -> dict[str, str]:
-    """Case -> person, with those known to be one person beside whom somebody else told.
+    """``people``, case -> person, with the LiTS volumes that are known to be of one person.
 
-    Who is known to be one with just one of them is that one.
+    These get the person that ``people`` names for some of them; where it names nobody, or several, a name of their own.
+    What ``people`` says of a case stays.
     """
     known: dict[str, str] = {}
     for person, cases in KNOWN_PEOPLE.items():
@@ -51,12 +52,12 @@ def with_known(people: dict[str, str]) -> dict[str, str]:
 
 
 def listed_people(content: dict[str, list[Entry]], sections: Iterable[str]) -> dict[str, str]:
-    """Case -> person of a datalist, in which earlier calls were told who is who."""
+    """Case -> person of the entries in some sections of a datalist."""
     return {case_of(entry["case_id"]): entry["group"] for key in sections for entry in content.get(key, [])}
 
 
 def grouped_people(content: dict[str, list[Entry]]) -> dict[str, str]:
-    """Case -> person of a datalist's volumes and slices, but for those that nobody had grouped."""
+    """Case -> person of all entries of a datalist, without the cases of which nobody told whose they are."""
     listed = listed_people(content, (*SLICE_SPLITS, *SPLITS))
     return {case: person for case, person in listed.items() if person != person_of(case, {})}
 

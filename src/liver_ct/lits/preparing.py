@@ -144,7 +144,7 @@ def check_liver_only(liver_only: Collection[str], cases: dict[str, dict[str, Mem
 def check_tumour(
     path: Path, told: Collection[str], cases: dict[str, dict[str, Member]], liver_only: Collection[str]
 ) -> None:
-    """Raise BrokenPair for a table of which nothing would be taken, as outlines say more than it does."""
+    """Raise BrokenPair where a table tells only of cases that are not there or have outlines: it would go unused."""
     if told and not any(case in cases and names_of(case, cases[case]) & set(liver_only) for case in told):
         cause = "none of its cases was found, or none is among --liver_only, and outlines say more than a table"
         raise BrokenPair(f"{path}: {cause}. Name them there, or leave --tumour out.")

@@ -95,7 +95,7 @@ def read_slices(path: Path) -> Slices:
 
 
 def check_names(npz: Path, data: Slices, content: Mapping[str, list[Entry]]) -> None:
-    """Raise BrokenPair where another archive's cases bear the names of this one's: who is who would be mixed up."""
+    """Raise BrokenPair where cases of another archive are called as some of this one: two people would become one."""
     lettered = {case for case in data.case if not case.isdecimal()}  # LiTS's own numbers are the same people
     entries = [entry for key in SLICE_SPLITS for entry in content.get(key, []) if entry.get("source") != npz.stem]
     for entry in entries:
@@ -105,9 +105,9 @@ def check_names(npz: Path, data: Slices, content: Mapping[str, list[Entry]]) -> 
 
 
 def as_listed(groups: Path, who: Mapping[str, str], datalist: Path, volumes: Mapping[str, str]) -> dict[str, str]:
-    """Case -> person as groups files told, by the names that a datalist has for those with volumes in it.
+    """Case -> person as groups files told (``who``), with people renamed as their ``volumes`` in a datalist are.
 
-    Raises BrokenPair where the datalist has the volumes of one person as several people's, by whom it was divided.
+    Raises BrokenPair where volumes of one person are of several people in the datalist, which was divided by these.
     """
     listed: dict[str, str] = {}  # person of the file -> one of the person's volumes
     for case, person in who.items():

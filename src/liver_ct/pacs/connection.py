@@ -115,7 +115,7 @@ class Connection:
 
     @contextmanager
     def _ask(self, method: str, path: str, **request: Any) -> Iterator[requests.Response]:
-        """An answer; errors while it is read are the server's, too."""
+        """Send a request and yield the answer; raises AwayError, also for what fails while the answer is read."""
         try:
             with self.session.request(
                 method, f"{self.server}{path}", timeout=SECONDS, allow_redirects=False, stream=True, **request

@@ -148,21 +148,21 @@ class State:
             self._do("INSERT OR REPLACE INTO about VALUES ('position', ?)", news.position)
 
     def is_new(self) -> bool:
-        """Whether no worker has passed over what was there when it started first."""
+        """Whether no worker has started with this state."""
         return not self._do("SELECT 1 FROM about WHERE name = 'begun'")
 
     def pass_over(self) -> None:
-        """Take what is known now for old: it waits no more. This is done once."""
+        """Take all series that are known now for old: they wait no more. This is done once."""
         with self._together():
             self._do("UPDATE series SET seen = touches, outcome = ? WHERE touches > seen", Outcome.OLD)
             self.begin()
 
     def begin(self) -> None:
-        """From now on the state is not new."""
+        """Note that a worker has started: the state is no longer new."""
         self._do("INSERT OR IGNORE INTO about VALUES ('begun', '')")
 
     def look_again(self, rules: str, refused: bool) -> None:
-        """Have series wait that did not fit other rules, and those that were refused, if so wanted."""
+        """Let series wait again that did not fit when the rules were others, and with ``refused`` the refused ones."""
         again = "UPDATE series SET touches = touches + 1, outcome = '', listing = '', content = '', tries = 0"
         self._do(f"{again} WHERE seen = touches AND outcome = ? AND rules IS NOT ?", Outcome.UNFIT, rules)
         if refused:
@@ -183,13 +183,13 @@ class State:
         return Row(*found)
 
     def change(self, row: Row, **values: Any) -> Row:
-        """Set columns of a series; returns the row with them, and what else it knew: what came since is not seen."""
+        """Set columns of a series; returns ``row`` with these set, without what others wrote since it was read."""
         columns = ", ".join(f"{name} = ?" for name in values)
         self._do(f"UPDATE series SET {columns} WHERE id = ?", *values.values(), row.id)  # noqa: S608
         return row._replace(**values)
 
     def finish(self, row: Row, outcome: str, reason: str = "", **values: Any) -> None:
-        """Nothing is to be done for a series any more, unless the server told more of it than ``row`` knows."""
+        """Set the outcome of a series; it waits no more, unless the server told of a change since ``row`` was read."""
         values = {"made": "", "tries": 0, "later": 0, "arriving": "", **values}
         self.change(row, seen=row.touches, outcome=outcome, reason=reason, **values)
 

@@ -115,7 +115,7 @@ class Steps:
         return True
 
     def _as_of(self, row: Row) -> Row:
-        """A series as it is by now, but with what the server had told when ``row`` was read."""
+        """A series as the database has it now, but for ``touches`` and ``tries``, which are those of ``row``."""
         return self.state.row(row.id)._replace(touches=row.touches, tries=row.tries)
 
     def _do(self, row: Row, folder: Path) -> bool:
@@ -171,7 +171,7 @@ class Steps:
             self._process(row, source, {**is_now, "content": content})
 
     def _as_before(self, row: Row, **is_now: Any) -> None:
-        """What changed was not the content: the outcome stays."""
+        """Keep the outcome of a series of which something changed, but not the content."""
         self.state.finish(row, row.outcome, row.reason, **is_now)
 
     def _fetch(self, series: Series, target: Path) -> str | None:
@@ -254,7 +254,7 @@ class Steps:
 
 @contextmanager
 def disk(folder: Path) -> Iterator[None]:
-    """In the block, what the disk refuses is no fault of the series: raises AwayError."""
+    """Turn errors of the disk, which are no fault of a series, into AwayError."""
     try:
         yield
     except OSError as e:
