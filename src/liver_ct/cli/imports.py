@@ -34,7 +34,7 @@ class Absent:
 
 @contextmanager
 def absent(names: Sequence[str]) -> Iterator[None]:
-    """In the block, modules of these names cannot be imported; those that are imported already stay."""
+    """Let no module of these names be imported in the block; those that are imported already stay."""
     finder = Absent(names)
     sys.meta_path.insert(0, finder)
     try:
@@ -45,7 +45,7 @@ def absent(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """In the block, nothing is looked through for garbage; what is there then never will be."""
+    """Turn the garbage collector off in the block, and let it pass over for good what there is at its end."""
     gc.disable()
     try:
         yield
@@ -55,7 +55,7 @@ def uncollected() -> Iterator[None]:
 
 
 def read_ahead(path: str) -> None:
-    """Have the system read a file into memory while this process goes on; Linux alone can, and a folder is left."""
+    """Let Linux read a file into memory while this process goes on; other systems and folders are left alone."""
     with suppress(AttributeError, OSError, ValueError), Path(path).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 

@@ -55,35 +55,35 @@ class Terminal:
         for stream in (sys.stdout, sys.stderr):
             with suppress(RuntimeError), read_or_silent(stream):  # an interrupt came in the middle of a line
                 stream.flush()
-        for number, kept in self.kept.items():
-            os.dup2(kept, number)
+        for descriptor, kept in self.kept.items():
+            os.dup2(kept, descriptor)
         for thread in self.copying:
             thread.join(timeout=5)  # a process that was left behind may hold the other end
         self.kept.clear()
         self.copying.clear()
 
-    def _replace(self, number: int, by: int) -> int:
-        """Have ``number`` mean what ``by`` does; returns what it meant before."""
+    def _replace(self, descriptor: int, by: int) -> int:
+        """Let a file descriptor lead where ``by`` does, which is closed; returns one that leads where it did before."""
         sys.stdout.flush()
         sys.stderr.flush()
-        self.kept[number] = os.dup(number)
-        os.dup2(by, number)
+        self.kept[descriptor] = os.dup(descriptor)
+        os.dup2(by, descriptor)
         os.close(by)
-        return self.kept[number]
+        return self.kept[descriptor]
 
-    def _copy(self, number: int, log: BinaryIO, shown: bool) -> None:
-        """Copy what is written to ``number`` to the log, and to where it went before if it is to be shown."""
+    def _copy(self, descriptor: int, log: BinaryIO, shown: bool) -> None:
+        """Copy what is written to a file descriptor to the log and, if it is to be shown, to where it went before."""
         reading, writing = os.pipe()
-        before = self._replace(number, writing)
+        before = self._replace(descriptor, writing)
         thread = threading.Thread(target=copy, args=(reading, before if shown else None, log), daemon=True)
         thread.start()
         self.copying.append(thread)
 
 
 def copy(reading: int, shown: int | None, log: BinaryIO) -> None:
-    """Copy all that comes from a pipe to a log and, if there is one, to a terminal.
+    """Copy all that comes from the pipe ``reading`` to a log and, if there is one, to a terminal.
 
-    To the end, also where one of them takes no more, as on a full disk: who writes to the pipe would wait forever.
+    It goes on where one of them takes no more, as on a full disk: otherwise who writes to the pipe would wait forever.
     """
     targets: list[Callable[[bytes], object]] = [log.write]
     if shown is not None:
@@ -99,7 +99,7 @@ def copy(reading: int, shown: int | None, log: BinaryIO) -> None:
 
 @contextmanager
 def read_or_silent(stream: TextIO) -> Iterator[None]:
-    """Have an output that nobody reads any more, as after ``| head``, lead nowhere; the work goes on."""
+    """Let an output that nobody reads any more, as after ``| head``, lead nowhere; the work goes on."""
     try:
         yield
     except BrokenPipeError:
@@ -107,24 +107,24 @@ def read_or_silent(stream: TextIO) -> Iterator[None]:
 
 
 def open_closed() -> None:
-    """Have standard input, output and error lead nowhere where they are closed, as a daemon may start a program.
+    """Let standard input, output and error lead nowhere where they are closed, as a daemon may start a program.
 
-    The next files that are opened would get their numbers, and with them what is printed.
+    Otherwise the next files that are opened would get their file descriptors, and with them what is printed.
     """
-    for number in (STDIN, STDOUT, STDERR):
+    for descriptor in (STDIN, STDOUT, STDERR):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            _point(number, os.devnull)
+            _point(descriptor, os.devnull)
     sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
 
 
-def _point(number: int, path: str) -> None:
-    """Have a number of an open file mean another one."""
+def _point(descriptor: int, path: str) -> None:
+    """Let a file descriptor lead to a file."""
     found = os.open(path, os.O_RDWR)
-    if found != number:
-        os.dup2(found, number)
+    if found != descriptor:
+        os.dup2(found, descriptor)
         os.close(found)
 
 
