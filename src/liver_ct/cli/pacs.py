@@ -80,7 +80,7 @@ def watch(
         from liver_ct.pacs.dicomweb import DicomWeb
         from liver_ct.pacs.orthanc import Orthanc
         from liver_ct.pacs.rules import read_rules
-        from liver_ct.pacs.steps import Manner, Steps
+        from liver_ct.pacs.steps import Options, Steps
         from liver_ct.pacs.worker import RESULTS, Worker, open_state
 
         wanted = read_rules(Path(rules) if rules else None, days)
@@ -104,8 +104,8 @@ def watch(
             outputs=Output.chosen(picture=bool(output), report=bool(output), dicom=True),
         )
         chain = load_worker_chain(wishes, Path(output).resolve() if output else folder / RESULTS)
-        manner = Manner(once, poll, settle, keep=bool(output), new_only=new_only, retry=retry)
-        refused = Worker(Steps(pacs, known, wanted, chain, manner, Lines())).run()
+        options = Options(once, poll, settle, keep=bool(output), new_only=new_only, retry=retry)
+        refused = Worker(Steps(pacs, known, wanted, chain, options, Lines())).run()
     if refused:
         raise SystemExit(1)
 

@@ -256,7 +256,7 @@ def bundle(bundle: str, output: str, overlay: str = "original.json") -> None:
         with_overlay(Path(bundle), overlay, Path(output))
 
 
-DOORS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "report": report,
     "judge": judge,
@@ -265,5 +265,5 @@ DOORS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "bundle": bundle,
 }
-PROGRAM = Program("study", __doc__, DOORS)
+PROGRAM = Program("study", __doc__, COMMANDS)
 main = PROGRAM.run

@@ -32,7 +32,7 @@ KNOWN = (Outcome.DONE, Outcome.REFUSED, Outcome.UNFIT)
 Chain = Callable[[Path, str], Path]
 
 
-class Manner(NamedTuple):
+class Options(NamedTuple):
     """How a worker works.
 
     Args:
@@ -70,15 +70,15 @@ class Steps:
         state: of all series.
         rules: which series to take.
         chain: takes the folder of a series and a name; returns the folder of its results, with DICOM files in it.
-        manner: how.
+        options: of the worker.
         progress: is told of each series.
     """
 
     def __init__(
-        self, server: Server, state: State, rules: Rules, chain: Chain, manner: Manner, progress: Progress
+        self, server: Server, state: State, rules: Rules, chain: Chain, options: Options, progress: Progress
     ) -> None:
         self.server, self.state, self.rules, self.chain = server, state, rules, chain
-        self.manner, self.progress, self.refused = manner, progress, 0
+        self.options, self.progress, self.refused = options, progress, 0
 
     def advance(self, row: Row, folder: Path) -> bool:
         """Bring a series as far as it goes, whatever happens.
@@ -142,11 +142,11 @@ class Steps:
         now, arriving = time.time(), series.arriving
         if arriving is None:
             same = row.arriving == series.listing
-            arriving = not same or now - row.since < self.manner.settle
+            arriving = not same or now - row.since < self.options.settle
             if not same:
                 self.state.change(row, arriving=series.listing, since=now)
         if arriving:
-            self.state.change(row, later=now + self.manner.poll)
+            self.state.change(row, later=now + self.options.poll)
         return arriving
 
     def _take(self, row: Row, series: Series, folder: Path) -> None:
@@ -232,7 +232,7 @@ class Steps:
 
     def _clear(self, row: Row) -> None:
         """Remove results that are to be kept on the server alone."""
-        if row.made and not self.manner.keep:
+        if row.made and not self.options.keep:
             shutil.rmtree(row.made, ignore_errors=True)
 
     def _refuse(self, row: Row, line: str, **is_now: Any) -> None:

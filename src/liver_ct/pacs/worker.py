@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self, steps: Steps) -> None:
         self.steps, self.server, self.state = steps, steps.server, steps.state
-        self.manner, self.progress = steps.manner, steps.progress
+        self.options, self.progress = steps.options, steps.progress
         self.away_since, self.pause = 0.0, 0.0
         self.incoming = self.state.file.parent / INCOMING
 
@@ -77,18 +77,18 @@ class Worker:
                 self._wait_for(e)
                 continue
             if not worked:
-                if self.manner.once and not self.state.is_waiting():
+                if self.options.once and not self.state.is_waiting():
                     return self.steps.refused
-                time.sleep(self.manner.poll)
+                time.sleep(self.options.poll)
 
     def _begin(self) -> bool:
         """Say what is followed, once it is there, and what of the known series is to be looked at again."""
         about = self.server.check()
-        if self.manner.new_only and self.state.is_new():
+        if self.options.new_only and self.state.is_new():
             self.follow()
             self.state.pass_over()
         self.state.begin()
-        self.state.look_again(self.steps.rules.text, self.manner.retry)
+        self.state.look_again(self.steps.rules.text, self.options.retry)
         counts = ", ".join(f"{number} {outcome}" for outcome, number in self.state.counts().items() if number)
         self.progress.done(f"{self.server.name}: following this {about}{counts and f'; known: {counts}'}")
         return True
@@ -130,7 +130,7 @@ class Worker:
         if not self.away_since:
             self.away_since = now
             self.progress.failed(f"{str(away).rstrip('.')}. Trying again until it works.")
-        if self.manner.once and now - self.away_since > GIVE_UP:
+        if self.options.once and now - self.away_since > GIVE_UP:
             raise StudyError(f"{away}. Start again when it works; what is done is remembered.")
         self.pause = min(max(1.0, 2 * self.pause), LONGEST)
         time.sleep(self.pause)
