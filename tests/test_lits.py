@@ -20,6 +20,7 @@ import warm
 
 from liver_ct import phantom
 from liver_ct.lits import BrokenPair, checking, finding, unpack
+from liver_ct.lits.people import read_people
 from liver_ct.lits.slices import read_slices
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / "scripts" / "lits.py")
@@ -635,6 +636,37 @@ def test_who_is_who_is_told_once(tmp_path, many, archive):
     assert datalist(out) == before
     lits.prepare(str(many), str(out), val_fraction=0)
     assert datalist(out) == {key: entries for key, entries in before.items() if entries or key == "validation"}
+
+
+def test_a_case_with_an_empty_person_is_forgotten(tmp_path, many, archive):
+    out, file = tmp_path / "out", tmp_path / "people.csv"
+
+    def told(rows: str) -> str:
+        file.write_text(f"case;person\n{rows}")  # as spreadsheets of many countries write it
+        return str(file)
+
+    lits.prepare(str(many), str(out), groups=told("2;anna\n3;anna\n99;anna\n6;\n"), val_fraction=0)
+    add(archive, out)
+    groups = {case: entry["group"] for case, entry in entries_by_case(out).items()}
+    assert groups["volume-2"] == groups["volume-3"] == groups["slice-99-14"] == "anna"
+    assert {groups[f"volume-{n}"] for n in range(6, 11)} == {"person-6"}  # an empty cell takes nobody apart
+    with pytest.raises(SystemExit, match=r"people.csv: case 2 has a volume in .*datalist.json. Prepare the data with"):
+        add(archive, out, "--groups", told("2;\n3;\n"))
+    lits.prepare(str(many), str(out), groups=told("2;\n99;\n"), val_fraction=0)
+    for _ in range(2):
+        groups = {case: entry["group"] for case, entry in entries_by_case(out).items()}
+        assert (groups["volume-2"], groups["volume-3"], groups["slice-99-14"]) == ("volume-2", "anna", "volume-99")
+        lits.prepare(str(many), str(out), val_fraction=0)  # who was forgotten stays so
+    add(archive, out, "--groups", told("2;\n7;\n"))
+    assert json.loads((out / "datalist.json").read_text())["people"] == {"3": "anna"}
+
+
+def test_names_of_people_are_compared_as_they_read(tmp_path):
+    (tmp_path / "people.json").write_text("\ufeff" + json.dumps({"2": "Mu\u0308ller", "3": "M\u00fcller ", "4": None}))
+    assert read_people(tmp_path / "people.json") == {"2": "M\u00fcller", "3": "M\u00fcller", "4": ""}
+    (tmp_path / "people.csv").write_bytes("case,person\n2,M\u00fcller\n".encode("cp1252"))
+    with pytest.raises(BrokenPair, match=r"people.csv: is no text in UTF-8. Save it as CSV UTF-8.$"):
+        read_people(tmp_path / "people.csv")
 
 
 def test_slices_of_a_person_who_had_none_yet_join_the_volume(tmp_path, many, archive):

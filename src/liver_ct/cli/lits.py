@@ -32,7 +32,7 @@ def prepare(
             Task03_Liver (imagesTr, labelsTr, or its .tar), at any depth.
         output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            in a list that is there already.
+            in a list that is there already. A case whose person is left empty is forgotten: nobody is told of it then.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing
             marked there does not mean no tumour.

@@ -19,10 +19,9 @@ from liver_ct.lits.people import (
     assign,
     grouped_people,
     person_of,
-    read_people,
     read_split,
     slice_lists,
-    told_earlier,
+    who_is_who,
     with_known,
 )
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
@@ -197,7 +196,7 @@ def prepare(
         source: folder with LiTS or MSD Task03_Liver, at any depth.
         output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            in a list that is there already.
+            in a list that is there already, of which a case with an empty person is forgotten.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: sources (the folders that the files lie in) or cases whose segmentations hold no tumour label; that
             none is marked there does not mean that there is none.
@@ -218,8 +217,8 @@ def prepare(
     if not 0 <= val_fraction <= 1:
         raise BrokenPair(f"--val_fraction {val_fraction:g}: no part of the people. Use 0 to 1.")
     earlier = read_datalist(out / "datalist.json") if (out / "datalist.json").is_file() else {}
-    told = told_earlier(out / "datalist.json") | read_people(groups)
-    people = with_known(grouped_people(earlier) | told)
+    told, forgotten = who_is_who(out / "datalist.json", groups)
+    people = with_known(grouped_people(earlier, forgotten) | told)
     wanted, slices = read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
     cases = finding.find_cases(source, folder, problems)
