@@ -16,8 +16,8 @@ PEOPLE = "people"  # of a datalist
 
 
 def read_people(path: Path | None) -> dict[str, str]:
-    """Case -> person, "" where a row leaves it empty, from a JSON object {case: person} or a CSV of case,person; without
-    a file none."""
+    """Case -> person, "" where it is left empty, from a JSON object {case: person} or a CSV of case,person; without a
+    file none."""
     if path is None:
         return {}
     rows = list(read_object(path).items()) if path.suffix.lower() == ".json" else read_table(path)
@@ -150,9 +150,12 @@ def people_of(cases: Iterable[str], people: dict[str, str]) -> set[str]:
 def validation_people(
     cases: Iterable[str], people: dict[str, str], wanted: dict[str, set[str]], fraction: float, seed: int
 ) -> set[str]:
-    """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair."""
+    """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair.
+
+    Nobody of a training list is drawn: these were asked for.
+    """
     if "validation" not in wanted:
-        return choose(people_of(cases, people), fraction, seed)
+        return set() if "training" in wanted else choose(people_of(cases, people), fraction, seed)
     held = people_of(wanted["validation"], people)
     both = people_of(wanted.get("training", ()), people) & held
     if both:

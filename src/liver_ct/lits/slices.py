@@ -193,7 +193,8 @@ def add_slices(
     if stay := sorted(forgotten & volumes.keys() & told_earlier(path).keys()):
         raise BrokenPair(f"{groups}: case {stay[0]} has a volume in {path}. Prepare the data with this file first.")
     people = with_known(grouped_people(content, forgotten) | as_listed(groups or path, who, path, volumes) | volumes)
-    cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
+    wanted = read_split(split)
+    cases = wanted.get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     check_names(npz, data, content)
     told = read_row_tumour(tumour, [mm * data.hu.shape[2] / WIDTH for mm in data.spacing])
     entries = []
@@ -203,6 +204,7 @@ def add_slices(
     known = {entry["case_id"] for entry in entries}
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
     held = {entry["group"] for entry in content.get("validation", [])}
+    held |= people_of(wanted.get("validation", ()), people)
     content |= slice_lists(earlier + entries, people, held, people_of(cases, people))
     content.pop(PEOPLE, None)
     write_json(path, {**content, PEOPLE: who} if who else content)
