@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_first(give, tmp_path, name,
     ('{"training": ["a.nii.gz"]}', "entry 1 of 'training' has no image"),
     ('{"training": [{"label": "a.nii.gz"}]}', "entry 1 of 'training' has no image"),
     ('{"training": [{"image": "a.nii.gz", "label": 3}]}', "entry 1 of 'training' has no label"),
-    ('{"trainig": [{"image": "a.nii.gz"}]}', "no study found. Check the names of its lists"),
+    ('\ufeff{"trainig": [{"image": "a.nii.gz"}]}', "no study found. Check the names of its lists"),
 ])  # fmt: skip
 def test_a_file_that_is_no_datalist_is_named(give, listed, text, cause):
     for name in (SEG, CLS):
@@ -274,6 +274,21 @@ def test_a_case_to_learn_from_and_to_validate_with_is_refused(give, listed, name
     path = listed(lambda lists: lists["validation"].append(lists["training"][0]))
     line = lone(give(name, datalist_file=path))
     assert f": is in the training and in the validation of {path}. Leave it in one of them." in line
+
+
+def test_a_person_to_learn_from_and_to_validate_with_is_refused(give, listed):
+    def change(lists: Lists) -> None:
+        lists["validation"][0]["group"] = lists["training"][0]["group"]
+
+    path = listed(change)
+    line = lone(give(CLS, datalist_file=path))
+    assert f"is of a person (group) who is in the training of {path}, too. Leave each person in one of them." in line
+
+
+def test_a_training_longer_than_its_schedule_is_one_line(give, tmp_path):
+    line = lone(give(CLS, schedule_epochs=1, epochs=2))
+    assert line.startswith("ERROR --schedule_epochs 1: fewer than --epochs 2. Give as many or more")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", [SEG, CLS])
