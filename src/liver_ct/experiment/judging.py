@@ -124,6 +124,8 @@ def judge(
     Raises:
         StudyError: no case is left, ``output`` holds another judgement, or neither one nor as many weights as masks.
     """
+    if "mask_source" in knobs:
+        raise StudyError(f"--mask_source {knobs['mask_source']}: a judge looks through --masks. Name it there.")
     arms = named(weights, masks, names or masks)
     cases = judged_cases(datalist, masks)
     if test := known_tumour(datalist, "test"):
