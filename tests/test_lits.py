@@ -760,6 +760,12 @@ def test_archives_whose_cases_would_be_called_alike_are_refused(tmp_path, many, 
     assert len(add(tmp_path / "north_slices.npz", out)) == len(add(tmp_path / "site1_slices.npz", out)) == 10
 
 
+@pytest.mark.parametrize("thickness", [0.0, -5.0, float("nan")])
+def test_slices_of_no_thickness_are_refused(tmp_path, thickness):
+    with pytest.raises(SystemExit, match="^ERROR --thickness .*: no depth of a voxel in mm"):
+        lits.slices("a.npz", "datalist.json", str(tmp_path), thickness=thickness)
+
+
 def test_table_of_another_archive_is_one_line(tmp_path, many, archive):
     lits.prepare(str(many), str(tmp_path / "out"))
     (tmp_path / "tumour.csv").write_text("row,tumour_present\n7,1\n")

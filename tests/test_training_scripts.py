@@ -111,10 +111,15 @@ def test_masks_of_other_weights_are_made_again(bundles, tmp_path, monkeypatch):
     monkeypatch.setattr(stage_one, "run_bundle", run_bundle)
     weights = tmp_path / "fold-0" / "model.pt"
     weights.parent.mkdir()
-    arguments = (bundles / "liver_seg", weights, [{"image": "a.nii"}, {"image": "b.nii.gz"}], tmp_path / "prob")
+    (tmp_path / "a.nii").write_bytes(b"1")
+    cases = [{"image": str(tmp_path / "a.nii"), "case_id": "a"}, {"image": "b.nii.gz", "case_id": "b"}]
+    arguments = (bundles / "liver_seg", weights, cases, tmp_path / "prob")
     for content, knobs, count in ((b"1", {}, 2), (b"1", {}, 2), (b"2", {}, 4), (b"2", {"temperature": 2.0}, 6)):
         weights.write_bytes(content)
         assert stage_one.infer(*arguments, **knobs) == 0 and len(made) == count
+    (tmp_path / "a.nii").write_bytes(b"2")  # a corrected CT
+    for _ in range(2):
+        assert stage_one.infer(*arguments, temperature=2.0) == 0 and made[6:] == [str(tmp_path / "a.nii")]
 
 
 @pytest.mark.parametrize("section, change, line", [
@@ -446,6 +451,12 @@ def test_who_is_set_apart_is_a_setting_and_has_to_show_tumour(known, tmp_path, b
     (masks / "folds.json").write_text(json.dumps({"a": 0, "b": 1, "c": 1}))
     with pytest.raises(StudyError, match=r"^--inner_groups 1: of the people set apart from part 0 nobody shows slices"):
         cross_validation.run(masks, tmp_path / "new", inner_groups=1, bundle=cls)
+
+
+def test_patience_without_anybody_set_apart_is_one_line(known):
+    masks = known(entry("volume-1", "a"), entry("volume-2", "b"))
+    with pytest.raises(SystemExit, match="^ERROR --patience: ends a training by people who are set apart"):
+        cross_validate.run(str(masks), str(masks / "out"), patience=4)
 
 
 def test_everybodys_training_has_half_the_rate_of_the_folds(tmp_path, bundles):

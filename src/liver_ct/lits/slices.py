@@ -185,6 +185,8 @@ def add_slices(
     Raises:
         BrokenPair: an archive, datalist, groups or split that cannot be used.
     """
+    if not 0 < thickness <= LARGEST_SPACING:
+        raise BrokenPair(f"--thickness {thickness:g}: no depth of a voxel in mm. Use up to {LARGEST_SPACING:g}.")
     path, output = datalist.absolute(), output.absolute()
     content = read_datalist(path)
     data = read_slices(npz)

@@ -124,6 +124,8 @@ def run_part(
     source, work = masks.resolve(), output.resolve() / (part if part == "full" else f"fold-{part}")
     fold_of = read_json(source / "folds.json")
     volumes, slices = (known_tumour(source / "datalist_prob.json", section) for section in SECTIONS)
+    if overrides.get("patience") and not inner_groups:
+        raise StudyError("--patience: ends a training by people who are set apart, and nobody is. Give --inner_groups.")
     lists = set_apart(unseen_by(volumes, part, fold_of), inner_groups, overrides.get("seed", 0))
     own = {entry["group"] for entry in lists["validation"]}
     lists["training_slices"] = [e for e in unseen_by(slices, part, fold_of) if e["group"] not in own]

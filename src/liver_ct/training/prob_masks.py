@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
+from liver_ct.training.claims import KNOWN, alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
@@ -254,12 +254,12 @@ def train(
 def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
     """Write the Prob-Masks that are still missing; returns how many could not be made.
 
-    Masks that other weights or knobs have left there are made again.
+    Masks that other weights or knobs have left there are made again, and those of CTs that have changed since.
 
     Args:
         bundle: a segmentation bundle.
         weights: a training of it.
-        entries: cases with ``image``.
+        entries: cases with ``image`` and ``case_id``.
         output: gets ``<case>/<case>_prob.nii.gz``, and in ``.made/<folder of the weights>`` what they follow from.
         knobs: of its inference.json, such as ``temperature``.
     """
@@ -268,6 +268,7 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
         for entry in entries:
             prob_path(entry, output).unlink(missing_ok=True)
         mark(note, made_with)
+    forget_changed(entries, output, note / "images.json")
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
         # prepared data is checked, may hold single slices, and an empty mask is an answer that stage 2 has to live with
@@ -276,6 +277,18 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
             run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
                        output_dir=output, **knobs)  # fmt: skip
     return sum(not prob_path(e, output).exists() for e in entries)
+
+
+def forget_changed(entries: Sequence[Entry], folder: Path, note: Path) -> None:
+    """Remove the Prob-Masks below ``folder`` of CTs that are others than ``note`` says, and note what they are now."""
+    known = read_json(note) if note.is_file() else {}
+    now = {entry["case_id"]: KNOWN(Path(entry["image"])) for entry in entries if Path(entry["image"]).is_file()}
+    for entry in entries:
+        case = entry["case_id"]
+        if known.get(case, now.get(case)) != now.get(case):
+            prob_path(entry, folder).unlink(missing_ok=True)
+    if now.items() - known.items():
+        write_json(note, known | now)
 
 
 def prob_path(entry: Entry, folder: Path) -> Path:
