@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import runpy
 import shutil
 import sys
@@ -344,6 +345,20 @@ def test_a_file_that_a_loader_s_process_reads_is_named_too(give, listed, altered
 def test_what_a_datalist_tells_of_slices_must_be_possible(give, listed, told, cause):
     path = listed(lambda lists: lists["training"][0].update(told))
     assert cause in lone(give(CLS, datalist_file=path))
+
+
+@pytest.mark.parametrize("name, table", [(SEG, "val_mean_dice_raw.csv"), (CLS, "slices.csv")])
+def test_a_name_in_another_code_page_is_evaluated(give, listed, weights, tmp_path, name, table):
+    odd = tmp_path / os.fsdecode(b"M\xfcller.nii.gz")  # of Windows-1252
+
+    def change(lists: Lists) -> None:
+        case = lists["validation"][0]
+        del case["case_id"]  # so that the file names it
+        case["image"] = str(shutil.copy(case["image"], odd))
+
+    knobs = {"datalist_file": listed(change), "ckpt_path": weights(name)}
+    assert give(name, "train.json", "evaluate.json", **knobs) == (0, [])
+    assert "M\\udcfcller" in (tmp_path / "eval" / table).read_text(encoding="utf-8")
 
 
 def test_labels_without_liver_are_named_by_an_evaluation(give, listed, altered, weights, caplog):
