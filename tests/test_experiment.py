@@ -121,6 +121,17 @@ def test_the_report_of_a_judge_has_every_part(tmp_path):
     assert "6 cases of 6 people, 180 slices" in text and "| prob - binary | +0." in text
 
 
+def test_one_person_proves_nothing(tmp_path, capsys):
+    results = numbers()
+    alone = analysis.restricted(results, np.array(results["slices"]["person"]) == "person-0")
+    contrast = analysis.Analysis(alone, 200).contrast("prob", "binary")
+    assert contrast["difference"] > 0.2 and contrast["interval"] is None and not contrast["excludes_0"]
+    assert contrast["for_width"] is contrast["half_the_time"] is None
+    write_json(tmp_path / "results.json", alone)
+    study.compare("prob", "binary", results=str(tmp_path))
+    assert json.loads(capsys.readouterr().out)["interval"] is None
+
+
 def test_two_masks_of_a_judge_are_compared(tmp_path, capsys):
     write_json(tmp_path / "results.json", numbers())
     study.compare("prob", "binary", results=str(tmp_path))
@@ -208,6 +219,19 @@ def test_a_person_s_scale_and_bias_never_see_that_person():
     ]
     np.testing.assert_array_equal(p[0][person == "person-0"], p[1][person == "person-0"])
     assert not np.allclose(p[0][person == "person-1"], p[1][person == "person-1"])
+
+
+def test_a_person_is_calibrated_by_people_of_the_same_network():
+    """Logits of the second network lie 8 higher, which says nothing of how well either is calibrated."""
+    table = calibrating.slices(numbers(), None)
+    second = np.array([int(person.split("-")[1]) % 2 for person in table["person"]])
+    shifted = {**table, "logit": (np.array(table["logit"]) + 8 * second).tolist()}
+    folds = {"fold": second.tolist()}
+    errors = [
+        next(row for row in calibrating.slice_rows(each, 50) if row["scaled"] == "scale and bias")["ece"]
+        for each in ({**table, **folds}, {**shifted, **folds}, shifted)
+    ]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-3) != pytest.approx(errors[2], abs=1e-2)
 
 
 def test_the_error_of_binned_sums_by_hand():
@@ -304,6 +328,8 @@ def test_a_judgement_that_cannot_begin_claims_nothing(sites, tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"1")
     with pytest.raises(SystemExit, match=r"^ERROR .*weights.pt: damaged, or not this bundle's weights"):
         study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"))
+    with pytest.raises(SystemExit, match=r"^ERROR --mask_source binary: a judge looks through --masks"):
+        study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"), mask_source="binary")
     with pytest.raises(SystemExit, match=r"^ERROR --masks porb: 'porb' is unknown. Choose of prob, binary"):
         study.judge(str(tmp_path / "weights.pt"), str(sites[0]), str(tmp_path / "out"), masks="porb")
     assert not (tmp_path / "out").exists()
@@ -421,6 +447,44 @@ def test_masks_at_the_fitted_temperature_are_otherwise_made_as_the_shipped_ones(
 def test_seen_masks_of_an_arm_that_trains_on_none_give_one_line(made, arm):
     with pytest.raises(ValueError, match="neither temperature nor weights go with it"):
         made([{}, {"name": "odd", "seen": True, **arm}])
+
+
+@pytest.mark.parametrize("arm, cause", [
+    ({"from": "START", "mask_source": "temperature"}, "has from, which learns through the Prob-Mask alone"),
+    ({"from": "temperature-concat-gop3"}, "has from an arm at a fitted temperature"),
+    ({"from": "START", "seen": True}, "has both from and seen"),
+    ({"from": "START", "weights": "START"}, "has both from and weights"),
+    ({"from": "START", "masks": "other"}, "has other masks than the arm in its from"),
+    ({"from": "START", "inner_groups": 1}, "has inner_groups, but is not trained from nothing"),
+    ({"weights": "ended"}, "starts from an arm that starts from another one itself"),
+    ({"weights": "START", "combine": "multiply"}, "has another combine or gop than the arm it starts from"),
+    ({"weights": "START", "repair": "leak"}, "has a repair that is none of leaks, gaps"),
+    ({"weights": "START", "repair": "gaps", "mask_source": "manual"}, "has repair, but looks through no Prob-Mask"),
+    ({"repair": "gaps"}, "has repair without weights"),
+    ({"seeds": [0, 0]}, r"seeds are \[0, 0\], not different whole numbers"),
+])  # fmt: skip
+def test_what_an_arm_asks_for_and_would_not_get_is_one_line(made, arm, cause):
+    start = "prob-concat-gop3"
+    named = {key: value.replace("START", start) if isinstance(value, str) else value for key, value in arm.items()}
+    others = [{}, {"mask_source": "temperature"}, {"name": "ended", "from": start}]
+    with pytest.raises(ValueError, match=f"study.json: arm odd:? {cause}"):
+        made([*others, {"name": "odd", **named}], masks={"other": {}})
+
+
+@pytest.mark.parametrize("changes, cause", [
+    ({"masks": {"dice": {"folds": [3]}}}, "masks dice has fold 3, of folds 0 to 1"),
+    ({"workers": -1}, "workers is -1, not a number from 0"), ({"held_out": "ours"}, "held_out is 'ours', not a list"),
+])  # fmt: skip
+def test_an_experiment_that_would_do_something_else_is_one_line(made, changes, cause):
+    with pytest.raises(ValueError, match=cause):
+        made([{}], **changes)
+
+
+def test_the_experiment_of_seen_masks_is_as_its_page_says(made):
+    text = (ROOT / "docs" / "experiment.md").read_text().split("## Masks of people stage 1 has seen")[1]
+    changes = json.loads(text.split("```json")[1].split("```")[0])
+    experiment = made(changes.pop("arms"), **changes | {"held_out": []})
+    assert {"seen-prob-concat-gop3", "binary-concat-gop3"} < {*experiment.arms} and len(experiment.trainings()) == 2
 
 
 def test_the_shipped_config_asks_for_the_original_s_recipe_and_for_seen_masks():

@@ -67,14 +67,14 @@ class TestFolder:
             server.bind("sock")
             assert found(folder) == (["a"], [])
             problems: list[str] = []
-            assert finding.find_cases(folder, tmp_path / "out", problems) == {} and problems == []
+            assert finding.find_cases(folder, tmp_path / "out", problems, []) == {} and problems == []
 
     def test_a_link_to_a_ct_that_is_not_there_is_named(self, tmp_path):
         nifti(tmp_path / "volume-2.nii")
         (tmp_path / "volume-1.nii").symlink_to("gone")
         assert found(tmp_path)[0] == ["volume-1", "volume-2"]  # reading it says so
         problems: list[str] = []
-        assert [*finding.find_cases(tmp_path, tmp_path / "out", problems)] == ["2"]
+        assert [*finding.find_cases(tmp_path, tmp_path / "out", problems, [])] == ["2"]
         assert len(problems) == 1 and "volume-1.nii: cannot be read (No such file" in problems[0]
 
     def test_a_very_deep_folder_is_looked_through(self, tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ class TestFolder:
             problems: list[str] = []
             with another_user():
                 cases, lines = found(folder)
-                finding.find_cases(folder, folder / "out", problems)
+                finding.find_cases(folder, folder / "out", problems, [])
             (folder / "secret").chmod(0o755)
         assert cases == ["good"] and len(lines) == 2 and len(problems) == 1
         assert "secret: the folder cannot be read (Permission denied)" in problems[0]

@@ -20,7 +20,7 @@ import pytest
 import warm
 
 from liver_ct import phantom
-from liver_ct.lits import BrokenPair, checking, finding, unpack
+from liver_ct.lits import BrokenPair, checking, finding, people, unpack
 from liver_ct.lits.slices import read_slices
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / "scripts" / "lits.py")
@@ -318,6 +318,11 @@ def test_split_from_a_file(tmp_path, many):
     assert "volume-28" in ids["training"]
 
 
+def test_nobody_of_a_training_list_is_drawn_for_validation():
+    cases, wanted = [str(n) for n in range(11, 20)], {"training": {str(n) for n in range(11, 19)}, "test": {"20"}}
+    assert set(people.assign(cases, {}, wanted, 0.5, 0).values()) == {"training", None}
+
+
 def test_split_that_divides_a_person_is_refused(tmp_path, many):
     (tmp_path / "split.json").write_text(json.dumps({"training": [0], "validation": [1]}))
     with pytest.raises(SystemExit, match="person-0"):
@@ -428,6 +433,25 @@ def test_liver_only_names_sources_or_cases(tmp_path, two_sources, named, unmarke
 def test_misspelt_liver_only_is_one_line(tmp_path, two_sources):
     with pytest.raises(SystemExit, match="ERROR --liver_only btvc: no such source folder or case"):
         command("prepare", "--source", two_sources, "--output", tmp_path / "out", "--liver_only", "btvc")
+
+
+def notes(result: Result) -> list[str]:
+    """The lines that say what may be meant otherwise."""
+    return [line.removeprefix("NOTE ") for line in result.stderr.splitlines() if line.startswith("NOTE ")]
+
+
+def test_what_may_be_meant_otherwise_is_noted(tmp_path, write_lits):
+    source, split = write_lits(tmp_path / "in" / "ours", [2], tumours=0).parent, tmp_path / "split.json"
+    write_lits(source / "theirs", [2, 3])
+    split.write_text(json.dumps({"test": ["03", "b5", 7]}))
+    result = prepare(source, tmp_path / "out", split=str(split))
+    twice, lost, none = notes(result)
+    assert result.returncode == 0
+    assert twice.startswith(f"{source}/theirs/segmentation-2.nii.gz and 1 other files: left out, as segmentation-2 is ")
+    assert lost.startswith(f"{split}: names volume-7 and 1 other cases, not below {source} (yet).")
+    assert none.startswith("ours: none of its 1 segmentations marks a tumour (2), so that all are taken for")
+    again = prepare(source, tmp_path / "out", liver_only=["ours"])
+    assert notes(again) == [twice]
 
 
 def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, two_sources):
@@ -595,6 +619,51 @@ def test_who_is_who_is_told_once(tmp_path, many, archive):
     assert datalist(out) == {key: entries for key, entries in before.items() if entries or key == "validation"}
 
 
+def test_a_case_with_an_empty_person_is_forgotten(tmp_path, many, archive):
+    out, file = tmp_path / "out", tmp_path / "people.csv"
+
+    def told(rows: str) -> str:
+        file.write_text(f"case;person\n{rows}")  # as spreadsheets of many countries write it
+        return str(file)
+
+    lits.prepare(str(many), str(out), groups=told("2;anna\n3;anna\n99;anna\n6;\n"), val_fraction=0)
+    add(archive, out)
+    groups = {case: entry["group"] for case, entry in entries_by_case(out).items()}
+    assert groups["volume-2"] == groups["volume-3"] == groups["slice-99-14"] == "anna"
+    assert {groups[f"volume-{n}"] for n in range(6, 11)} == {"person-6"}  # an empty cell takes nobody apart
+    with pytest.raises(SystemExit, match=r"people.csv: case 2 has a volume in .*datalist.json. Prepare the data with"):
+        add(archive, out, "--groups", told("2;\n3;\n"))
+    lits.prepare(str(many), str(out), groups=told("2;\n99;\n"), val_fraction=0)
+    for _ in range(2):
+        groups = {case: entry["group"] for case, entry in entries_by_case(out).items()}
+        assert (groups["volume-2"], groups["volume-3"], groups["slice-99-14"]) == ("volume-2", "anna", "volume-99")
+        lits.prepare(str(many), str(out), val_fraction=0)  # who was forgotten stays so
+    add(archive, out, "--groups", told("2;\n7;\n"))
+    assert json.loads((out / "datalist.json").read_text())["people"] == {"3": "anna"}
+
+
+def test_who_is_asked_for_without_a_volume_keeps_to_that_side(tmp_path, many, archive):
+    """Person 99 has isolated slices alone."""
+    out, split = tmp_path / "out", tmp_path / "split.json"
+    lits.prepare(str(many), str(out), val_fraction=0)
+    add(archive, out)
+    for side, key in (("validation", "validation_slices"), ("test", None)):
+        split.write_text(json.dumps({"test": [28], "validation": []} | {side: [99]}))
+        lits.prepare(str(many), str(out), split=str(split))
+        assert [key for key, ids in case_ids(out).items() if "slice-99-14" in ids] == ([key] if key else [])
+        if key:
+            add(archive, out, "--split", split)
+            assert "slice-99-14" in case_ids(out)[key]
+
+
+def test_names_of_people_are_compared_as_they_read(tmp_path):
+    (tmp_path / "people.json").write_text("\ufeff" + json.dumps({"2": "Mu\u0308ller", "3": "M\u00fcller ", "4": None}))
+    assert people.read_people(tmp_path / "people.json") == {"2": "M\u00fcller", "3": "M\u00fcller", "4": ""}
+    (tmp_path / "people.csv").write_bytes("case,person\n2,M\u00fcller\n".encode("cp1252"))
+    with pytest.raises(BrokenPair, match=r"people.csv: is no text in UTF-8. Save it as CSV UTF-8.$"):
+        people.read_people(tmp_path / "people.csv")
+
+
 def test_slices_of_a_person_who_had_none_yet_join_the_volume(tmp_path, many, archive):
     out, people = tmp_path / "out", tmp_path / "people.json"
     people.write_text(json.dumps({"3": "anna", "99": "anna"}))
@@ -647,6 +716,12 @@ def test_archives_whose_cases_would_be_called_alike_are_refused(tmp_path, many, 
     with pytest.raises(SystemExit, match="site2_slices.npz: its cases are called as those of site1_slices"):
         add(tmp_path / "site2_slices.npz", out)
     assert len(add(tmp_path / "north_slices.npz", out)) == len(add(tmp_path / "site1_slices.npz", out)) == 10
+
+
+@pytest.mark.parametrize("thickness", [0.0, -5.0, float("nan")])
+def test_slices_of_no_thickness_are_refused(tmp_path, thickness):
+    with pytest.raises(SystemExit, match="^ERROR --thickness .*: no depth of a voxel in mm"):
+        lits.slices("a.npz", "datalist.json", str(tmp_path), thickness=thickness)
 
 
 def test_table_of_another_archive_is_one_line(tmp_path, many, archive):

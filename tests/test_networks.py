@@ -382,6 +382,7 @@ def test_two_evaluations_are_compared_slice_by_slice(tmp_path, capsys):
     compare(str(one), str(other / "slices.csv"), lists=str(tmp_path / "lists.csv"))
     printed = json.loads(capsys.readouterr().out)
     assert (printed["one_right"]["all"], printed["other_right"]["all"], printed["both_right"]) == (0, 2, 2)
+    assert "cases_one_better" in printed and "patients_one_better" not in printed  # whose a case is no table tells
     assert printed["other"] == {"auc": 1.0, "accuracy": 1.0, "tpr": 1.0, "fpr": 0.0}
     assert printed["one"] == {"auc": 0.75, "accuracy": 0.5, "tpr": 0.5, "fpr": 0.5}
     found = [(row["case"], row["slice"], row["label"], row["right"]) for row in rows(tmp_path / "lists.csv")]

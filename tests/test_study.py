@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import study
 import torch
+from conftest import bundle_module
+from monai.bundle import ConfigParser
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
@@ -483,6 +485,25 @@ class TestStudy:
         assert (tmp_path / "s.png").stat().st_size > 20_000
         with pytest.raises(SystemExit, match="no such arm. Choose of prob-concat-gop3"):
             study.compare("prob", "binary", results=str(tmp_path))
+
+
+def test_both_stages_go_on_with_the_settings_and_weights_that_they_began_with_alone(bundles, lists, tmp_path):
+    def settings(**knobs) -> dict:
+        parser = ConfigParser()
+        parser.read_config([bundles / "liver_cls" / "configs" / "train.json", end_to_end.OVERLAY])
+        for name in ("seg.pt", "cls.pt"):
+            (tmp_path / name).touch()
+        places = {"seg_ckpt": str(tmp_path / "seg.pt"), "ckpt_path": str(tmp_path / "cls.pt")}
+        parser.update({"bundle_root": str(bundles / "liver_cls"), "datalist_file": str(lists), **places, **knobs})
+        return parser.get_parsed_content("resume#settings").values
+
+    bundle_module("cls", "resuming")
+    (tmp_path / "other.pt").write_bytes(b"1")
+    begun = settings()
+    for knob, value in (("seg_learning_rate", 0), ("anchor_weight", 2.0), ("seg_ckpt", str(tmp_path / "other.pt"))):
+        assert {key for key, now in settings(**{knob: value}).items() if now != begun[key]} == {knob}
+    (tmp_path / "cls.pt").unlink()
+    assert settings(ckpt_path=str(tmp_path / "other.pt"))["init_path"] != begun["init_path"]
 
 
 def test_the_anchor_keeps_the_mask_a_mask():

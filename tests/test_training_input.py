@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import runpy
 import shutil
 import sys
@@ -261,7 +262,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_first(give, tmp_path, name,
     ('{"training": ["a.nii.gz"]}', "entry 1 of 'training' has no image"),
     ('{"training": [{"label": "a.nii.gz"}]}', "entry 1 of 'training' has no image"),
     ('{"training": [{"image": "a.nii.gz", "label": 3}]}', "entry 1 of 'training' has no label"),
-    ('{"trainig": [{"image": "a.nii.gz"}]}', "no study found. Check the names of its lists"),
+    ('\ufeff{"trainig": [{"image": "a.nii.gz"}]}', "no study found. Check the names of its lists"),
 ])  # fmt: skip
 def test_a_file_that_is_no_datalist_is_named(give, listed, text, cause):
     for name in (SEG, CLS):
@@ -274,6 +275,21 @@ def test_a_case_to_learn_from_and_to_validate_with_is_refused(give, listed, name
     path = listed(lambda lists: lists["validation"].append(lists["training"][0]))
     line = lone(give(name, datalist_file=path))
     assert f": is in the training and in the validation of {path}. Leave it in one of them." in line
+
+
+def test_a_person_to_learn_from_and_to_validate_with_is_refused(give, listed):
+    def change(lists: Lists) -> None:
+        lists["validation"][0]["group"] = lists["training"][0]["group"]
+
+    path = listed(change)
+    line = lone(give(CLS, datalist_file=path))
+    assert f"is of a person (group) who is in the training of {path}, too. Leave each person in one of them." in line
+
+
+def test_a_training_longer_than_its_schedule_is_one_line(give, tmp_path):
+    line = lone(give(CLS, schedule_epochs=1, epochs=2))
+    assert line.startswith("ERROR --schedule_epochs 1: fewer than --epochs 2. Give as many or more")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", [SEG, CLS])
@@ -329,6 +345,20 @@ def test_a_file_that_a_loader_s_process_reads_is_named_too(give, listed, altered
 def test_what_a_datalist_tells_of_slices_must_be_possible(give, listed, told, cause):
     path = listed(lambda lists: lists["training"][0].update(told))
     assert cause in lone(give(CLS, datalist_file=path))
+
+
+@pytest.mark.parametrize("name, table", [(SEG, "val_mean_dice_raw.csv"), (CLS, "slices.csv")])
+def test_a_name_in_another_code_page_is_evaluated(give, listed, weights, tmp_path, name, table):
+    odd = tmp_path / os.fsdecode(b"M\xfcller.nii.gz")  # of Windows-1252
+
+    def change(lists: Lists) -> None:
+        case = lists["validation"][0]
+        del case["case_id"]  # so that the file names it
+        case["image"] = str(shutil.copy(case["image"], odd))
+
+    knobs = {"datalist_file": listed(change), "ckpt_path": weights(name)}
+    assert give(name, "train.json", "evaluate.json", **knobs) == (0, [])
+    assert "M\\udcfcller" in (tmp_path / "eval" / table).read_text(encoding="utf-8")
 
 
 def test_labels_without_liver_are_named_by_an_evaluation(give, listed, altered, weights, caplog):

@@ -20,7 +20,7 @@ from conftest import PEOPLE
 
 from liver_ct.cli import prob_masks as cli
 from liver_ct.errors import StudyError
-from liver_ct.training import calibration, cross_validation, datalists
+from liver_ct.training import calibration, cross_validation, datalists, froc, intervals, running
 from liver_ct.training import prob_masks as stage_one
 
 KNOBS = {"hu_window": [-100, 300]}  # other than the bundle's, so that a network is judged wrongly without
@@ -105,10 +105,15 @@ def test_masks_of_other_weights_are_made_again(bundles, tmp_path, monkeypatch):
     monkeypatch.setattr(stage_one, "run_bundle", run_bundle)
     weights = tmp_path / "fold-0" / "model.pt"
     weights.parent.mkdir()
-    arguments = (bundles / "liver_seg", weights, [{"image": "a.nii"}, {"image": "b.nii.gz"}], tmp_path / "prob")
+    (tmp_path / "a.nii").write_bytes(b"1")
+    cases = [{"image": str(tmp_path / "a.nii"), "case_id": "a"}, {"image": "b.nii.gz", "case_id": "b"}]
+    arguments = (bundles / "liver_seg", weights, cases, tmp_path / "prob")
     for content, knobs, count in ((b"1", {}, 2), (b"1", {}, 2), (b"2", {}, 4), (b"2", {"temperature": 2.0}, 6)):
         weights.write_bytes(content)
         assert stage_one.infer(*arguments, **knobs) == 0 and len(made) == count
+    (tmp_path / "a.nii").write_bytes(b"2")  # a corrected CT
+    for _ in range(2):
+        assert stage_one.infer(*arguments, temperature=2.0) == 0 and made[6:] == [str(tmp_path / "a.nii")]
 
 
 @pytest.mark.parametrize("section, change, line", [
@@ -241,6 +246,14 @@ def test_a_source_can_be_held_out_whole(tmp_path):
     assert "p9" not in fold_of  # nothing to be judged by: every part learns from it
     left = datalists.unseen_by(volumes + slices, "2", fold_of)
     assert {entry["source"] for entry in left} == {"ours", "bare"}
+    slices.append({"group": "p0", "source": "theirs", "tumour_present": 0})  # of somebody with a volume of ours
+    fold_of = datalists.assign_folds(lists, 2, tmp_path / "shared.json", ["theirs"])
+    assert fold_of["p0"] == 2 and fold_of["p1"] in (0, 1)
+    with pytest.raises(StudyError, match="--held_out ours,theirs: somebody is of both"):
+        datalists.assign_folds(lists, 2, tmp_path / "other.json", ["ours", "theirs"])
+    with pytest.raises(StudyError, match=r"holds 4 people who can be judged, too few for 5 folds. .*2 at least"):
+        datalists.assign_folds(lists, 5, tmp_path / "other.json", ["theirs"])
+    slices.pop()
     with pytest.raises(StudyError, match="no case is of the source nowhere"):
         datalists.assign_folds(lists, 2, tmp_path / "other.json", ["nowhere"])
     with pytest.raises(StudyError, match="made for other data or folds"):
@@ -282,6 +295,7 @@ def evaluated(lists, tmp_path) -> Path:
     """What is left of prob_masks make and evaluate, of a time when the CTs lay elsewhere."""
     images = [Path(entry["image"]).name for entry in json.loads(lists.read_text())["training"]]
     (tmp_path / "fold-0" / "metrics").mkdir(parents=True)
+    (tmp_path / "fold-0" / "model.pt").touch()
     for name in METRIC_FILES:
         rows = "".join(f"/moved/{image},0.9,0.9\n" for image in images)
         (tmp_path / "fold-0" / "metrics" / f"{name}_raw.csv").write_text("filename,class0,mean\n" + rows)
@@ -302,6 +316,21 @@ def test_moved_data_have_their_metrics_and_lost_metrics_a_line(lists, evaluated,
         prob_masks.evaluate(str(lists), str(evaluated), bundle=bundle)
 
 
+def test_folds_without_weights_are_left_out_and_said_so(lists, evaluated, bundles, monkeypatch, capsys):
+    monkeypatch.setattr(stage_one.running, "evaluate", lambda *_, **__: None)  # they have been evaluated
+    people = json.loads((evaluated / "folds.json").read_text())
+    (evaluated / "folds.json").write_text(json.dumps({**people, "person-0": 1}))
+    prob_masks.evaluate(str(lists), str(evaluated), bundle=str(bundles / "liver_seg"))
+    said = capsys.readouterr()
+    assert json.loads(said.out)["all"]["cases"] == 3
+    assert said.err.splitlines() == [f"NOTE {evaluated}: cases of folds without a model.pt, not judged: 2 of 5."]
+    with pytest.raises(SystemExit, match=r"fold-1/model.pt: no such weights. Check the path, or do what makes them"):
+        cli.unseen(str(lists), str(evaluated), name="again", bundle=str(bundles / "liver_seg"))
+    (evaluated / "fold-0" / "model.pt").unlink()
+    with pytest.raises(SystemExit, match=r"no fold of its cases has a model.pt. Do `prob_masks.py make` first"):
+        prob_masks.evaluate(str(lists), str(evaluated), bundle=str(bundles / "liver_seg"))
+
+
 def test_a_bundle_or_folds_that_are_not_there_are_named(lists, evaluated, bundles):
     for command in (prob_masks.evaluate, partial(cli.unseen, name="again")):
         with pytest.raises(SystemExit, match=r"^ERROR nowhere: no bundle here .*Check its path\.$"):
@@ -320,3 +349,134 @@ def test_slices_of_a_case_that_the_list_has_no_more_give_one_line(lists, tmp_pat
     (tmp_path / "fold-0" / "metrics" / "slices.csv").write_text(row)
     with pytest.raises(SystemExit, match=r"^ERROR .*slices.csv: volume-.* is not in .*datalist_prob.json\. Give"):
         cross_validate.report(str(tmp_path), str(tmp_path))
+
+
+def test_a_training_of_isolated_slices_alone_sets_nobody_apart():
+    assert datalists.set_apart([], 0, 0) == {"training": [], "validation": []}
+    people = [{"group": name} for name in "abc"]
+    assert len(datalists.set_apart(people, 1, 7)["validation"]) == 1
+    for words, line in (
+        ((people, 3, 0), "--inner_groups 3: a training has 3"),
+        ((people, 1, -1), "--seed -1: makes no"),
+    ):
+        with pytest.raises(StudyError, match=line):
+            datalists.set_apart(*words)
+
+
+def entry(case: str, person: str, **more) -> dict:
+    """A case whose files are not there."""
+    return {"image": f"{case}.nii", "label": f"{case}_label.nii", "case_id": case, "group": person, **more}
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Function that writes what cross_validate reads of prob_masks, of people a (fold 0) and b (fold 1)."""
+
+    def write(*entries: dict) -> Path:
+        sections = {"training": [], "training_slices": []}
+        for each in entries:
+            sections["training_slices" if each["case_id"].startswith("slice-") else "training"].append(each)
+        (tmp_path / "datalist_prob.json").write_text(json.dumps(sections))
+        (tmp_path / "folds.json").write_text(json.dumps({"a": 0, "b": 1}))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("told, where", [
+    ({}, "of nobody"), ({"tumour_in": [], "tumour_free": []}, "of nobody"), ({"tumour_free": [3]}, "in fold 0 alone"),
+])  # fmt: skip
+def test_stage_two_needs_known_tumours_in_two_folds(known, told, where):
+    bare = {"tumour_label": False}
+    masks = known(entry("volume-1", "a", **bare, **told), entry("volume-2", "b", **bare))
+    with pytest.raises(
+        SystemExit, match=rf"^ERROR .*datalist_prob.json: tumours are known {where}, so that stage 2 has"
+    ):
+        cross_validate.run(str(masks), str(masks / "out"))
+    with pytest.raises(SystemExit, match=r"^ERROR .*datalist_prob.json: tumours are known"):  # before any training
+        train.train(str(masks / "datalist_prob.json"), str(masks / "both"))
+    assert not list(masks.rglob("made_with.json"))
+
+
+def test_isolated_slices_alone_have_figures(known):
+    lone = [entry(f"slice-{case}-0", "ab"[case % 2], tumour_label=False, tumour_present=case // 2) for case in range(4)]
+    masks = known(*lone)
+    for fold in (0, 1):
+        (masks / f"fold-{fold}" / "metrics").mkdir(parents=True)
+        rows = [f"{e['case_id']},0,{e['tumour_present']},{0.2 + 0.3 * e['tumour_present']}" for e in lone[fold::2]]
+        (masks / f"fold-{fold}" / "metrics" / "slices.csv").write_text(
+            "\n".join(["case,slice,label,probability", *rows])
+        )
+    result = cross_validation.report(masks, masks)
+    assert result["isolated_slices"]["auc"] == 1 and len(result["calibration"]) == 2 and "auc" not in result
+
+
+def test_nobody_is_judged_by_a_network_that_has_learned_from_the_case(known, evaluated, lists, bundles):
+    """By a list whose groups were told anew since."""
+    learned = json.loads(lists.read_text())["training"][0]["case_id"]
+    (evaluated / "fold-0" / "datalist.json").write_text(json.dumps({"training": [entry(learned, "somebody")]}))
+    for command in (prob_masks.evaluate, partial(cli.unseen, name="again")):
+        with pytest.raises(
+            SystemExit, match=rf"^ERROR {lists}: {learned} would be judged by a network that has learned"
+        ):
+            command(str(lists), str(evaluated), bundle=str(bundles / "liver_seg"))
+    masks = known(entry("volume-1", "a"), entry("volume-2", "b"))
+    judged = masks / "originals.json"
+    judged.write_text(json.dumps({"training": [entry("volume-1", "b"), entry("volume-2", "a")]}))
+    with pytest.raises(SystemExit, match=r"^ERROR .*originals.json: volume-2 would be judged by a network"):
+        cross_validate.run(str(masks), str(masks / "out"), judged=str(judged))
+
+
+def test_who_is_set_apart_is_a_setting_and_has_to_show_tumour(known, tmp_path, bundles):
+    cases, cls = [entry("volume-1", "a"), entry("volume-2", "b")], bundles / "liver_cls"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.pt").touch()
+    cross_validation.train(cls, tmp_path / "out", {"training": cases, "training_slices": [], "validation": []}, 1, {})
+    apart = {"training": cases[:1], "training_slices": [], "validation": cases[1:]}
+    with pytest.raises(StudyError, match=r"made with other settings: inner_groups \(None before, 1 now\)"):
+        cross_validation.train(cls, tmp_path / "out", apart, 1, {})
+    masks = known(*cases, entry("volume-3", "b"))
+    for case in ("volume-1", "volume-2", "volume-3"):
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / f"{case}_label.nii")
+    (masks / "folds.json").write_text(json.dumps({"a": 0, "b": 1, "c": 1}))
+    with pytest.raises(StudyError, match=r"^--inner_groups 1: a training has 1 patient groups. Choose fewer"):
+        cross_validation.run(masks, tmp_path / "new", inner_groups=1, bundle=cls)
+    masks = known(*cases, entry("volume-3", "c"))
+    (masks / "folds.json").write_text(json.dumps({"a": 0, "b": 1, "c": 1}))
+    with pytest.raises(StudyError, match=r"^--inner_groups 1: of the people set apart from part 0 nobody shows slices"):
+        cross_validation.run(masks, tmp_path / "new", inner_groups=1, bundle=cls)
+
+
+def test_patience_without_anybody_set_apart_is_one_line(known):
+    masks = known(entry("volume-1", "a"), entry("volume-2", "b"))
+    with pytest.raises(SystemExit, match="^ERROR --patience: ends a training by people who are set apart"):
+        cross_validate.run(str(masks), str(masks / "out"), patience=4)
+
+
+def test_everybodys_training_has_half_the_rate_of_the_folds(tmp_path, bundles):
+    (tmp_path / "model.pt").touch()
+    given = {"init_path": "elsewhere.pt", "gop": 5}
+    for rate, half in ((None, 0.001), (0.01, 0.005)):
+        knobs = given if rate is None else {**given, "learning_rate": rate}
+        epochs, own = running.go_on(tmp_path / "model.pt", 40, bundles / "liver_cls", knobs)
+        assert epochs == 10 and own == {"gop": 5, "init_path": str(tmp_path / "model.pt"), "learning_rate": half}
+
+
+def test_one_person_has_no_interval():
+    label, score = np.array([0, 1, 0, 1.0]), np.array([0.1, 0.2, 0.3, 0.9])
+    for people, given in ((["a"] * 4, False), (["a", "a", "b", "b"], True)):
+        found = intervals.patient_intervals(people, lambda rows: calibration.metrics(label[rows], score[rows]))
+        assert (found["auc"] is not None) == given
+    assert intervals.interval(np.array([np.nan, np.nan])) is None
+    study = froc.Judged("a", np.array([25.0]), np.array([0.9]), np.array([20.0]), np.array([0.3]))
+    result = froc.figures([study], 0.5)
+    assert result["left_out"] is None and result["at_threshold"]["interval_95"]["over_2_cm"] is None
+
+
+def test_nobody_is_calibrated_by_labels_that_tell_nothing_or_by_the_own():
+    label, raw = np.array([0, 1, 0, 1, 0, 0.0]), np.array([-1, 1, -2, 2, -1, 0.5])
+    fold = np.array(list("aaaabb"))
+    p = calibration.cross_fitted(label, raw, fold)
+    np.testing.assert_allclose(p[:4], 1 / (1 + np.exp(-raw[:4])))  # b is all without tumour: no reason to call all so
+    np.testing.assert_allclose(calibration.cross_fitted(label, raw, np.array(["a"] * 6)), 1 / (1 + np.exp(-raw)))
+    assert calibration.told_apart(fold, raw) is fold and calibration.told_apart(fold[:4], raw[:4]) is not fold

@@ -140,3 +140,17 @@ def require_knobs(**knobs: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if not fits(value):
                 raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))
+
+
+def require_schedule(epochs: int, schedule_epochs: int) -> None:
+    """Raise SystemExit with one line where a training is longer than the schedule of its learning rate.
+
+    Beyond that the rate is nothing, or rises again.
+
+    Args:
+        epochs: of the training.
+        schedule_epochs: of the schedule.
+    """
+    if epochs > schedule_epochs:
+        cause = f"fewer than --epochs {epochs}"
+        raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more, or leave it out.")

@@ -126,7 +126,7 @@ def write_text(target: Path, text: str) -> None:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file; raises OSError or ValueError."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors put a mark first
 
 
 def write_json(target: Path, content: Any, indent: int | None = 1) -> None:

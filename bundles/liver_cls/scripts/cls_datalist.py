@@ -54,7 +54,7 @@ def resolve_datalist(datalist_file: str, section: str, required: bool = False) -
 def read_lists(path: Path) -> dict[str, Any]:
     """What a datalist file holds, by section; raises StudyError where it is no JSON, or of another form."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except ValueError as e:  # of JSON, or of characters
         raise StudyError(f"{path}: empty, cut short or no JSON. {LIST_FORM}") from e
     if not isinstance(content, dict):
@@ -87,7 +87,8 @@ def require_studies(
         studies: entries of a datalist.
         source: where they were looked for, for the message.
         keys: the entries' files, ``image`` first, whose headers are read and must tell of one grid.
-        validation: entries to validate a training on ``studies`` with; none may be of these.
+        validation: entries to validate a training on ``studies`` with; none may be of these, nor of their ``group``,
+            which says whose a case is.
 
     Raises:
         SystemExit: no study, one to learn from and to validate with, or a file that is missing, unreadable or on
@@ -105,6 +106,10 @@ def require_studies(
     learned = {str(study["image"]) for study in studies}
     for image in sorted(learned & {str(study["image"]) for study in validation}):
         problems.append(f"{image}: is in the training and in the validation of {source}. Leave it in one of them.")
+    people = {study["group"] for study in studies if "group" in study}
+    for image in sorted({str(study["image"]) for study in validation if study.get("group") in people} - learned):
+        cause = f"is of a person (group) who is in the training of {source}, too"
+        problems.append(f"{image}: {cause}. Leave each person in one of them.")
     if problems:
         raise SystemExit("\n".join(f"ERROR {printable(problem)}" for problem in problems))
 

@@ -94,6 +94,9 @@ class SaveSliceScores:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table so that ``path`` is either whole or not there; raises StudyError."""
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    """Write a table so that ``path`` is either whole or not there; raises StudyError.
+
+    Of names that are no UTF-8, such as those of old Windows, what is none is escaped.
+    """
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([header, *rows])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_ct.cli.knobs import takes_knobs
+from liver_ct.cli.knobs import note_start, takes_knobs
 from liver_ct.cli.printing import errors_in_one_line, print_json
 from liver_ct.cli.program import Program
 from liver_ct.files import shipped
@@ -45,6 +45,7 @@ def run(
     """
     from liver_ct.training import cross_validation
 
+    note_start(overrides)
     with errors_in_one_line():
         result = cross_validation.run(
             Path(masks),

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from liver_ct.cli.options import UsageError, check_names
+from liver_ct.cli.printing import print_note
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 CONFIG = "_config_of_knobs"
+OWN = (  # what a command that takes knobs says to the bundle itself
+    *("bundle_root", "config_file", "datalist", "datalist_file", "dataset_dir", "prob_dir", "section"),
+    *("ckpt_dir", "ckpt_path", "output_dir"),
+)
 
 
 def takes_knobs(config: str) -> Callable[[Command], Command]:
@@ -30,7 +35,7 @@ def config_of(command: Callable[..., Any]) -> str | None:
 
 
 def check_knobs(given: Mapping[str, Any], bundle: Path, config: str, options: list[str]) -> None:
-    """Raise UsageError for a knob that the bundle's config does not have, or that has another type there.
+    """Raise UsageError for a knob that the bundle's config does not have, or has another type there, or is in OWN.
 
     Args:
         given: values by id, such as ``batch_size`` or ``network_def#filters``.
@@ -48,11 +53,19 @@ def check_knobs(given: Mapping[str, Any], bundle: Path, config: str, options: li
         raise StudyError(f"{bundle}: no bundle here (configs/{config} cannot be read). Check --bundle.") from None
     known = dict(_ids(content))
     for name, value in given.items():
+        if name in OWN:
+            raise UsageError(f"--{name}: this command sets it itself.")
         if name not in known and not _may_be_added(name, known):
             check_names([name], [*options, *known])
         is_number = isinstance(known.get(name), (int, float)) and not isinstance(known[name], bool)
         if is_number and isinstance(value, str) and not value.startswith(("$", "@")):
             raise UsageError(f"--{name} {value}: not a number.")
+
+
+def note_start(knobs: Mapping[str, Any]) -> None:
+    """Say what weights to start from must be, where every fold starts from them."""
+    if knobs.get("init_path"):
+        print_note("--init_path: every fold starts from it. Whom its weights have learned from is not judged unseen.")
 
 
 def _ids(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

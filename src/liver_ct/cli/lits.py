@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from liver_ct.cli.printing import errors_in_one_line, print_error, progress_bar
+from liver_ct.cli.printing import errors_in_one_line, print_error, print_note, progress_bar
 from liver_ct.cli.program import Program
 
 
@@ -32,12 +32,12 @@ def prepare(
             Task03_Liver (imagesTr, labelsTr, or its .tar), at any depth.
         output: folder for the datalist and for what has to be unpacked or repaired (OUTPUT/cases).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            in a list that is there already.
+            in a list that is there already. A case whose person is left empty is forgotten: nobody is told of it then.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: source folders or cases, comma between them, whose segmentations hold no tumour label. Nothing
             marked there does not mean no tumour.
         tumour: CSV of volume,slice,tumour_present (1, 0, or -1 unknown) for such cases.
-        val_fraction: part of the people drawn for validation if the split file names none.
+        val_fraction: part of the people drawn for validation if the split file lists neither that nor training.
         seed: of that draw.
         link: put symbolic links to loose files into OUTPUT/cases instead of naming them where they are.
         copy: copy them there.
@@ -63,6 +63,7 @@ def prepare(
             seed=seed,
             mode=mode,
             report=report,
+            note=print_note,
             track=partial(progress_bar, desc="LiTS", unit="case"),
         )
     counts = ", ".join(f"{key} {len(rows)}" for key, rows in done.datalist.items())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_ct.cli.knobs import takes_knobs
-from liver_ct.cli.printing import errors_in_one_line, print_json
+from liver_ct.cli.knobs import note_start, takes_knobs
+from liver_ct.cli.printing import errors_in_one_line, print_json, print_note
 from liver_ct.cli.program import Program
 from liver_ct.files import shipped
 
@@ -41,13 +41,15 @@ def make(
             taken, so no held-out case chooses anything.
         only: parts to do now, of "0" .. "folds - 1" and "full"; default all. Parts may run side by side.
         bundle: a segmentation bundle with the ids of bundles/liver_seg.
-        held_out: sources that are left out as a whole, comma between them, each as a fold after those by person.
+        held_out: sources that are left out as a whole, comma between them, each as a fold after those by person, with
+            all people of whom it has anything.
         start: weights that the held-out sources' folds start from; they must not have seen those sources. Folds by
-            person always start from nothing.
+            person start from nothing (or from ``--init_path``).
         overrides: further knobs of its train.json, such as ``--batch_size 8``.
     """
     from liver_ct.training import prob_masks
 
+    note_start(overrides)
     with errors_in_one_line():
         prob_masks.make(
             Path(datalist),
@@ -84,13 +86,13 @@ def evaluate(datalist: str, output: str, bundle: str = str(BUNDLE)) -> None:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
     Under ``output``: ``fold-K/metrics/*.csv`` and ``results.json``, means over the cases with 95 % intervals from a
-    bootstrap that draws patient groups. Folds that were evaluated before are not done again. The knobs are those that
-    ``make`` was given; no others can be.
+    bootstrap that draws patient groups. Folds that were evaluated before are not done again, those that ``make`` has
+    not trained are left out, and a line says so. The knobs are those that ``make`` was given; no others can be.
     """
     from liver_ct.training import prob_masks
 
     with errors_in_one_line():
-        print_json(prob_masks.evaluate(Path(datalist), Path(output), Path(bundle)))
+        print_json(prob_masks.evaluate(Path(datalist), Path(output), Path(bundle), print_note))
 
 
 PROGRAM = Program("prob_masks", __doc__, {"make": make, "unseen": unseen, "evaluate": evaluate})

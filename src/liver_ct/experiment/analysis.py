@@ -19,15 +19,14 @@ from liver_ct.experiment.stats import (
     disagreement,
     drawn_figures,
     figures,
-    interval,
     paired_within,
     patient_rollup,
     patients_needed,
     people_for_width,
     within_patients,
 )
-from liver_ct.training.calibration import calibrate, cross_fitted
-from liver_ct.training.intervals import patient_draws
+from liver_ct.training.calibration import calibrate, cross_fitted, told_apart
+from liver_ct.training.intervals import interval, patient_draws
 
 Results = Mapping[str, Any]
 Fit = Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]]
@@ -103,9 +102,13 @@ class Analysis:
         return [np.array(scores[s]) for s in seeds or scores]
 
     def probabilities(self, arm: str, seeds: Sequence[str] | None = None, fit: Fit = calibrate) -> list[NDArray[Any]]:
-        """Probabilities of each seed, calibrated for each fold on the others."""
-        label = self.labels[self.gop(arm)]
-        return [cross_fitted(label, raw, self.fold, fit) for raw in self.raw(arm, seeds)]
+        """Probabilities of each seed, calibrated for each fold on the others; of one fold, for each person."""
+        label, apart = self.labels[self.gop(arm)], told_apart(self.fold, self.person)
+        return [cross_fitted(label, raw, apart, fit) for raw in self.raw(arm, seeds)]
+
+    def interval(self, drawn: NDArray[Any]) -> list[float] | None:
+        """95 % interval of draws; None for one person, who can be drawn in one way alone."""
+        return interval(drawn) if self.patients > 1 else None
 
     @functools.cache  # noqa: B019 (one analysis per run)
     def figures(
@@ -138,13 +141,13 @@ class Analysis:
         gop = self.gop(one) if alike else 1
         (a, drawn_a, _), (b, drawn_b, _) = (self.figures(arm, gop, seeds) for arm in (one, other))
         difference, drawn = a["auc"] - b["auc"], drawn_a["auc"] - drawn_b["auc"]
-        low, high = interval(drawn)
+        spread = self.interval(drawn)
         first, second = (self.probabilities(arm, seeds[:1])[0] for arm in (one, other))
         return {
             "seeds": len(seeds),
             "difference": difference,
-            "interval": [low, high],
-            "excludes_0": low > 0 or high < 0,
+            "interval": spread,
+            "excludes_0": spread is not None and (spread[0] > 0 or spread[1] < 0),
             "difference_by_fold": self.fold_auc(one, gop, seeds) - self.fold_auc(other, gop, seeds),
             **patients_needed(self.patients, difference, drawn),
             "for_width": people_for_width(self.patients, drawn),
@@ -195,7 +198,9 @@ class Analysis:
 
 
 def scale_only(label: NDArray[Any], raw: NDArray[Any]) -> float:
-    """1 / temperature that makes sigmoid(scale * raw) fit labels best."""
+    """1 / temperature that makes sigmoid(scale * raw) fit labels best; 1 for labels of one kind, which fit none."""
+    if label.all() or not label.any():
+        return 1.0
 
     def cross_entropy(scale: float) -> float:
         return float(np.logaddexp(0, scale * raw).mean() - scale * (label * raw).mean())

@@ -15,12 +15,11 @@ from liver_ct.experiment.analysis import AS_IT_IS, TEMPERATURE, WAYS, parts
 from liver_ct.experiment.collecting import read_results
 from liver_ct.experiment.mask_steps import temperatures
 from liver_ct.experiment.masks import CENTRES, binned, ece, kept_histograms
-from liver_ct.experiment.stats import interval
 from liver_ct.files import read_json, write_json
 from liver_ct.training.calibration import cross_fitted
 from liver_ct.training.claims import knobs_of
 from liver_ct.training.datalists import Entry, read_lists
-from liver_ct.training.intervals import patient_draws
+from liver_ct.training.intervals import interval, patient_draws
 
 FILE = "calibration.json"
 MASK_BINS, SLICE_BINS = 15, 10
@@ -76,7 +75,7 @@ def voxels(masks: Path, cases: Sequence[Entry], bundle: Path) -> dict[str, Any]:
 
 
 def slices(results: Mapping[str, Any], arm: str | None) -> dict[str, Any]:
-    """Label and raw logit of each slice of an arm, with whose it is and which parts it belongs to."""
+    """Label and raw logit of each slice of an arm, whose it is, which network's, and which parts it belongs to."""
     arm = arm or results["config"]["reference"]
     if arm not in results["scores"]:
         raise StudyError(f"--arm {arm}: no such arm. Choose of {', '.join(results['scores'])}.")
@@ -84,6 +83,7 @@ def slices(results: Mapping[str, Any], arm: str | None) -> dict[str, Any]:
     return {
         "arm": arm,
         "person": results["slices"]["person"],
+        "fold": results["slices"]["fold"],
         "parts": {name: np.flatnonzero(rows).tolist() for name, rows in parts(results).items()},
         "label": results["labels"][str(results["arms"][arm]["gop"])],
         "logit": scores[next(iter(scores))],
@@ -133,9 +133,14 @@ def mask_rows(content: Content, draws: int) -> list[dict[str, Any]]:
 
 
 def slice_rows(table: Content, draws: int) -> list[dict[str, Any]]:
-    """Those of the tumour probability by part; temperature, scale and bias of each person fitted on the others."""
+    """Those of the tumour probability by part; temperature, scale and bias of each person fitted on the others whom the
+    same network judged, as logits of two networks share no scale."""
     label, raw, person = (np.array(table[name]) for name in ("label", "logit", "person"))
-    scaled = {way: cross_fitted(label, raw.astype(float), person, fit) for way, fit in WAYS.items()}
+    fold = np.array(table.get("fold", ["0"] * len(person)))  # earlier versions wrote none
+    scaled = {way: np.empty(len(person)) for way in WAYS}
+    for same in (fold == f for f in np.unique(fold)):
+        for way, fit in WAYS.items():
+            scaled[way][same] = cross_fitted(label[same], raw[same].astype(float), person[same], fit)
     rows = []
     for part, index in table["parts"].items():
         for way, p in scaled.items():

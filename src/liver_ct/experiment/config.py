@@ -12,7 +12,7 @@ from typing import Any
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json
 from liver_ct.training.claims import configs_of
-from liver_ct.training.cross_validation import SECTIONS, known_tumour, tells_of_tumour
+from liver_ct.training.cross_validation import SECTIONS, known_tumour, require_judges, tumour_folds
 from liver_ct.training.datalists import Entry, open_data, read_lists
 from liver_ct.training.end_to_end import OVERLAY
 from liver_ct.training.overlays import with_overlay
@@ -29,6 +29,7 @@ TOP = (
     "reference", "masks", "arms", "contrasts",
 )  # fmt: skip
 MASKS = ("prob", "binary", "dilated", "none", "manual")  # values of stage 2's mask_source
+REPAIRS = ("leaks", "gaps")
 TEMPERED = "temperature"  # prob at a fitted temperature
 Arm = dict[str, Any]
 
@@ -136,10 +137,10 @@ class Experiment:
         return [str(k) for k in range(self.config["folds"] + len(self.sources_held_out()))]
 
     def tumour_folds(self) -> list[str]:
-        """Those that hold somebody by whom stage 2 can be judged."""
-        fold_of = self.fold_of()
-        told = [e for section in SECTIONS for e in self.lists[section] if tells_of_tumour(e)]
-        return sorted({fold_of[e["group"]] for e in told if e["group"] in fold_of})
+        """Those that hold somebody by whom stage 2 can be judged; raises StudyError where there is none but one."""
+        folds = tumour_folds(self.lists, self.fold_of())
+        require_judges(Path(self.config["datalist"]), folds)
+        return folds
 
     def cases(self) -> list[Entry]:
         """The volumes with their Prob-Masks."""
@@ -175,6 +176,37 @@ def check(config: Mapping[str, Any], arms: Sequence[Arm]) -> None:
             raise ValueError(f"arm {name} has seeds that the arm it starts from lacks")
         if arm["masks"] not in {SHIPPED, *config.get("masks", {})}:
             raise ValueError(f"arm {name} has masks {arm['masks']}, which are not among the masks")
+        others = {name_of(other): other for other in arms}
+        if cause := misuse(arm, others.get(arm.get("from") or arm.get("weights") or "")):
+            raise ValueError(f"arm {name} {cause}")
+
+
+def misuse(arm: Arm, start: Arm | None) -> str:
+    """What an arm asks for that would not be done, with the arm that it starts from; "" where all of it is."""
+    both_stages, begun = "from" in arm, start or {}  # both stages are trained on, from the other arm
+    rules = (
+        (both_stages and "weights" in arm, "has both from and weights"),
+        (both_stages and arm.get(SEEN), "has both from and seen"),
+        ("from" in begun or "weights" in begun, "starts from an arm that starts from another one itself"),
+        (
+            any(arm[key] != begun.get(key, arm[key]) for key in ("combine", "gop")),
+            "has another combine or gop than the arm it starts from",
+        ),
+        (both_stages and arm["mask_source"] != "prob", "has from, which learns through the Prob-Mask alone"),
+        (
+            both_stages and begun.get("mask_source") == TEMPERED,
+            "has from an arm at a fitted temperature, which training both stages on makes another",
+        ),
+        (
+            both_stages and arm["masks"] not in (SHIPPED, begun.get("masks")),
+            "has other masks than the arm in its from, whose stage 1 it takes",
+        ),
+        (begun and arm.get("inner_groups"), "has inner_groups, but is not trained from nothing"),
+        ("repair" in arm and "weights" not in arm, "has repair without weights, to judge which it is"),
+        ("repair" in arm and arm["repair"] not in REPAIRS, f"has a repair that is none of {', '.join(REPAIRS)}"),
+        ("repair" in arm and arm["mask_source"] in ("manual", "none"), "has repair, but looks through no Prob-Mask"),
+    )
+    return next((cause for wrong, cause in rules if wrong), "")
 
 
 def check_keys(config: Mapping[str, Any], arms: Sequence[Arm], seg: Path, cls: Path) -> None:
@@ -187,9 +219,19 @@ def check_keys(config: Mapping[str, Any], arms: Sequence[Arm], seg: Path, cls: P
         require_known(f"arm {name_of(arm)}", arm, {*ARM_OWN, *more, *knobs_of(cls, arm.get("overlay"))})
         if arm["mask_source"] not in (*MASKS, TEMPERED):
             raise ValueError(f"arm {name_of(arm)}: mask_source is none of {', '.join((*MASKS, TEMPERED))}")
-    for key, least in {"folds": 2, "stage1_epochs": 1, "epochs": 1}.items():
-        if not isinstance(config[key], int) or config[key] < least:
-            raise ValueError(f"{key} is {config[key]!r}, not a number from {least}")
+        seeds = arm["seeds"]
+        if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or len({*seeds}) < len(seeds):
+            raise ValueError(f"arm {name_of(arm)}: seeds are {seeds}, not different whole numbers")
+    numbers = {"workers": 0, **config}
+    for key, least in {"folds": 2, "stage1_epochs": 1, "epochs": 1, "workers": 0}.items():
+        if not isinstance(numbers[key], int) or numbers[key] < least:
+            raise ValueError(f"{key} is {numbers[key]!r}, not a number from {least}")
+    if not isinstance(config.get("held_out", []), list):
+        raise ValueError(f"held_out is {config['held_out']!r}, not a list of sources")
+    folds = range(config["folds"] + len(config.get("held_out", [])))
+    for name, knobs in config.get("masks", {}).items():
+        if lost := [fold for fold in knobs.get("folds", []) if fold not in folds]:
+            raise ValueError(f"masks {name} has fold {lost[0]}, of folds 0 to {folds[-1]}")
 
 
 def require_known(place: str, given: Mapping[str, Any], known: Iterable[str]) -> None:

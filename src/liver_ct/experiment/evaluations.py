@@ -56,7 +56,8 @@ def compare_evaluations(one: Path, other: Path, threshold: float = 0.5) -> tuple
 
     Returns:
         AUC, accuracy, TPR and FPR of both (AUC None where all slices are of one class) with the counts of
-        ``stats.disagreement``, and the slices on which one alone is right as rows of COLUMNS.
+        ``stats.disagreement``, of cases in the place of patients, and the slices on which one alone is right as rows of
+        COLUMNS.
 
     Raises:
         StudyError: a table that is missing, or other slices or labels in one than in the other.
@@ -67,12 +68,14 @@ def compare_evaluations(one: Path, other: Path, threshold: float = 0.5) -> tuple
     keys = sorted(first)
     label = np.array([first[key][0] for key in keys])
     a, b = (np.array([scores[key][1] for key in keys]) for scores in (first, second))
-    person = np.array([case for case, _ in keys])
+    case = np.array([case for case, _ in keys])
     decided_a, decided_b = ((p >= threshold).astype(np.float64) for p in (a, b))
+    counts = disagreement(label, decided_a, decided_b, case)
     difference = {
         "one": _figures(label, a, decided_a),
         "other": _figures(label, b, decided_b),
-        **disagreement(label, decided_a, decided_b, person),
+        # a table does not say whose a case is
+        **{name.replace("patients_", "cases_"): count for name, count in counts.items()},
     }
     return difference, only_one_right(keys, label, a, b, threshold)
 

@@ -124,6 +124,8 @@ def judge(
     Raises:
         StudyError: no case is left, ``output`` holds another judgement, or neither one nor as many weights as masks.
     """
+    if "mask_source" in knobs:
+        raise StudyError(f"--mask_source {knobs['mask_source']}: a judge looks through --masks. Name it there.")
     arms = named(weights, masks, names or masks)
     cases = judged_cases(datalist, masks)
     if test := known_tumour(datalist, "test"):
@@ -226,7 +228,7 @@ def add_together(results: dict[str, Any]) -> None:
     contrasts += [[f"{first}-together", f"{other}-together"] for other in others]
     for arm in (first, *others):
         seeds = results["scores"][arm]
-        mean = np.mean(list(seeds.values()), axis=0).tolist()
+        mean = np.mean(list(seeds.values()), axis=0).round(4).tolist()
         results["arms"][f"{arm}-together"] = results["arms"][arm]
         results["scores"][f"{arm}-together"] = dict.fromkeys(seeds, mean)
     results["config"] = {**results["config"], "contrasts": results["config"]["contrasts"] + contrasts}

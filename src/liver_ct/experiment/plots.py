@@ -64,7 +64,7 @@ def draw_differences(a: Analysis) -> Figure:
     for i, (one, other) in enumerate(contrasts):
         c = a.contrast(one, other)
         colour = "#0a8f88" if c["excludes_0"] else "#8a8f98"
-        axes.plot(c["interval"], [i, i], color=colour, linewidth=2)
+        axes.plot(c["interval"] or [c["difference"]] * 2, [i, i], color=colour, linewidth=2)
         axes.plot(c["difference"], i, "o", color=colour)
     axes.axvline(0, color="#333333", linewidth=0.8)
     axes.set_yticks(range(len(contrasts)), [f"{one}\n- {other}" for one, other in contrasts], fontsize=8)

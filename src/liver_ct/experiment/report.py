@@ -12,7 +12,7 @@ from liver_ct.experiment.analysis import Analysis, Results
 from liver_ct.experiment.masks import fit_temperature, mask_figures
 from liver_ct.experiment.plots import draw_plots
 from liver_ct.experiment.report_parts import part_text
-from liver_ct.experiment.stats import FIGURES, interval
+from liver_ct.experiment.stats import FIGURES
 from liver_ct.experiment.writing import spread, table, write_block
 from liver_ct.training.intervals import patient_draws
 
@@ -46,6 +46,8 @@ def summary_text(a: Analysis) -> str:
     for one, other in a.results["config"]["contrasts"][:3]:
         c = a.contrast(one, other)
         verdict = "The interval excludes 0." if c["excludes_0"] else "The interval holds 0: no difference is shown."
+        if c["interval"] is None:
+            verdict = "Of one person no interval can be given."
         if not c["excludes_0"] and c["half_the_time"]:
             verdict += (
                 f" Were {c['difference']:+.4f} the truth, an interval would exclude 0 half the time with "
@@ -61,7 +63,7 @@ def arm_table(a: Analysis) -> str:
     rows = []
     for arm in a.arms:
         own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
-        cells = [f"{own[name]:.3f} ({spread(interval(drawn[name]))})" for name in FIGURES]
+        cells = [f"{own[name]:.3f} ({spread(a.interval(drawn[name]))})" for name in FIGURES]
         by_fold = f"{a.fold_auc(arm, a.gop(arm), a.seeds(arm)):.3f}"
         rows.append([arm, len(seeds), " ".join(f"{s:.3f}" for s in seeds), by_fold, *cells])
     head = ["arm", "seeds", "AUC of each", "mean of folds", "AUC", "accuracy", "TPR", "FPR"]
@@ -190,6 +192,8 @@ def loss_table(a: Analysis) -> str:
     """What stage 1's loss does to its Prob-Masks."""
     names = list(a.results["masks"])
     common = set.intersection(*(set(a.results["masks"][n]) for n in names))
+    if not common:
+        return ""
     rows = []
     for name in names:
         m = mask_figures(np.sum([a.results["masks"][name][c] for c in common], axis=0))
@@ -217,7 +221,7 @@ def liver_table(a: Analysis) -> str:
         cases = sorted(a.results["liver"][arm])
         change = np.array([a.results["liver"][arm][c] - before[c] for c in cases])
         weights = patient_draws([person[c] for c in cases], len(a.weights)).astype(float)
-        low_high = interval(weights @ change / weights.sum(1))
+        low_high = a.interval(weights @ change / weights.sum(1))
         own = np.mean([a.results["liver"][arm][c] for c in cases])
         rows.append([arm, f"{own:.4f}", f"{change.mean():+.4f}", spread(low_high, True)])
     return "\n\n".join([

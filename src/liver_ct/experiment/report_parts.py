@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from liver_ct.experiment.analysis import VOLUMES, Analysis, Results, parts
 from liver_ct.experiment.calibrating import rows_of, tumour_under_masks
-from liver_ct.experiment.stats import WIDTH, interval
+from liver_ct.experiment.stats import WIDTH
 from liver_ct.experiment.writing import spread, table, write_block
-from liver_ct.training.intervals import patient_draws
+from liver_ct.training.intervals import interval, patient_draws
 
 JUDGED, CALIBRATED = "<!-- from judged/results.json -->", "<!-- from calibration.json -->"
 MOST = 10_000  # people; more is no plan
@@ -44,7 +45,7 @@ def one_part(a: Analysis, part: str) -> str:
         head.append("mean of folds")
     for arm in a.arms:
         own, drawn, seeds = a.figures(arm, a.gop(arm), a.seeds(arm))
-        rows.append([arm, len(seeds), f"{own['auc']:.3f} ({spread(interval(drawn['auc']))})"])
+        rows.append([arm, len(seeds), f"{own['auc']:.3f} ({spread(a.interval(drawn['auc']))})"])
         if several:
             rows[-1].append(f"{a.fold_auc(arm, a.gop(arm), a.seeds(arm)):.3f}")
     lines.append(table(head, rows))
@@ -116,7 +117,7 @@ def tumour_table(content: Results) -> str:
         cells = []
         for name in ("cut", "kept"):
             values = np.array([row[name] for row in found])
-            low, high = interval(weights @ values / weights.sum(1))
+            low, high = interval(weights @ values / weights.sum(1)) or (math.nan, math.nan)
             cells.append(f"{100 * values.mean():.1f} % ({100 * low:.1f} to {100 * high:.1f})")
         rows.append(["**mean of people (95 %)**", "", sum(row["voxels"] for row in found), *cells, ""])
     return table(head, rows) if rows else ""

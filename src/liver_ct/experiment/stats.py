@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from liver_ct.training.intervals import interval
+
 FIGURES = ("auc", "accuracy", "tpr", "fpr", "sensitivity_at_90")
 SPECIFICITY = 0.9
 WIDTH = 0.03  # of an interval of a difference in AUC that answers the question
@@ -63,20 +65,14 @@ def drawn_figures(
     return drawn
 
 
-def interval(drawn: NDArray[Any]) -> list[float]:
-    """95 % percentile interval of bootstrap draws."""
-    low, high = np.nanpercentile(drawn, [2.5, 97.5]).round(4)
-    return [float(low), float(high)]
-
-
 def patients_needed(patients: int, difference: float, drawn: NDArray[Any]) -> dict[str, int | None]:
     """Of how many patient groups like these a 95 % interval excludes 0: half the time, and in 80 of 100 experiments.
 
     The bootstrap's standard error falls with the square root of the number of patients, and the difference is taken
-    for the true one; None where it is 0.
+    for the true one; None where it is 0, or there is no error to go by.
     """
-    error = float(np.nanstd(drawn))
-    if difference == 0:
+    error = float(np.nanstd(drawn)) if patients > 1 and not np.isnan(drawn).all() else float("nan")
+    if difference == 0 or np.isnan(error) or np.isnan(difference):
         return {"half_the_time": None, "in_80_of_100": None}
 
     def needed(z: float) -> int:
@@ -86,12 +82,15 @@ def patients_needed(patients: int, difference: float, drawn: NDArray[Any]) -> di
     return {"half_the_time": needed(two_sided), "in_80_of_100": needed(two_sided + stats.norm.ppf(0.8))}
 
 
-def people_for_width(people: int, drawn: NDArray[Any], width: float = WIDTH) -> int:
+def people_for_width(people: int, drawn: NDArray[Any], width: float = WIDTH) -> int | None:
     """Of how many people like these a 95 % interval is as narrow as ``width``, whatever the difference.
 
-    Its width falls with the square root of their number.
+    Its width falls with the square root of their number; None where there is none to go by.
     """
-    low, high = interval(drawn)
+    spread = interval(drawn) if people > 1 else None
+    if spread is None:
+        return None
+    low, high = spread
     return int(np.ceil(people * ((high - low) / width) ** 2))
 
 

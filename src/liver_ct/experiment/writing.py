@@ -45,6 +45,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def spread(low_high: Sequence[float], sign: bool = False) -> str:
-    """``0.80 to 0.90``."""
+def spread(low_high: Sequence[float] | None, sign: bool = False) -> str:
+    """``0.80 to 0.90``; ``-`` for no interval."""
+    if low_high is None:
+        return "-"
     return " to ".join(f"{v:+.3f}" if sign else f"{v:.3f}" for v in low_high)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import lzma
 import re
 import zipfile
@@ -51,6 +53,23 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BrokenPair(f"{path}: holds no JSON object, but {type(content).__name__}. Write it as {{...}}.")
     return content
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Rows of a CSV that are not empty, its columns between commas or, as spreadsheets of many countries write them,
+    semicolons; raises BrokenPair.
+
+    In UTF-8 alone: by a guessed code page one name could become two, and so one person two.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a mark first
+        heading = text.partition("\n")[0]
+        delimiter = ";" if ";" in heading and "," not in heading else ","
+        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    except UnicodeDecodeError:
+        raise BrokenPair(f"{path}: is no text in UTF-8. Save it as CSV UTF-8.") from None
+    except (OSError, csv.Error) as error:
+        raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
 
 
 def read_datalist(path: Path) -> dict[str, list[Entry]]:

@@ -16,6 +16,7 @@ from liver_ct.errors import find_study_error
 from liver_ct.files import shipped, written_whole
 from liver_ct.lits.cases import READ_ERRORS, BrokenPair, brief
 
+TUMOUR = 2
 ON_TISSUE = 0.9  # share of the labelled voxels
 
 
@@ -124,16 +125,18 @@ def check_as_read(image: Path) -> None:
         raise
 
 
-def check_pair(image: Path, label: Path, repaired: Path) -> Path:
-    """Check a CT and its segmentation; return the segmentation to use, `repaired` if its header had to be put right."""
+def check_pair(image: Path, label: Path, repaired: Path) -> tuple[Path, bool]:
+    """Check a CT and its segmentation; return the segmentation to use, `repaired` if its header had to be put right,
+    and whether it marks a tumour."""
     ct, seg = read(image), read(label)
     check_ct(image, ct)
     check_labels(label, seg)
     moved = on_grid(ct, seg, label)
     check_overlay(label, ct, seg.raw if moved is None else np.asanyarray(moved.dataobj))
     check_as_read(image)
+    marked = seg.limits()[1] == TUMOUR
     if moved is None:
-        return label
+        return label, marked
     with written_whole(repaired) as part:
         nib.save(moved, part)
-    return repaired
+    return repaired, marked

@@ -95,8 +95,9 @@ def files_below(source: Path, skip: Path, problems: list[str]) -> Iterator[Path]
         yield from (folder / name for name in files)
 
 
-def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[str, dict[str, Member]]:
-    """Map case name -> role -> file. Files on disk win over archive members, so an unpacked archive is not read."""
+def find_cases(source: Path, skip: Path, problems: list[str], notes: list[str]) -> dict[str, dict[str, Member]]:
+    """Map case name -> role -> file. Files on disk win over archive members, so an unpacked archive is not read; that
+    another file than a copy is left out, since there is one of its name, is noted."""
     loose, packed = [], []
     for path in files_below(source, skip, problems):
         if path.suffix.lower() in (".zip", ".tar"):
@@ -109,8 +110,16 @@ def find_cases(source: Path, skip: Path, problems: list[str]) -> dict[str, dict[
                 continue
             loose.append(Member(*known, path.absolute(), "", (stat.st_size, stat.st_mtime_ns)))
     cases: dict[str, dict[str, Member]] = {}
+    twice = []
     for member in loose + packed:
-        cases.setdefault(member.case, {}).setdefault(member.role, member)
+        first = cases.setdefault(member.case, {}).setdefault(member.role, member)
+        if first.signature != member.signature and bool(first.inner) == bool(member.inner):
+            twice.append((member, first))
+    if twice:
+        (member, first), others = twice[0], f" and {len(twice) - 1} other files" if twice[1:] else ""
+        cause = f"{member.role}-{member.case} is {first.label} already"
+        fix = "If these are other people, give them names of their own, such as volume-b1."
+        notes.append(f"{member.label}{others}: left out, as {cause}. {fix}")
     return {case: cases[case] for case in sorted(cases, key=natural_order)}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, brief, case_name, read_object
+from liver_ct.lits.cases import SLICE_SPLITS, SPLITS, BrokenPair, Entry, case_name, read_csv, read_object
 
 REFERENCE_TEST = {str(case) for case in range(28, 48)}  # LiTS volumes 28 to 47 are 3D-IRCADb, the customary hold-out
 KNOWN_PEOPLE = {"person-0": "0 1", "person-6": "6 7 8 9 10"}  # volumes that look like one patient; others unknown
@@ -16,15 +16,29 @@ PEOPLE = "people"  # of a datalist
 
 
 def read_people(path: Path | None) -> dict[str, str]:
-    """Case -> person, from a JSON object {case: person} or a CSV of case,person; without a file none."""
+    """Case -> person, "" where it is left empty, from a JSON object {case: person} or a CSV of case,person; without a
+    file none."""
     if path is None:
         return {}
     rows = list(read_object(path).items()) if path.suffix.lower() == ".json" else read_table(path)
     people: dict[str, str] = {}
-    for case, person in ((case_name(case, path), str(person).strip()) for case, person in rows):
+    for case, person in ((case_name(case, path), plain_person(person)) for case, person in rows):
         if people.setdefault(case, person) != person:
-            raise BrokenPair(f"{path}: case {case} is {people[case]!r} and {person!r}. Keep one row.")
+            raise BrokenPair(f"{path}: case {case} is of two people. Keep one row.")
     return people
+
+
+def plain_person(person: object) -> str:
+    """A person's name, alike however its letters are composed; "" for none."""
+    return "" if person is None else unicodedata.normalize("NFC", str(person)).strip()
+
+
+def who_is_who(datalist: Path, groups: Path | None) -> tuple[dict[str, str], set[str]]:
+    """Case -> person as groups files told, those of earlier calls too, which the datalist keeps; and the cases that
+    ``groups`` leaves without a person: what was told of them is forgotten. Raises BrokenPair."""
+    new = read_people(groups)
+    told = told_earlier(datalist) | new
+    return {case: person for case, person in told.items() if person}, {case for case in new if not new[case]}
 
 
 def told_earlier(path: Path) -> dict[str, str]:
@@ -56,10 +70,10 @@ def listed_people(content: dict[str, list[Entry]], sections: Iterable[str]) -> d
     return {case_of(entry["case_id"]): entry["group"] for key in sections for entry in content.get(key, [])}
 
 
-def grouped_people(content: dict[str, list[Entry]]) -> dict[str, str]:
-    """Case -> person of all entries of a datalist, without the cases of which nobody told whose they are."""
+def grouped_people(content: dict[str, list[Entry]], forgotten: Collection[str] = ()) -> dict[str, str]:
+    """Case -> person of a datalist's volumes and slices, but for those that nobody had grouped, or are forgotten."""
     listed = listed_people(content, (*SLICE_SPLITS, *SPLITS))
-    return {case: person for case, person in listed.items() if person != person_of(case, {})}
+    return {c: person for c, person in listed.items() if person != person_of(c, {}) and c not in forgotten}
 
 
 def case_of(case_id: str) -> str:
@@ -69,11 +83,7 @@ def case_of(case_id: str) -> str:
 
 def read_table(path: Path) -> list[tuple[str, str]]:
     """Rows of a CSV of case,person without its heading; raises BrokenPair."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
+    rows = read_csv(path)
     if rows and not re.search(r"\d", rows[0][0]):  # a heading has no case number
         del rows[0]
     return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
@@ -141,9 +151,12 @@ def people_of(cases: Iterable[str], people: dict[str, str]) -> set[str]:
 def validation_people(
     cases: Iterable[str], people: dict[str, str], wanted: dict[str, set[str]], fraction: float, seed: int
 ) -> set[str]:
-    """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair."""
+    """Who is in validation: those asked for, else a drawn part of the cases' people; raises BrokenPair.
+
+    Nobody of a training list is drawn: these were asked for.
+    """
     if "validation" not in wanted:
-        return choose(people_of(cases, people), fraction, seed)
+        return set() if "training" in wanted else choose(people_of(cases, people), fraction, seed)
     held = people_of(wanted["validation"], people)
     both = people_of(wanted.get("training", ()), people) & held
     if both:

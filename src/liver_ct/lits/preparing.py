@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +18,25 @@ from liver_ct.lits.people import (
     PEOPLE,
     assign,
     grouped_people,
+    listed_people,
+    people_of,
     person_of,
-    read_people,
     read_split,
     slice_lists,
-    told_earlier,
+    who_is_who,
     with_known,
 )
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
-CHECK_VERSION = 2  # raise it when the checks change, so that earlier results are not trusted
+CHECK_VERSION = 3  # raise it when the checks change, so that earlier results are not trusted
+
+
+class Pair(NamedTuple):
+    """A checked CT and its segmentation, and whether that marks a tumour."""
+
+    image: Path
+    label: Path
+    tumour: bool
 
 
 class Prepared(NamedTuple):
@@ -56,23 +65,24 @@ class State:
         except (OSError, ValueError, KeyError, AttributeError):
             self.cases = {}  # no state or a damaged one: check again
 
-    def find(self, case_id: str, key: list[Any]) -> tuple[Path, Path] | None:
-        """Paths of a case prepared from exactly these sources, or None."""
+    def find(self, case_id: str, key: list[Any]) -> Pair | None:
+        """What there is of a case prepared from exactly these sources, or None."""
         done = self.cases.get(case_id)
         if not done or done["key"] != key:
             return None
-        paths = Path(done["image"]), Path(done["label"])
-        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-        return paths if sizes == done["sizes"] else None
+        pair = Pair(Path(done["image"]), Path(done["label"]), done["tumour"])
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in pair[:2]]
+        return pair if sizes == done["sizes"] else None
 
-    def add(self, case_id: str, key: list[Any], image: Path, label: Path) -> None:
+    def add(self, case_id: str, key: list[Any], pair: Pair) -> None:
         """Remember a case and save at once, so that a killed run goes on from here."""
-        sizes = [image.stat().st_size, label.stat().st_size]
-        self.cases[case_id] = {"key": key, "image": str(image), "label": str(label), "sizes": sizes}
+        sizes = [path.stat().st_size for path in pair[:2]]
+        paths = {"image": str(pair.image), "label": str(pair.label)}
+        self.cases[case_id] = {"key": key, **paths, "sizes": sizes, "tumour": pair.tumour}
         write_json(self.path, {"version": CHECK_VERSION, "cases": self.cases})
 
 
-def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: State) -> tuple[Path, Path]:
+def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: State) -> Pair:
     """Bring one pair into place and check it, unless an earlier run did; raises BrokenPair."""
     case = next(iter(members.values())).case
     for role in ("volume", "segmentation"):
@@ -88,15 +98,16 @@ def prepare_case(members: dict[str, Member], folder: Path, mode: str, state: Sta
         image, label = (finding.place(member, folder, mode) for member in pair)
     except (*READ_ERRORS, tarfile.TarError) as error:
         raise BrokenPair(f"{pair[0].label}: cannot be unpacked ({brief(error)}). Download it again.") from None
-    label = checking.check_pair(image, label, folder / "repaired" / f"segmentation-{case}.nii.gz")
-    state.add(case_id, key, image, label)
-    return image, label
+    found = Pair(image, *checking.check_pair(image, label, folder / "repaired" / f"segmentation-{case}.nii.gz"))
+    state.add(case_id, key, found)
+    return found
 
 
 def write_datalist(
     output: Path,
-    ready: dict[str, tuple[Path, Path]],
+    ready: dict[str, Pair],
     split: dict[str, str | None],
+    wanted: dict[str, set[str]],
     people: dict[str, str],
     told: dict[str, str],
     known: dict[str, Entry],
@@ -106,15 +117,15 @@ def write_datalist(
     What is `known` of a case joins its entry; who is who as `told` by groups files is kept for later calls.
     """
     datalist: dict[str, list[Entry]] = {key: [] for key in SPLITS}
-    for case, (image, label) in ready.items():
+    for case, pair in ready.items():
         side = split[case]
         if side:
-            paths = {"image": portable(image, output), "label": portable(label, output)}
+            paths = {"image": portable(pair.image, output), "label": portable(pair.label, output)}
             named = {"case_id": f"volume-{case}", "group": person_of(case, people)}
             datalist[side].append({**paths, **named, **known[case]})
     path = output / "datalist.json"
     if path.is_file():
-        datalist |= kept_slices(read_datalist(path), datalist, people)
+        datalist |= kept_slices(read_datalist(path), datalist, people, wanted)
     write_json(path, {**datalist, PEOPLE: told} if told else datalist)
     return datalist
 
@@ -150,12 +161,39 @@ def check_tumour(
         raise BrokenPair(f"{path}: {cause}. Name them there, or leave --tumour out.")
 
 
+def not_found(file: Path, lost: Collection[str], source: Path) -> str:
+    """That a file names cases of which there is no volume."""
+    others = f" and {len(lost) - 1} other cases" if len(lost) > 1 else ""
+    return f"{file}: names volume-{min(lost)}{others}, not below {source} (yet). Check how they are written."
+
+
+def tumour_free(source: str, count: int) -> str:
+    """That all of a data set is taken for tumour-free, which may be a set of livers alone."""
+    cause = f"none of its {count} segmentations marks a tumour (2), so that all are taken for tumour-free"
+    return f"{source}: {cause}. If tumours were not outlined there, say --liver_only {source}."
+
+
+def unmarked(
+    ready: dict[str, Pair], cases: dict[str, dict[str, Member]], known: dict[str, Entry]
+) -> Iterator[tuple[str, int]]:
+    """Data sets of which no segmentation marks a tumour, and which are taken for tumour-free, with their size."""
+    marks: dict[str, list[bool]] = {}
+    for case, pair in ready.items():
+        if known[case].get("tumour_label", True):
+            marks.setdefault(cases[case]["volume"].source, []).append(pair.tumour)
+    yield from ((source, len(each)) for source, each in marks.items() if not any(each))
+
+
 def kept_slices(
-    old: dict[str, list[Entry]], datalist: dict[str, list[Entry]], people: dict[str, str]
+    old: dict[str, list[Entry]], datalist: dict[str, list[Entry]], people: dict[str, str], wanted: dict[str, set[str]]
 ) -> dict[str, list[Entry]]:
-    """The lists of isolated slices of an earlier datalist, divided anew; without the empty ones."""
+    """The lists of isolated slices of an earlier datalist, divided anew, also by who is ``wanted`` on a side without a
+    volume; without the empty ones."""
     slices = [entry for key in SLICE_SPLITS for entry in old.get(key, [])]
-    held, tested = ({entry["group"] for entry in datalist[key]} for key in ("validation", "test"))
+    held, tested = (
+        {entry["group"] for entry in datalist[key]} | people_of(wanted.get(key, ()), people)
+        for key in ("validation", "test")
+    )
     lists = slice_lists(slices, people, held, tested)
     return {key: rows for key, rows in lists.items() if rows}
 
@@ -167,7 +205,7 @@ def prepare_all(
     state: State,
     report: Callable[[str], None],
     track: Track,
-) -> dict[str, tuple[Path, Path]]:
+) -> dict[str, Pair]:
     """Prepare every case; a broken one is reported in one line and left out."""
     ready = {}
     for case, members in track(cases.items()):
@@ -189,6 +227,7 @@ def prepare(
     seed: int = 0,
     mode: str = "reference",
     report: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     track: Track = iter,
 ) -> Prepared:
     """Check every CT with its segmentation below ``source`` and write ``output/datalist.json``.
@@ -197,16 +236,17 @@ def prepare(
         source: folder with LiTS or MSD Task03_Liver, at any depth.
         output: folder for the datalist, and for what has to be unpacked or repaired (``output/cases``).
         groups: JSON {case: person} or CSV of case,person, beside the LiTS volumes known to be one person and those
-            in a list that is there already.
+            in a list that is there already, of which a case with an empty person is forgotten.
         split: JSON {"test": [cases], "validation": [cases]}; by default LiTS volumes 28 to 47 are the test.
         liver_only: sources (the folders that the files lie in) or cases whose segmentations hold no tumour label; that
             none is marked there does not mean that there is none.
         tumour: CSV of volume,slice,tumour_present (1, 0, or -1 unknown; the slice as the file counts) for such cases.
-        val_fraction: part of the people drawn for validation if the split file names none.
+        val_fraction: part of the people drawn for validation if the split file lists neither that nor training.
         seed: of that draw.
         mode: what becomes of loose files: "reference" names them where they are, "link" and "copy" put them into
             ``output/cases``.
         report: is told of each problem in one line; the case is left out.
+        note: is told, in a line each, of what may be meant otherwise.
         track: wraps the cases that are worked off, to show progress.
 
     Raises:
@@ -218,11 +258,12 @@ def prepare(
     if not 0 <= val_fraction <= 1:
         raise BrokenPair(f"--val_fraction {val_fraction:g}: no part of the people. Use 0 to 1.")
     earlier = read_datalist(out / "datalist.json") if (out / "datalist.json").is_file() else {}
-    told = told_earlier(out / "datalist.json") | read_people(groups)
-    people = with_known(grouped_people(earlier) | told)
+    told, forgotten = who_is_who(out / "datalist.json", groups)
+    people = with_known(grouped_people(earlier, forgotten) | told)
     wanted, slices = read_split(split), read_slice_tumour(tumour)
     problems: list[str] = []
-    cases = finding.find_cases(source, folder, problems)
+    notes: list[str] = []
+    cases = finding.find_cases(source, folder, problems, notes)
     if not cases:
         problems.append(f"{source}: no LiTS or MSD Task03 files below it. Give the folder with the archives.")
     for problem in problems:
@@ -235,6 +276,12 @@ def prepare(
         check_told_slices(Path(str(tumour)), slices[case], nib.load(ready[case][0]), f"volume-{case}")
     sides = assign(list(ready), people, wanted, val_fraction, seed)
     known = {case: what_is_known(case, cases[case], liver_only, slices) for case in ready}
-    datalist = write_datalist(out, ready, sides, people, told, known)
+    there = {*cases, *listed_people(earlier, SLICE_SPLITS)}
+    asked = [(split, set().union(*wanted.values())), (tumour, set(slices))]
+    notes += [not_found(file, named - there, source) for file, named in asked if file and named - there]
+    notes += [tumour_free(name, count) for name, count in unmarked(ready, cases, known)]
+    for line in notes:
+        note(line)
+    datalist = write_datalist(out, ready, sides, wanted, people, told, known)
     left_out = sum(side is None for side in sides.values())
     return Prepared(out / "datalist.json", datalist, left_out, len(cases) - len(ready))

@@ -30,10 +30,10 @@ from liver_ct.lits.people import (
     grouped_people,
     listed_people,
     people_of,
-    read_people,
     read_split,
     slice_lists,
     told_earlier,
+    who_is_who,
     with_known,
 )
 from liver_ct.lits.preparing import portable
@@ -185,12 +185,18 @@ def add_slices(
     Raises:
         BrokenPair: an archive, datalist, groups or split that cannot be used.
     """
+    if not 0 < thickness <= LARGEST_SPACING:
+        raise BrokenPair(f"--thickness {thickness:g}: no depth of a voxel in mm. Use up to {LARGEST_SPACING:g}.")
     path, output = datalist.absolute(), output.absolute()
     content = read_datalist(path)
     data = read_slices(npz)
-    volumes, who = listed_people(content, SPLITS), told_earlier(path) | read_people(groups)
-    people = with_known(grouped_people(content) | as_listed(groups or path, who, path, volumes) | volumes)
-    cases = read_split(split).get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
+    volumes = listed_people(content, SPLITS)
+    who, forgotten = who_is_who(path, groups)
+    if stay := sorted(forgotten & volumes.keys() & told_earlier(path).keys()):
+        raise BrokenPair(f"{groups}: case {stay[0]} has a volume in {path}. Prepare the data with this file first.")
+    people = with_known(grouped_people(content, forgotten) | as_listed(groups or path, who, path, volumes) | volumes)
+    wanted = read_split(split)
+    cases = wanted.get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     check_names(npz, data, content)
     told = read_row_tumour(tumour, [mm * data.hu.shape[2] / WIDTH for mm in data.spacing])
     entries = []
@@ -200,6 +206,7 @@ def add_slices(
     known = {entry["case_id"] for entry in entries}
     earlier = [e for key in SLICE_SPLITS for e in content.get(key, []) if e["case_id"] not in known]
     held = {entry["group"] for entry in content.get("validation", [])}
+    held |= people_of(wanted.get("validation", ()), people)
     content |= slice_lists(earlier + entries, people, held, people_of(cases, people))
     content.pop(PEOPLE, None)
     write_json(path, {**content, PEOPLE: who} if who else content)

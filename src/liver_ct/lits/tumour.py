@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
-from liver_ct.lits.cases import BrokenPair, brief, case_name
+from liver_ct.lits.cases import BrokenPair, case_name, read_csv
 from liver_ct.outputs.axes import axial_axis
 
 SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was taken from
-
-
 TOLD = ("tumour_in", "tumour_free")  # slices by index along the body, where there are no outlines
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV with a heading that names at least ``columns``; raises BrokenPair."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
-            rows = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BrokenPair(f"{path}: cannot be read ({brief(error)}). Check the path.") from None
-    missing = set(columns) - set(rows[0] if rows else ())
-    if missing:
+    head, *rows = read_csv(path) or [[]]
+    named = [name.strip() for name in head]
+    if missing := set(columns) - set(named if rows else ()):
         raise BrokenPair(f"{path}: has no column {', '.join(sorted(missing))}. Give a CSV with a heading.")
-    return rows
+    return [dict(zip_longest(named, row[: len(named)], fillvalue="")) for row in rows]
 
 
 def presence(text: str, path: Path) -> int | None:

@@ -11,7 +11,7 @@ from liver_ct.errors import StudyError
 from liver_ct.files import write_json, written_whole
 from liver_ct.training import cross_validation, prob_masks
 from liver_ct.training.claims import configs_of
-from liver_ct.training.datalists import read_lists
+from liver_ct.training.datalists import assign_folds, is_packed, open_data, read_lists
 
 FOLDS = 2  # by person; two cores and an afternoon pay for no more
 
@@ -57,9 +57,11 @@ def train(
         read_lists(originals.resolve())
     if min(seg_epochs, cls_epochs) < 1:
         raise StudyError(f"--seg_epochs {seg_epochs}, --cls_epochs {cls_epochs}: none can be 0. Use 1 or more.")
+    lists = open_data(data, masks.resolve() / "data")
+    fold_of = assign_folds(lists, FOLDS, masks.resolve() / "folds.json", held_out)
+    cross_validation.require_judges(data, cross_validation.tumour_folds(lists, fold_of))
     prob_masks.make(data, masks, FOLDS, seg_epochs, bundle=seg, held_out=held_out, start=seg_start)
-    packed = data.suffix == ".zip"
-    listed = originals or (masks / "data" / "datalist.json" if packed else data)
+    listed = originals or (masks / "data" / "datalist.json" if is_packed(data) else data)
     judged = prob_masks.unseen(originals, masks, "originals", seg) if originals else None
     liver = prob_masks.evaluate(listed, masks, seg)
     tumour = cross_validation.run(masks, output / "cls", cls_epochs, bundle=cls, judged=judged)

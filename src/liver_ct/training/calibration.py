@@ -16,8 +16,11 @@ from scipy.special import expit
 def calibrate(label: NDArray[Any], raw: NDArray[Any]) -> tuple[float, float]:
     """Scale and bias that make logits ``raw`` [N] fit labels best (logistic regression, Platt 1999).
 
-    Groups are drawn evenly in training, so that the network's own probabilities are too high.
+    Groups are drawn evenly in training, so that the network's own probabilities are too high. Labels of one kind fit no
+    scale: they leave the logits as they are, 1 and 0.
     """
+    if label.all() or not label.any():
+        return 1.0, 0.0
 
     def cross_entropy(scale_and_bias: NDArray[Any]) -> float:
         logit = scale_and_bias[0] * raw + scale_and_bias[1]
@@ -33,14 +36,19 @@ def cross_fitted(
     fold: NDArray[Any],
     fit: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]] = calibrate,
 ) -> NDArray[Any]:
-    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds; a fold that is alone
-    is fitted on itself."""
-    out, folds = np.empty_like(raw), np.unique(fold)
-    for f in folds:
-        others = fold != f if len(folds) > 1 else fold == f
-        scale, bias = fit(label[others], raw[others])
+    """Probabilities ``[N]`` of logits, with scale and bias of each fold fitted on the other folds; those of a fold that
+    is alone are left as they are."""
+    out = np.empty_like(raw)
+    for f in np.unique(fold):
+        others = fold != f
+        scale, bias = fit(label[others], raw[others]) if others.any() else (1.0, 0.0)
         out[fold == f] = expit(scale * raw[fold == f] + bias)
     return out
+
+
+def told_apart(fold: NDArray[Any], person: NDArray[Any]) -> NDArray[Any]:
+    """What calibration is cross-fitted by, ``[N]``: folds, or people where one network judged them all."""
+    return fold if len(np.unique(fold)) > 1 else person
 
 
 def metrics(label: NDArray[Any], score: NDArray[Any], probability: NDArray[Any] | None = None) -> dict[str, float]:

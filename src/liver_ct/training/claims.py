@@ -32,11 +32,13 @@ def recipe_of(bundle: Path, entries: Iterable[Entry] = (), **knobs: Any) -> Reci
         knobs: as they are, but for weights, which count by what is in them: ``ckpt_path`` and ``init_path``.
 
     Raises:
-        StudyError: there is no bundle.
+        StudyError: there is no bundle, or no weights.
     """
     made_with: Recipe = {"bundle": sha256_of_all(configs_of(bundle))}
     for name, value in knobs.items():
         is_weights = name in ("ckpt_path", "init_path") and value
+        if is_weights and not Path(value).is_file():
+            raise StudyError(f"{value}: no such weights. Check the path, or do what makes them first.")
         made_with[name] = KNOWN(Path(value)) if is_weights else value
     cases = [{key: _told(key, value) for key, value in sorted(entry.items())} for entry in entries]
     if cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from scipy.special import logit
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.calibration import calibrate, cross_fitted, metrics
+from liver_ct.training.calibration import calibrate, cross_fitted, metrics, told_apart
 from liver_ct.training.claims import alone_in, claim, recipe_of
-from liver_ct.training.datalists import Entry, parts_to_do, read_lists, set_apart, unseen_by
+from liver_ct.training.datalists import Entry, parts_to_do, read_lists, require_unseen, set_apart, unseen_by
+from liver_ct.training.froc import TUMOUR
 from liver_ct.training.intervals import patient_intervals
+from liver_ct.training.lesions import read_labels
 from liver_ct.training.running import go_on, run_bundle
 
 SECTIONS = ("training", "training_slices")
@@ -59,24 +62,40 @@ def run(
         What results.json holds; None while folds are missing.
 
     Raises:
-        StudyError: a training failed or was made with other settings, or more ``inner_groups`` than a training has.
+        StudyError: a training failed or was made with other settings, tumours are known in fewer than two folds, more
+            ``inner_groups`` than a training has or none of them with tumour, or a list with other people.
     """
     judged = judged or masks / "datalist_prob.json"
-    all_parts = [*folds_with_tumour(masks), "full"]
+    folds = folds_with_tumour(masks)
+    require_judges(masks / "datalist_prob.json", folds)
+    all_parts = [*folds, "full"]
     for part in parts_to_do(only, all_parts):
-        length, knobs = epochs, dict[str, Any]()
+        length, knobs = epochs, overrides
         if part == "full":
-            length, knobs = go_on(output / f"fold-{all_parts[-2]}" / "model.pt", epochs)
-        run_part(masks, output, part, length, bundle, inner_groups, {**knobs, **overrides}, judged)
-    if all(is_judged(output, fold) for fold in all_parts[:-1]):
+            length, knobs = go_on(output / f"fold-{folds[-1]}" / "model.pt", epochs, bundle, overrides)
+        run_part(masks, output, part, length, bundle, inner_groups, knobs, judged)
+    if all(is_judged(output, fold) for fold in folds):
         return report(masks, output, judged)
     return None
 
 
 def folds_with_tumour(masks: Path) -> list[str]:
     """The folds that hold a case whose tumours are known; a source without any has nothing to say here."""
-    fold_of = read_json(masks / "folds.json")
-    return sorted({str(fold_of[entry["group"]]) for entry in known_tumour(masks / "datalist_prob.json", *SECTIONS)})
+    return tumour_folds(read_lists((masks / "datalist_prob.json").resolve()), read_json(masks / "folds.json"))
+
+
+def tumour_folds(lists: Mapping[str, list[Entry]], fold_of: Mapping[str, Any]) -> list[str]:
+    """``folds_with_tumour`` of lists and groups' folds."""
+    told = [entry for section in SECTIONS for entry in lists[section] if tells_of_tumour(entry)]
+    return sorted({str(fold_of[entry["group"]]) for entry in told if entry["group"] in fold_of})
+
+
+def require_judges(datalist: Path, folds: Sequence[str]) -> None:
+    """Raise StudyError unless tumours are known in two folds, each to be judged by what is learned on the other."""
+    if len(folds) < 2:
+        known = f"in fold {folds[0]} alone" if folds else "of nobody"
+        cause = f"tumours are known {known}, so that stage 2 has nothing to learn from, or to be judged by"
+        raise StudyError(f"{datalist}: {cause}. List more people whose tumours are known; stage 1 needs none.")
 
 
 def known_tumour(datalist: Path, *sections: str) -> list[Entry]:
@@ -87,7 +106,8 @@ def known_tumour(datalist: Path, *sections: str) -> list[Entry]:
 
 def tells_of_tumour(entry: Entry) -> bool:
     """Whether outlines, slices or presence are known."""
-    return entry.get("tumour_label", True) or "tumour_present" in entry or "tumour_in" in entry
+    listed = entry.get("tumour_in") or entry.get("tumour_free")
+    return bool(entry.get("tumour_label", True) or "tumour_present" in entry or listed)
 
 
 def run_part(
@@ -104,13 +124,27 @@ def run_part(
     source, work = masks.resolve(), output.resolve() / (part if part == "full" else f"fold-{part}")
     fold_of = read_json(source / "folds.json")
     volumes, slices = (known_tumour(source / "datalist_prob.json", section) for section in SECTIONS)
+    if overrides.get("patience") and not inner_groups:
+        raise StudyError("--patience: ends a training by people who are set apart, and nobody is. Give --inner_groups.")
     lists = set_apart(unseen_by(volumes, part, fold_of), inner_groups, overrides.get("seed", 0))
     own = {entry["group"] for entry in lists["validation"]}
     lists["training_slices"] = [e for e in unseen_by(slices, part, fold_of) if e["group"] not in own]
-    cases = known_tumour(judged or source / "datalist_prob.json", *SECTIONS)
+    if inner_groups and not any(map(shows_both, lists["validation"])):
+        cause = f"of the people set apart from part {part} nobody shows slices with tumour and without, so that no AUC"
+        raise StudyError(f"--inner_groups {inner_groups}: {cause} can choose an epoch. Set more apart.")
+    listed = judged or source / "datalist_prob.json"
+    cases = [e for e in known_tumour(listed, *SECTIONS) if str(fold_of.get(e["group"])) == part]
+    require_unseen(itertools.chain(*lists.values()), cases, listed)
     with alone_in(work):
         train(bundle, work, lists, epochs, overrides)
-        evaluate(bundle, work, [e for e in cases if str(fold_of.get(e["group"])) == part], overrides)
+        evaluate(bundle, work, cases, overrides)
+
+
+def shows_both(entry: Entry) -> bool:
+    """Whether a volume shows slices with tumour and, as any volume with outlines does, slices without."""
+    if entry.get("tumour_label", True):
+        return bool((read_labels(Path(entry["label"])) == TUMOUR).any())
+    return bool(entry.get("tumour_in") and entry.get("tumour_free"))
 
 
 def evaluate(bundle: Path, work: Path, cases: Sequence[Entry], overrides: Mapping[str, Any]) -> None:
@@ -129,7 +163,8 @@ def train(
         StudyError: the training failed, or there is one with other settings, cases or Prob-Masks.
     """
     learned = [*lists["training"], *lists["training_slices"], *lists["validation"]]
-    claim(work, recipe_of(bundle, learned, epochs=epochs, **overrides))
+    apart = {"inner_groups": len({e["group"] for e in lists["validation"]})} if lists["validation"] else {}
+    claim(work, recipe_of(bundle, learned, epochs=epochs, **apart, **overrides))
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", lists)
@@ -142,21 +177,24 @@ def train(
 def report(masks: Path, output: Path, judged: Path | None = None) -> dict[str, Any]:
     """Pool the held-out slices of all folds, write ``output/results.json`` and return what it holds.
 
-    Once for the slices of volumes, and once for isolated slices. AUC of all slices, and accuracy, TPR and FPR at 0.5
-    once the logits are calibrated (for each fold on the others), with 95 % intervals from a bootstrap that draws
-    patients, not slices; each fold's AUC, since probabilities of different networks share no scale; operating points by
-    the share of tumour-free slices that are flagged; and ``calibration``, fitted on all folds, for the bundle's knob of
-    that name.
+    Once for the slices of volumes, and once for isolated slices, those that there are. AUC of all slices, and accuracy,
+    TPR and FPR at 0.5 once the logits are calibrated (for each fold on the others), with 95 % intervals from a
+    bootstrap that draws patients, not slices; each fold's AUC, since probabilities of different networks share no
+    scale; operating points by the share of tumour-free slices that are flagged; and ``calibration``, fitted on all
+    folds, for the bundle's knob of that name.
     """
     missing = [output / f"fold-{fold}" for fold in folds_with_tumour(masks) if not is_judged(output, fold)]
     if missing:
         raise StudyError(f"{missing[0]}: is not judged yet. Do `cross_validate.py run` for all folds first.")
     slices = held_out(judged or masks / "datalist_prob.json", output)
-    volumes = {key: row for key, row in slices.items() if not isolated(key[0])}
-    label, raw, _, _ = columns(volumes)
-    result = {**figures(volumes), "calibration": [round(value, 3) for value in calibrate(label, raw)]}
-    if len(volumes) < len(slices):
-        result["isolated_slices"] = figures({key: row for key, row in slices.items() if isolated(key[0])})
+    if not slices:
+        raise StudyError(f"{output}: its folds judged no slice of which tumour is known. List more people.")
+    volumes, lone = ({k: row for k, row in slices.items() if isolated(k[0]) == kind} for kind in (False, True))
+    label, raw, _, _ = columns(volumes or lone)
+    result: dict[str, Any] = figures(volumes) if volumes else {}
+    result["calibration"] = [round(value, 3) for value in calibrate(label, raw)]
+    if lone:
+        result["isolated_slices"] = figures(lone)
     write_json(output / "results.json", result)
     return result
 
@@ -180,7 +218,7 @@ def columns(slices: Slices) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], N
 def figures(slices: Slices) -> dict[str, Any]:
     """The figures of ``report`` for some held-out slices."""
     label, raw, person, fold = columns(slices)
-    score = cross_fitted(label, raw, fold)
+    score = cross_fitted(label, raw, told_apart(fold, person))
     return {
         "slices": len(slices),
         "tumour_slices": int(label.sum()),
@@ -224,7 +262,7 @@ def held_out(judged: Path, output: Path) -> Slices:
     group = {e["case_id"]: e["group"] for e in known_tumour(judged, *SECTIONS)}
     slices = {}
     for path in sorted(output.glob("fold-*/metrics/slices.csv")):
-        for row in csv.DictReader(path.open(newline="")):
+        for row in csv.DictReader(path.open(newline="", encoding="utf-8")):
             score = float(logit(np.clip(float(row["probability"]), 1e-6, 1 - 1e-6)))
             if float(row["label"]) < 0:  # unknown
                 continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,14 @@ def open_data(data: Path, folder: Path) -> dict[str, list[Entry]]:
         StudyError: as of `read_lists`; or two CTs have one file name, which is that of their Prob-Masks.
     """
     data = data.resolve()
-    lists = read_lists(unpack(data, folder) if data.suffix == ".zip" else data)
+    lists = read_lists(unpack(data, folder) if is_packed(data) else data)
     require_names(data, lists)
     return lists
+
+
+def is_packed(data: Path) -> bool:
+    """Whether data are what ``lits pack`` made, by their name."""
+    return data.suffix.lower() == ".zip"
 
 
 def read_lists(datalist: Path) -> dict[str, list[Entry]]:
@@ -80,25 +86,33 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path, whole
         lists: of the datalist.
         folds: number of folds among people.
         path: of folds.json.
-        whole: sources that are held out as a whole; each makes a fold of its own after the others.
+        whole: sources that are held out as a whole; each makes a fold of its own after the others, of all people of
+            whom it has anything.
 
     Raises:
-        StudyError: fewer than two folds, fewer groups than folds, an unknown source, or ``path`` was made with others.
+        StudyError: fewer than two folds, fewer groups than folds, an unknown source, a person of two of ``whole``, or
+            ``path`` was made with others.
     """
     if not isinstance(folds, int) or folds < 2:
         raise StudyError(f"folds {folds}: each is judged by the others. Choose a number from 2.")
     entries = [entry for section in ("training", "training_slices") for entry in lists[section]]
-    source_of = {entry["group"]: entry.get("source") for entry in reversed(entries)}
-    unknown = set(whole) - set(source_of.values())
+    sources_of: dict[str, set[Any]] = {}
+    for entry in entries:
+        sources_of.setdefault(entry["group"], set()).add(entry.get("source"))
+    unknown = set(whole) - set().union(*sources_of.values())
     if unknown:
         raise StudyError(f"no case is of the source {', '.join(sorted(unknown))}. The datalist names them.")
+    left = {group: [source for source in whole if source in own] for group, own in sources_of.items()}
+    if both := next((own for own in left.values() if len(own) > 1), None):
+        raise StudyError(f"--held_out {','.join(both)}: somebody is of both. Leave out one of them.")
     judged = {e.get("source") for e in lists["training"]} | {e.get("source") for e in entries if "tumour_present" in e}
-    groups = {group for group, source in source_of.items() if source in judged and source not in whole}
+    groups = {group for group, own in sources_of.items() if own & judged and not left[group]}
     if len(groups) < folds:
-        raise StudyError(f"the datalist holds {len(groups)} patient groups. Choose at most as many folds.")
+        cause = f"the datalist holds {len(groups)} people who can be judged, too few for {folds} folds"
+        raise StudyError(f"{cause}. List more people, or choose fewer folds (2 at least).")
     fold_of = even_folds(groups, lists, folds)
     for number, source in enumerate(whole, start=folds):
-        fold_of |= {group: number for group, own in source_of.items() if own == source}
+        fold_of |= {group: number for group, own in left.items() if source in own}
     if not path.exists():
         write_json(path, fold_of)
     elif read_object(path) != fold_of:
@@ -125,6 +139,23 @@ def unseen_by(entries: Sequence[Entry], part: str, fold_of: Mapping[str, int]) -
     return [e for e in entries if str(fold_of.get(e["group"])) != part]
 
 
+def learned_by(training: Path) -> list[Entry]:
+    """The cases that a training's folder lists; none where it lists nothing."""
+    file = training / "datalist.json"
+    return [entry for entries in read_object(file).values() for entry in entries] if file.is_file() else []
+
+
+def require_unseen(learned: Iterable[Entry], cases: Iterable[Entry], source: Path) -> None:
+    """Raise StudyError where a network has learned from a case of ``source`` that it is to judge.
+
+    So it is where a list, such as that of the CTs behind a packed set, has other people than the one learned from.
+    """
+    seen = {entry["case_id"] for entry in learned}
+    if both := next((entry["case_id"] for entry in cases if entry["case_id"] in seen), None):
+        cause = f"{both} would be judged by a network that has learned from it, as its group was another one then"
+        raise StudyError(f"{source}: {cause}. Give the list with the groups that were trained with.")
+
+
 def parts_to_do(only: Sequence[str | int] | str | int | None, everything: Sequence[str | int]) -> list[str]:
     """The parts named by ``only`` (one or several), or all of them; raises StudyError for one that is none."""
     chosen = [str(part) for part in ([only] if isinstance(only, (str, int)) else only or everything)]
@@ -137,9 +168,11 @@ def parts_to_do(only: Sequence[str | int] | str | int | None, everything: Sequen
 def set_apart(cases: Sequence[Entry], groups: int, seed: int) -> dict[str, list[Entry]]:
     """The cases as ``training`` and ``validation``, the latter of ``groups`` patient groups drawn with ``seed``."""
     people = sorted({e["group"] for e in cases})
-    if not 0 <= groups < len(people):
+    if not 0 <= groups < max(1, len(people)):
         raise StudyError(f"--inner_groups {groups}: a training has {len(people)} patient groups. Choose fewer.")
-    drawn = set(np.random.default_rng(seed).choice(people, groups, replace=False))
+    if not isinstance(seed, int) or seed < 0:
+        raise StudyError(f"--seed {seed}: makes no sense. Give a whole number from 0.")
+    drawn = set(np.random.default_rng(seed).choice(people, groups, replace=False)) if groups else set()
     return {
         "training": [e for e in cases if e["group"] not in drawn],
         "validation": [e for e in cases if e["group"] in drawn],

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.loss import _Loss
 
 from liver_ct.chain.stages import Stage, load_weights
-from liver_ct.files import PACKAGE, read_json, shipped, write_json
+from liver_ct.files import PACKAGE, read_json, sha256, shipped, write_json
 from liver_ct.training.datalists import Entry
 from liver_ct.training.running import run_bundle, save_weights
 
@@ -42,6 +42,11 @@ def first_stage(bundle: str, device: torch.device, weights: str, knobs: str | No
         StudyError: a config or weights that cannot be used.
     """
     return Stage(bundle, device, **{"ckpt_path": weights, **(read_json(Path(knobs)) if knobs else {})})
+
+
+def checksum(weights: str) -> str:
+    """By what a training knows the weights it was begun with, wherever they lie; "" where there are none."""
+    return sha256(Path(weights)) if Path(weights).is_file() else ""
 
 
 class TwoStages(nn.Module):

@@ -76,11 +76,13 @@ def figures(studies: Sequence[Judged], threshold: float) -> dict[str, Any]:
     """What lists find, at a threshold of a lesion's probability and at one false lesion per person.
 
     ``at_one_false_per_person`` takes the lowest threshold that lists no more, found on the same people;
-    ``left_out`` takes each person's from the others. Intervals (95 %) draw people, with all their studies.
+    ``left_out`` takes each person's from the others, and is None where there are none. Intervals (95 %) draw people,
+    with all their studies.
     """
     people, one = sorted({study.person for study in studies}), threshold_at_one(studies)
-    left_out = {p: threshold_at_one([study for study in studies if study.person != p]) for p in people}
-    ratio = [(s.listed_diameters - s.diameters)[s.found >= threshold] for s in studies]
+    others = {p: [study for study in studies if study.person != p] for p in people}
+    left_out = {p: threshold_at_one(rest) for p, rest in others.items() if rest}
+    errors = [(s.listed_diameters - s.diameters)[s.found >= threshold] for s in studies]
     return {
         "people": len(people),
         "studies": len(studies),
@@ -88,9 +90,9 @@ def figures(studies: Sequence[Judged], threshold: float) -> dict[str, Any]:
         "same_from_iou": SAME,
         "at_threshold": at(studies, lambda _: threshold),
         "at_one_false_per_person": at(studies, lambda _: one),
-        "left_out": at(studies, lambda study: left_out[study.person]),
+        "left_out": at(studies, lambda study: left_out[study.person]) if left_out else None,
         "froc": {"false_per_person": list(RATES), **{size: froc(studies, size, len(people)) for size in SIZES}},
-        "diameter_error_mm": dict(zip(("quarter", "median", "three_quarters"), quartiles(np.concatenate(ratio)))),
+        "diameter_error_mm": dict(zip(("quarter", "median", "three_quarters"), quartiles(np.concatenate(errors)))),
     }
 
 

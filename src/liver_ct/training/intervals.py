@@ -16,19 +16,20 @@ def patient_draws(person: Sequence[str] | NDArray[Any], draws: int = 2000) -> ND
     people, index = np.unique(person, return_inverse=True)
     random = np.random.default_rng(0)
     drawn = random.integers(len(people), size=(draws, len(people)))
-    counts = (drawn[:, :, None] == np.arange(len(people))).sum(1)
+    counts = np.stack([np.bincount(row, minlength=len(people)) for row in drawn])
     drawn_rows: NDArray[Any] = counts[:, index].astype(np.float32)
     return drawn_rows
 
 
 def patient_intervals(
     person: Sequence[str] | NDArray[Any], metrics: Callable[[NDArray[Any]], Metrics]
-) -> dict[str, list[float]]:
+) -> dict[str, list[float] | None]:
     """95 % percentile intervals of ``metrics(rows)`` from a bootstrap that draws people with all their rows.
 
     The draws are the same at every call.
 
-    scipy.stats.bootstrap draws rows, and does not know which belong together.
+    scipy.stats.bootstrap draws rows, and does not know which belong together. None for a figure that no draw defines,
+    and for all of them where there is one person, who can be drawn in one way alone.
 
     Args:
         person: whose each row is, ``[N]``.
@@ -36,4 +37,14 @@ def patient_intervals(
     """
     rows = np.arange(len(person))
     spread = [metrics(np.repeat(rows, times.astype(int))) for times in patient_draws(person)]
-    return {name: np.nanpercentile([s[name] for s in spread], [2.5, 97.5]).round(4).tolist() for name in spread[0]}
+    drawn = {name: np.array([s[name] for s in spread]) for name in spread[0]}
+    several = len(np.unique(person)) > 1
+    return {name: interval(values) if several else None for name, values in drawn.items()}
+
+
+def interval(drawn: NDArray[Any]) -> list[float] | None:
+    """95 % percentile interval of bootstrap draws; None where none is a number."""
+    if np.isnan(drawn).all():
+        return None
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]).round(4)
+    return [float(low), float(high)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training.claims import is_made_with, mark, recipe_of
-from liver_ct.training.datalists import Entry, read_lists
+from liver_ct.training.datalists import Entry, learned_by, read_lists, require_unseen
 from liver_ct.training.froc import Judged, figures, judge
 from liver_ct.training.running import run_bundle
 
@@ -45,6 +45,7 @@ def measure(masks: Path, output: Path, bundle: Path, judged: Path | None = None,
         work = output.resolve() / f"fold-{fold}"
         cases = [e for e in volumes if str(fold_of.get(e["group"])) == fold]
         if cases and (work / "model.pt").is_file():
+            require_unseen(learned_by(work), cases, judged or masks / "datalist_prob.json")
             draw_maps(bundle, work, cases, overrides)
             studies += [judge_case(work, case, knobs) for case in cases]
     if not studies:

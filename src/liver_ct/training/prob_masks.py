@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
+from liver_ct.training.claims import KNOWN, alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
+    learned_by,
     open_data,
     parts_to_do,
     read_lists,
     require_names,
+    require_unseen,
     unseen_by,
 )
 from liver_ct.training.intervals import patient_intervals
@@ -78,12 +80,12 @@ def make(
     failed = 0
     every = sorted(set(fold_of.values()))
     for part in parts_to_do(only, [*every, "full"]):
-        length, knobs = epochs, dict[str, Any]()
+        length, knobs = epochs, overrides
         if part == "full":
-            length, knobs = go_on(root / f"fold-{every[-1]}" / "model.pt", epochs)
+            length, knobs = go_on(root / f"fold-{every[-1]}" / "model.pt", epochs, bundle, overrides)
         elif start and int(part) >= folds:
-            knobs = {"init_path": str(start.resolve())}
-        failed += make_part(lists, root, part, length, bundle, {**knobs, **overrides})
+            knobs = {**overrides, "init_path": str(start.resolve())}
+        failed += make_part(lists, root, part, length, bundle, knobs)
     list_masks(lists, root / "prob", root / "datalist_prob.json")
     if failed:
         raise StudyError(f"{failed} Prob-Masks are missing, for the reasons above")
@@ -123,7 +125,7 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
         The list.
 
     Raises:
-        StudyError: Prob-Masks are missing in the end.
+        StudyError: Prob-Masks are missing in the end, or a case has a person of a fold that has not left it out.
     """
     root, lists = output.resolve(), read_lists(datalist.resolve())
     configs_of(bundle)
@@ -132,6 +134,7 @@ def unseen(datalist: Path, output: Path, name: str, bundle: Path) -> Path:
     failed = 0
     for fold in sorted(set(fold_of.values())):
         entries = in_fold(lists, str(fold), fold_of)
+        require_unseen(learned_by(root / f"fold-{fold}"), entries, datalist)
         failed += infer_as_trained(bundle, root / f"fold-{fold}", entries, folder)
     failed += infer_as_trained(bundle, root / "full", lists["test"], folder)
     if failed:
@@ -152,12 +155,15 @@ def infer_as_trained(bundle: Path, work: Path, entries: Sequence[Entry], output:
     return infer(bundle, work / "model.pt", entries, output, **inference_knobs(bundle, knobs_of(work)))
 
 
-def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
+def evaluate(
+    datalist: Path, output: Path, bundle: Path, note: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Metrics of every fold's model on its held-out cases by evaluate.json, and all of them together.
 
     Each fold with the knobs that ``make`` was given for it. Under ``output``: ``fold-K/metrics/*.csv`` and
     ``results.json``, means over the cases with 95 % intervals from a bootstrap that draws patient groups. Folds that
-    were evaluated before are not done again. Returns what ``results.json`` holds.
+    were evaluated before are not done again; ``note`` is told, in a line, of those that are not trained. Returns what
+    ``results.json`` holds.
     """
     root, lists = output.resolve(), read_lists(datalist.resolve())
     configs_of(bundle)
@@ -168,12 +174,19 @@ def evaluate(datalist: Path, output: Path, bundle: Path) -> dict[str, Any]:
         raise StudyError(
             f"{datalist}: none of its cases is of a person in {root / 'folds.json'}. Give the list of make."
         )
-    for fold in sorted({fold_of[e["group"]] for e in cases}):
+    trained = {fold for fold in fold_of.values() if (root / f"fold-{fold}" / "model.pt").is_file()}
+    judged = [e for e in cases if fold_of[e["group"]] in trained]
+    if not judged:
+        raise StudyError(f"{root}: no fold of its cases has a model.pt. Do `prob_masks.py make` first.")
+    if len(judged) < len(cases):
+        note(f"{root}: cases of folds without a model.pt, not judged: {len(cases) - len(judged)} of {len(cases)}.")
+    for fold in sorted({fold_of[e["group"]] for e in judged}):
         work = root / f"fold-{fold}"
         own = [e for e in cases if fold_of[e["group"]] == fold]
+        require_unseen(learned_by(work), own, datalist)
         running.evaluate(bundle, work / "model.pt", work / "metrics", own, **knobs_of(work))
     by_source: dict[str, list[Entry]] = {}
-    for entry in cases:
+    for entry in judged:
         by_source.setdefault(entry.get("source", "all"), []).append(entry)
     result = {source: report(own, root) for source, own in by_source.items()}
     write_json(root / "results.json", result)
@@ -207,7 +220,7 @@ def report(cases: Sequence[Entry], root: Path) -> dict[str, Any]:
 def read_metric(folders: Iterable[Path], metric: str) -> dict[str, float]:
     """Name of the image, which may have been moved since, to value, from the tables of several evaluations."""
     tables = sorted(folder / f"{metric}_raw.csv" for folder in folders)
-    rows = (row for path in tables for row in csv.DictReader(path.open(newline="")))
+    rows = (row for path in tables for row in csv.DictReader(path.open(newline="", encoding="utf-8")))
     return {Path(row["filename"]).name: float(row["mean"]) for row in rows}
 
 
@@ -241,12 +254,12 @@ def train(
 def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, **knobs: Any) -> int:
     """Write the Prob-Masks that are still missing; returns how many could not be made.
 
-    Masks that other weights or knobs have left there are made again.
+    Masks that other weights or knobs have left there are made again, and those of CTs that have changed since.
 
     Args:
         bundle: a segmentation bundle.
         weights: a training of it.
-        entries: cases with ``image``.
+        entries: cases with ``image`` and ``case_id``.
         output: gets ``<case>/<case>_prob.nii.gz``, and in ``.made/<folder of the weights>`` what they follow from.
         knobs: of its inference.json, such as ``temperature``.
     """
@@ -255,6 +268,7 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
         for entry in entries:
             prob_path(entry, output).unlink(missing_ok=True)
         mark(note, made_with)
+    forget_changed(entries, output, note / "images.json")
     todo = [{"image": e["image"]} for e in entries if not prob_path(e, output).exists()]
     if todo:
         # prepared data is checked, may hold single slices, and an empty mask is an answer that stage 2 has to live with
@@ -263,6 +277,18 @@ def infer(bundle: Path, weights: Path, entries: Sequence[Entry], output: Path, *
             run_bundle(bundle, config_file=bundle / "configs" / "inference.json", datalist=todo, ckpt_path=weights,
                        output_dir=output, **knobs)  # fmt: skip
     return sum(not prob_path(e, output).exists() for e in entries)
+
+
+def forget_changed(entries: Sequence[Entry], folder: Path, note: Path) -> None:
+    """Remove the Prob-Masks below ``folder`` of CTs that are others than ``note`` says, and note what they are now."""
+    known = read_json(note) if note.is_file() else {}
+    now = {entry["case_id"]: KNOWN(Path(entry["image"])) for entry in entries if Path(entry["image"]).is_file()}
+    for entry in entries:
+        case = entry["case_id"]
+        if known.get(case, now.get(case)) != now.get(case):
+            prob_path(entry, folder).unlink(missing_ok=True)
+    if now.items() - known.items():
+        write_json(note, known | now)
 
 
 def prob_path(entry: Entry, folder: Path) -> Path:

@@ -36,17 +36,25 @@ def known_knobs(bundle: Path, config: str, overrides: Mapping[str, Any]) -> dict
     return {k: v for k, v in overrides.items() if k.split("#")[0] in content}
 
 
-def go_on(weights: Path, epochs: int) -> tuple[int, dict[str, Any]]:
+def go_on(weights: Path, epochs: int, bundle: Path, overrides: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """Length and knobs of a training that goes on from a fold's weights with everybody.
 
-    A quarter of the fold's epochs at half the bundles' learning rate: it has all but its last people behind it.
+    A quarter of the fold's epochs at half its learning rate: it has all but its last people behind it.
+
+    Args:
+        weights: of the fold.
+        epochs: of the fold.
+        bundle: whose ``learning_rate`` counts where the knobs have none.
+        overrides: knobs of the fold.
 
     Raises:
         StudyError: the fold's weights are not there.
     """
     if not weights.exists():
         raise StudyError(f"{weights}: no such file, from which everybody's training goes on. Train that fold first.")
-    return max(1, epochs // 4), {"init_path": str(weights.resolve()), "learning_rate": 0.001}
+    rate = overrides.get("learning_rate", read_json(bundle / "configs" / "train.json")["learning_rate"])
+    halved = rate if isinstance(rate, str) else rate / 2  # an expression stays as it is given
+    return max(1, epochs // 4), {**overrides, "init_path": str(weights.resolve()), "learning_rate": halved}
 
 
 def run_bundle(bundle: Path, **knobs: Any) -> None:
