@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -568,11 +569,11 @@ def test_zoo_exports_equal_the_network(tmp_path):
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     files |= {"ckpt_file": str(BUNDLE / "models" / "model.pt"), "bundle_root": str(BUNDLE)}
     ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
-    onnx_export(
-        "network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, input_shape=[1, 9, 64, 64], **files
-    )
+    documented = re.search(r'--input_shape "(.*?)"', (BUNDLE / "docs" / "README.md").read_text())[1]
+    shape = json.loads(documented)
+    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), use_trace=True, input_shape=shape, **files)
     network = load("liver_seg", bundle_dir=str(BUNDLE.parent), source="monaihosting", workflow_type="inference")
-    x = torch.rand(1, 9, 64, 64)
+    x = torch.rand(shape)
     with torch.inference_mode():
         expected = network.eval()(x)
         exported = torch.jit.load(tmp_path / "model.ts").eval()(x)
