@@ -6,6 +6,7 @@ import dataclasses
 import doctest
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -266,6 +267,21 @@ class TestRefusals:
     def test_a_chain_that_cannot_be(self, bundles, knobs, cause):  # noqa: F811
         with pytest.raises(StudyError, match=cause):
             LiverCT(**{"device": "cpu", **bundles, **knobs})
+
+    @pytest.mark.parametrize(
+        "stage, knobs, line",
+        [
+            ("seg_bundle", {"temperature": -1}, "temperature -1: makes no sense. Give a number above 0."),
+            ("cls_bundle", {"combine": "add"}, "combine is 'add'. Choose multiply or concat."),
+        ],
+    )
+    def test_a_bundle_whose_knobs_make_no_sense(self, bundles, tmp_path, stage, knobs, line):  # noqa: F811
+        shutil.copytree(bundles[stage], tmp_path / "bundle")
+        file = tmp_path / "bundle" / "configs" / "inference.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | knobs))
+        with pytest.raises(StudyError) as refused:
+            LiverCT(**{"device": "cpu", **bundles, stage: tmp_path / "bundle"})
+        assert str(refused.value) == f"{file}: {line}"
 
     def test_an_output_that_is_not_known(self, study, tmp_path):
         with pytest.raises(ValueError, match="video"):

@@ -11,7 +11,7 @@ from typing import Any
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import Evaluator
-from shared.datalist import require_studies
+from shared.datalist import require_entries, require_studies
 from shared.errors import describe, printable
 
 
@@ -33,6 +33,7 @@ def run_studies(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows few characters is no error
+    require_entries(studies)
     require_studies(studies, source)
     evaluator.logger.setLevel(logging.CRITICAL)  # ignite would add its own lines to ours
     evaluator.state.epoch_length = 1

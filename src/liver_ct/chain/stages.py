@@ -37,12 +37,13 @@ class Stage:
         knobs: values that replace those of the config.
 
     Raises:
-        StudyError: a config or weights that cannot be used.
+        StudyError: a config, knobs or weights that cannot be used.
     """
 
     def __init__(self, root: str | Path, device: torch.device, **knobs: Any) -> None:
         self.root, self.device = Path(root).resolve(), device
         self.parser = read_bundle(self.root, device=device, **knobs)
+        self._check_knobs()
         weights = Path(self["ckpt_path"])
         self.network = load_weights(self["network"], weights, device)
         if device.type == "mps":  # not tried by us
@@ -61,6 +62,16 @@ class Stage:
 
     def __contains__(self, config_id: str) -> bool:
         return config_id in self.parser
+
+    def _check_knobs(self) -> None:
+        """Raise StudyError where the config has checks of its knobs, and they refuse one."""
+        for check in ("checks#knobs", "checks#terms"):
+            try:
+                if check in self:
+                    self[check]
+            except SystemExit as e:  # as they end the bundle's own command
+                cause = str(e).removeprefix("ERROR --")
+                raise StudyError(f"{self.root / CONFIG}: {cause}") from None
 
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
