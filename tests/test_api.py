@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from test_cascade import bundles, entries, read_mask, read_result, read_table, run, save_ct  # noqa: F401
 
 import liver_ct
@@ -77,12 +78,17 @@ class TestAnswer:
     def test_nothing_can_be_written_into_it(self, study):
         with pytest.raises(dataclasses.FrozenInstanceError):
             study.case = "another"
-        for values in (study.ct, study.affine, study.prob_mask, study.liver_mask):
+        for values in (study.ct, study.affine, study.prob_mask, study.liver_mask, *study.regions):
             with pytest.raises(ValueError, match="read-only"):
                 values[...] = 0
         study.result["bundles"].clear()
         study.result["flagged_slices"].append(-1)
         assert study.result["bundles"] and -1 not in study.result["flagged_slices"]
+
+    def test_what_is_changed_in_its_record_reaches_no_other_study(self, chain, array):
+        one = chain.run(*array, regions=False)
+        one.record["bundles"].clear()
+        assert chain.run(*array, regions=False).result["bundles"]
 
     def test_it_is_shown_in_one_line(self, study):
         assert re.fullmatch(
@@ -102,6 +108,13 @@ class TestAnswer:
             np.testing.assert_array_equal(answer.affine, study.affine)
             assert answer.rows == study.rows and answer.summary == study.summary and answer.case == "ct"
             assert answer.result["input"] is None and answer.result["mask_source"] == study.result["mask_source"]
+
+    def test_a_device_of_pytorch_s_a_number_as_name_and_an_affine_but_for_rounding(self, bundles, array):  # noqa: F811
+        chain, (ct, affine) = LiverCT(device=torch.device("cpu"), **bundles), array
+        affine = affine + np.array([[0], [0], [0], [1e-17]])
+        assert chain.run(ct, affine, case=0, regions=False).result["case"] == "0"
+        with pytest.raises(StudyError, match="^7: values are not the HU"):
+            chain.run(ct + 1024, affine, case=7)
 
     def test_a_dicom_series_gives_what_its_array_gives(self, chain, array, tmp_path):
         phantom.write_dicom_series(tmp_path / "series", *array)
@@ -147,9 +160,21 @@ class TestFiles:
         assert entries(tmp_path) == {"picture.png", "report.html", "masks"}
 
     def test_a_mask_that_was_corrected_is_the_one_that_is_written(self, study, tmp_path):
-        emptied = dataclasses.replace(study, liver_mask=np.zeros_like(study.liver_mask))
+        emptied = dataclasses.replace(study, liver_mask=np.zeros(study.ct.shape, bool))
         liver_ct.write_masks(emptied, tmp_path)
         assert not read_mask(tmp_path / "liver_mask.nii.gz").any() and read_mask(tmp_path / "prob_mask.nii.gz").any()
+        whole = dataclasses.replace(study, liver_mask=np.ones(study.ct.shape))
+        assert whole.liver_mask.dtype == np.uint8 and whole.liver_mask.all()
+
+    @pytest.mark.parametrize("change, cause", [
+        (lambda mask: mask[1:], "has the shape .*, its CT"),
+        (lambda mask: mask * np.uint8(255), "other values than 0 and 1"),
+        (lambda mask: mask.astype(np.int64) * 257, "other values than 0 and 1"),
+        (lambda mask: mask * 0.5, "other values than 0 and 1"),
+    ])  # fmt: skip
+    def test_a_mask_that_is_none_is_refused(self, study, change, cause):
+        with pytest.raises(StudyError, match=f"ct: liver_mask .*{cause}"):
+            dataclasses.replace(study, liver_mask=change(study.liver_mask))
 
     def test_dicom_is_for_dicom(self, chain, study, array, tmp_path):
         phantom.write_dicom_series(tmp_path / "series", *array)
