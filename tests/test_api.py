@@ -308,6 +308,13 @@ class TestRefusals:
             LiverCT(**{"device": "cpu", **bundles, stage: tmp_path / "bundle"})
         assert str(refused.value) == f"{file}: {line}"
 
+    def test_another_bundle_whose_scripts_have_the_names_of_this_one_s(self, bundles, tmp_path):  # noqa: F811
+        shutil.copytree(bundles["seg_bundle"], tmp_path / "older")
+        with (tmp_path / "older" / "scripts" / "seg_io.py").open("a") as file:
+            file.write("# older\n")
+        with pytest.raises(StudyError, match="older: its seg_io.py is not that of .* Run each bundle in a process"):
+            LiverCT(**{"device": "cpu", **bundles, "seg_bundle": tmp_path / "older"})
+
     def test_an_output_that_is_not_known(self, study, tmp_path):
         with pytest.raises(ValueError, match="video"):
             study.save(tmp_path / "case", ["video"])

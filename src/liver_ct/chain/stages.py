@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import os
 import shutil
@@ -102,11 +103,12 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         knobs: values that replace those of the config.
 
     Raises:
-        StudyError: there is no bundle.
+        StudyError: there is no bundle, or this process has one whose scripts would run in its place.
     """
     if not (root / CONFIG).is_file():
         raise StudyError(f"{root}: no bundle here ({CONFIG} is missing). Check the bundle's folder.")
     if str(root) not in sys.path:
+        refuse_other_scripts(root)
         sys.path.insert(1, str(root))
     parser = ConfigParser()
     try:
@@ -119,6 +121,20 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         ) from e
     parser.update({"bundle_root": str(root), **knobs})
     return parser
+
+
+def refuse_other_scripts(root: Path) -> None:
+    """Raise StudyError where Python may already look for modules of the bundle's names in a folder of another content.
+
+    It has one module of a name, so that one version of a bundle would run the code of another.
+    """
+    files = [*(root / "scripts").glob("*.py")]
+    for folder in map(Path, sys.path):
+        for file in files:
+            other = folder / "scripts" / file.name
+            if other.is_file() and not filecmp.cmp(file, other):
+                cause = f"its {file.name} is not that of {folder.resolve()}, which this process has, too"
+                raise StudyError(f"{root}: {cause}. Run each bundle in a process of its own.")
 
 
 def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
