@@ -260,6 +260,12 @@ def test_what_inference_cannot_begin_with_is_one_line(give, weights, tmp_path, n
     assert not (tmp_path / "eval").exists()
 
 
+@pytest.mark.parametrize("name", [SEG, CLS])
+def test_a_schedule_that_ends_before_the_training_is_one_line(give, name):
+    line = lone(give(name, epochs=3, schedule_epochs=2))
+    assert line.startswith("ERROR --schedule_epochs 2: fewer than --epochs 3, ") and line.endswith("as many or more.")
+
+
 @pytest.mark.parametrize("knob, choice", [
     ("mask_source", "one of prob, binary, dilated, manual, none"),
     ("combine", "multiply or concat"),

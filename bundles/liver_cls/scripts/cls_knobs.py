@@ -153,3 +153,13 @@ def require_knobs(**knobs: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if not (fits(value) or (value is None and known != condition)):
                 raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))
+
+
+def require_schedule(epochs: int, schedule_epochs: int) -> None:
+    """Raise SystemExit with one line where the learning rate has come down before a training's end.
+
+    Polynomial decay ends at 0, and MONAI's cosine would go up again.
+    """
+    if schedule_epochs < epochs:
+        cause = f"fewer than --epochs {epochs}, whose last would learn nothing"
+        raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more.")
