@@ -261,6 +261,23 @@ def test_what_inference_cannot_begin_with_is_one_line(give, weights, tmp_path, n
 
 
 @pytest.mark.parametrize("name", [SEG, CLS])
+def test_cts_of_one_name_are_refused_before_either_is_lost(give, sites, weights, tmp_path, name):
+    case = json.loads(sites[0].read_text())["training"][0]
+    for folder in ("a", "b"):
+        (tmp_path / "cts" / folder).mkdir(parents=True)
+        shutil.copy(case["image"], tmp_path / "cts" / folder / "ct.nii.gz")
+    places = {"dataset_dir": tmp_path / "cts", "pattern": "*/*.nii.gz", "ckpt_path": weights(name)}
+    status, lines = give(name, "inference.json", **places)
+    assert status == 1 and [line.partition(",")[0] for line in lines] == [
+        f"ERROR {tmp_path}/cts/{folder}/ct.nii.gz: another CT is named ct" for folder in ("a", "b")
+    ]
+    assert not (tmp_path / "eval").exists()
+    named = [{"image": case["image"], "prob": case["prob"], "case_id": number} for number in (1, 2)]
+    assert give(name, "inference.json", ckpt_path=weights(name), datalist=named[:1]) == (0, [])
+    assert [each.name for each in (tmp_path / "eval").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", [SEG, CLS])
 def test_a_schedule_that_ends_before_the_training_is_one_line(give, name):
     line = lone(give(name, epochs=3, schedule_epochs=2))
     assert line.startswith("ERROR --schedule_epochs 2: fewer than --epochs 3, ") and line.endswith("as many or more.")
