@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from conftest import bundle_module
 from monai.bundle import ConfigParser
 
 Lists = dict[str, list[dict]]
@@ -181,6 +182,19 @@ def test_weights_that_are_none_are_refused(give, networks, tmp_path):
         assert lone(give(SEG, "train.json", "evaluate.json", ckpt_path=path)).startswith(f"ERROR {path}: {words[name]}")
 
 
+@pytest.mark.parametrize("name", [SEG, CLS])
+@pytest.mark.parametrize("configs", [("inference.json",), ("train.json", "evaluate.json")])
+def test_a_checkpoint_is_not_taken_for_the_weights_that_a_training_keeps(
+    give, networks, sites, tmp_path, name, configs
+):
+    path, state = tmp_path / "last_checkpoint_epoch=1.pt", networks[name].state_dict()
+    torch.save({"model": state, "averaged": state}, path)
+    case = json.loads(sites[0].read_text())["training"][:1]
+    listed = {"datalist": case} if configs == ("inference.json",) else {}
+    line = lone(give(name, *configs, ckpt_path=path, **listed))
+    assert line.startswith(f"ERROR {path}: a checkpoint to go on from, ") and "Give the model.pt beside it" in line
+
+
 # --------------------------------------------------------------------------------------------------- knobs
 
 
@@ -281,6 +295,16 @@ def test_cts_of_one_name_are_refused_before_either_is_lost(give, sites, weights,
 def test_a_schedule_that_ends_before_the_training_is_one_line(give, name):
     line = lone(give(name, epochs=3, schedule_epochs=2))
     assert line.startswith("ERROR --schedule_epochs 2: fewer than --epochs 3, ") and line.endswith("as many or more.")
+
+
+@pytest.mark.parametrize("bundle", ["seg", "cls"])
+def test_a_training_too_short_to_be_validated_says_so(caplog, bundle):
+    knobs = bundle_module(bundle, "knobs")
+    for schedule, interval, validation in ((4, 4, ["a"]), (3, 4, []), (3, 4, ["a"])):
+        assert not caplog.messages
+        knobs.require_schedule(1, schedule, interval, validation)
+    cause = "more than the 3 epochs: none is validated, and no model.pt kept"
+    assert caplog.messages == [f"--val_interval 4: {cause}. Give 3 or less."]
 
 
 @pytest.mark.parametrize("knob, choice", [

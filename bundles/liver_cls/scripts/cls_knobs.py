@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ import torch
 from fire.parser import DefaultParseValue
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from scripts.cls_errors import printable
+
+logger = logging.getLogger(__name__)
 
 
 def require_known_knobs() -> None:
@@ -155,11 +158,20 @@ def require_knobs(**knobs: Mapping[str, Any]) -> None:
                 raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))
 
 
-def require_schedule(epochs: int, schedule_epochs: int) -> None:
+def require_schedule(epochs: int, schedule_epochs: int, val_interval: int, validation: Sequence[Any]) -> None:
     """Raise SystemExit with one line where the learning rate has come down before a training's end.
 
-    Polynomial decay ends at 0, and MONAI's cosine would go up again.
+    Polynomial decay ends at 0, and MONAI's cosine would go up again. Where no epoch is validated, the log says so.
+
+    Args:
+        epochs: to train now.
+        schedule_epochs: to train in all.
+        val_interval: epochs from one validation to the next.
+        validation: studies to validate with.
     """
     if schedule_epochs < epochs:
         cause = f"fewer than --epochs {epochs}, whose last would learn nothing"
         raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more.")
+    if validation and val_interval > schedule_epochs:
+        cause = f"more than the {schedule_epochs} epochs: none is validated, and no model.pt kept"
+        logger.warning(f"--val_interval {val_interval}: {cause}. Give {schedule_epochs} or less.")
