@@ -21,6 +21,7 @@ from test_cascade import bundles, entries, read_mask, read_result, read_table, r
 import liver_ct
 from liver_ct import LiverCT, MaskSource, Output, StudyError, StudyResult, phantom
 from liver_ct.chain import pipeline
+from liver_ct.chain.stages import load_weights
 from liver_ct.outputs import names
 from liver_ct.outputs.findings import findings
 
@@ -307,6 +308,12 @@ class TestRefusals:
         with pytest.raises(StudyError) as refused:
             LiverCT(**{"device": "cpu", **bundles, stage: tmp_path / "bundle"})
         assert str(refused.value) == f"{file}: {line}"
+
+    def test_of_a_checkpoint_the_averaged_weights_are_taken(self, tmp_path):
+        one, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        torch.save({"model": one.state_dict(), "averaged": other.state_dict()}, tmp_path / "last.pt")
+        loaded = load_weights(one, tmp_path / "last.pt", torch.device("cpu"))
+        assert torch.equal(loaded.weight, other.weight)
 
     def test_another_bundle_whose_scripts_have_the_names_of_this_one_s(self, bundles, tmp_path):  # noqa: F811
         shutil.copytree(bundles["seg_bundle"], tmp_path / "older")

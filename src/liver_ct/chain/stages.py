@@ -222,14 +222,14 @@ def model_card(stage: Stage) -> Item:
 
 
 def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) -> torch.nn.Module:
-    """Load a state dict, plain or under "model", and set the network to evaluate.
+    """Load a state dict, plain or under "model", or a checkpoint's averaged one, and set the network to evaluate.
 
     Raises:
         StudyError: weights that are missing, damaged or of another network.
     """
     try:
         state = torch.load(weights, map_location=device, weights_only=True)
-        network.load_state_dict(state.get("model", state))
+        network.load_state_dict(state.get("averaged", state.get("model", state)))
     except FileNotFoundError as e:
         raise StudyError(f"{weights}: no such weights. Train the bundle or fetch its models folder.") from e
     except Exception as e:
