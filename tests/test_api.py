@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from test_cascade import bundles, entries, read_mask, read_result, read_table, run, save_ct  # noqa: F401
 
 import liver_ct
 from liver_ct import LiverCT, MaskSource, Output, StudyError, StudyResult, phantom
+from liver_ct.chain.stages import load_weights
 from liver_ct.outputs import names
 from liver_ct.outputs.findings import findings
 
@@ -74,12 +77,17 @@ class TestAnswer:
     def test_nothing_can_be_written_into_it(self, study):
         with pytest.raises(dataclasses.FrozenInstanceError):
             study.case = "another"
-        for values in (study.ct, study.affine, study.prob_mask, study.liver_mask):
+        for values in (study.ct, study.affine, study.prob_mask, study.liver_mask, *study.regions):
             with pytest.raises(ValueError, match="read-only"):
                 values[...] = 0
         study.result["bundles"].clear()
         study.result["flagged_slices"].append(-1)
         assert study.result["bundles"] and -1 not in study.result["flagged_slices"]
+
+    def test_what_is_changed_in_its_record_reaches_no_other_study(self, chain, array):
+        one = chain.run(*array, regions=False)
+        one.record["bundles"].clear()
+        assert chain.run(*array, regions=False).result["bundles"]
 
     def test_it_is_shown_in_one_line(self, study):
         assert re.fullmatch(
@@ -99,6 +107,13 @@ class TestAnswer:
             np.testing.assert_array_equal(answer.affine, study.affine)
             assert answer.rows == study.rows and answer.summary == study.summary and answer.case == "ct"
             assert answer.result["input"] is None and answer.result["mask_source"] == study.result["mask_source"]
+
+    def test_a_device_of_pytorch_s_a_number_as_name_and_an_affine_but_for_rounding(self, bundles, array):  # noqa: F811
+        chain, (ct, affine) = LiverCT(device=torch.device("cpu"), **bundles), array
+        affine = affine + np.array([[0], [0], [0], [1e-17]])
+        assert chain.run(ct, affine, case=0, regions=False).result["case"] == "0"
+        with pytest.raises(StudyError, match="^7: values are not the HU"):
+            chain.run(ct + 1024, affine, case=7)
 
     def test_a_dicom_series_gives_what_its_array_gives(self, chain, array, tmp_path):
         phantom.write_dicom_series(tmp_path / "series", *array)
@@ -144,9 +159,21 @@ class TestFiles:
         assert entries(tmp_path) == {"picture.png", "report.html", "masks"}
 
     def test_a_mask_that_was_corrected_is_the_one_that_is_written(self, study, tmp_path):
-        emptied = dataclasses.replace(study, liver_mask=np.zeros_like(study.liver_mask))
+        emptied = dataclasses.replace(study, liver_mask=np.zeros(study.ct.shape, bool))
         liver_ct.write_masks(emptied, tmp_path)
         assert not read_mask(tmp_path / "liver_mask.nii.gz").any() and read_mask(tmp_path / "prob_mask.nii.gz").any()
+        whole = dataclasses.replace(study, liver_mask=np.ones(study.ct.shape))
+        assert whole.liver_mask.dtype == np.uint8 and whole.liver_mask.all()
+
+    @pytest.mark.parametrize("change, cause", [
+        (lambda mask: mask[1:], "has the shape .*, its CT"),
+        (lambda mask: mask * np.uint8(255), "other values than 0 and 1"),
+        (lambda mask: mask.astype(np.int64) * 257, "other values than 0 and 1"),
+        (lambda mask: mask * 0.5, "other values than 0 and 1"),
+    ])  # fmt: skip
+    def test_a_mask_that_is_none_is_refused(self, study, change, cause):
+        with pytest.raises(StudyError, match=f"ct: liver_mask .*{cause}"):
+            dataclasses.replace(study, liver_mask=change(study.liver_mask))
 
     def test_dicom_is_for_dicom(self, chain, study, array, tmp_path):
         phantom.write_dicom_series(tmp_path / "series", *array)
@@ -264,6 +291,34 @@ class TestRefusals:
     def test_a_chain_that_cannot_be(self, bundles, knobs, cause):  # noqa: F811
         with pytest.raises(StudyError, match=cause):
             LiverCT(**{"device": "cpu", **bundles, **knobs})
+
+    @pytest.mark.parametrize(
+        "stage, knobs, line",
+        [
+            ("seg_bundle", {"temperature": -1}, "temperature -1: makes no sense. Give a number above 0."),
+            ("cls_bundle", {"combine": "add"}, "combine is 'add'. Choose multiply or concat."),
+        ],
+    )
+    def test_a_bundle_whose_knobs_make_no_sense(self, bundles, tmp_path, stage, knobs, line):  # noqa: F811
+        shutil.copytree(bundles[stage], tmp_path / "bundle")
+        file = tmp_path / "bundle" / "configs" / "inference.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | knobs))
+        with pytest.raises(StudyError) as refused:
+            LiverCT(**{"device": "cpu", **bundles, stage: tmp_path / "bundle"})
+        assert str(refused.value) == f"{file}: {line}"
+
+    def test_of_a_checkpoint_the_averaged_weights_are_taken(self, tmp_path):
+        one, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        torch.save({"model": one.state_dict(), "averaged": other.state_dict()}, tmp_path / "last.pt")
+        loaded = load_weights(one, tmp_path / "last.pt", torch.device("cpu"))
+        assert torch.equal(loaded.weight, other.weight)
+
+    def test_another_bundle_whose_scripts_have_the_names_of_this_one_s(self, bundles, tmp_path):  # noqa: F811
+        shutil.copytree(bundles["seg_bundle"], tmp_path / "older")
+        with (tmp_path / "older" / "scripts" / "seg_io.py").open("a") as file:
+            file.write("# older\n")
+        with pytest.raises(StudyError, match="older: its seg_io.py is not that of .* Run each bundle in a process"):
+            LiverCT(**{"device": "cpu", **bundles, "seg_bundle": tmp_path / "older"})
 
     def test_an_output_that_is_not_known(self, study, tmp_path):
         with pytest.raises(ValueError, match="video"):

@@ -186,6 +186,7 @@ class TestFolder:
         files = {path.relative_to(hub / name).as_posix() for path in (hub / name).rglob("*") if path.is_file()}
         assert files == {*bundle_files(ROOT / "bundles" / bundle), "README.md", ".gitattributes"}
         assert "*.pt filter=lfs" in (hub / name / ".gitattributes").read_text()
+        assert f"hub/{name}    {len(files)} files\n" in (ROOT / "docs" / "model_zoo.md").read_text()
 
     def test_a_hub_can_read_the_card(self, hub, bundle, name):
         front, _ = read_card(hub / name)

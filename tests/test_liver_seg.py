@@ -181,8 +181,8 @@ def test_a_drawn_mass_lies_beside_the_liver():
         assert not (changed & (liver > 0)).any() and torch.equal(out["label"], liver)
         drawn += bool(changed.any())
     assert drawn > 15
-    empty = {**item, "label": torch.zeros_like(liver)}
-    assert torch.equal(draw(empty)["image"], item["image"])  # nothing to lie beside
+    for label in (torch.zeros_like(liver), torch.ones_like(liver)):  # nothing to lie beside, no place for it
+        assert torch.equal(draw({**item, "label": label})["image"], item["image"])
 
 
 def test_training_sees_the_slices_that_inference_does():

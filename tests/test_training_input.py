@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from conftest import bundle_module
 from monai.bundle import ConfigParser
 
 Lists = dict[str, list[dict]]
@@ -28,10 +29,12 @@ def give(bundles, sites, tmp_path, monkeypatch):
     """Function that runs a bundle as a command line does, in this process: exit status, errors and tracebacks."""
 
     def run(name: str, *configs: str, **knobs) -> tuple[int, list[str]]:
-        places = {"bundle_root": str(bundles / name), "logging_file": False, "datalist_file": str(sites[0])}
-        places |= {"ckpt_dir": str(tmp_path / "run"), "output_dir": str(tmp_path / "eval"), "tracker": "none"}
+        given = {"bundle_root": str(bundles / name), "logging_file": False, "output_dir": str(tmp_path / "eval")}
+        if "inference.json" not in configs:
+            given |= {"datalist_file": str(sites[0]), "ckpt_dir": str(tmp_path / "run"), "tracker": "none"}
+            given |= {"epochs": 1, **QUICK[name]}
         files = [str(bundles / name / "configs" / config) for config in configs or ("train.json",)]
-        words = [f"--{key}={value}" for key, value in {**places, "epochs": 1, **QUICK[name], **knobs}.items()]
+        words = [f"--{key}={value}" for key, value in {**given, **knobs}.items()]
         monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", str(files), *words])
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
         monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -180,6 +183,19 @@ def test_weights_that_are_none_are_refused(give, networks, tmp_path):
         assert lone(give(SEG, "train.json", "evaluate.json", ckpt_path=path)).startswith(f"ERROR {path}: {words[name]}")
 
 
+@pytest.mark.parametrize("name", [SEG, CLS])
+@pytest.mark.parametrize("configs", [("inference.json",), ("train.json", "evaluate.json")])
+def test_a_checkpoint_is_not_taken_for_the_weights_that_a_training_keeps(
+    give, networks, sites, tmp_path, name, configs
+):
+    path, state = tmp_path / "last_checkpoint_epoch=1.pt", networks[name].state_dict()
+    torch.save({"model": state, "averaged": state}, path)
+    case = json.loads(sites[0].read_text())["training"][:1]
+    listed = {"datalist": case} if configs == ("inference.json",) else {}
+    line = lone(give(name, *configs, ckpt_path=path, **listed))
+    assert line.startswith(f"ERROR {path}: a checkpoint to go on from, ") and "Give the model.pt beside it" in line
+
+
 # --------------------------------------------------------------------------------------------------- knobs
 
 
@@ -198,10 +214,13 @@ def test_weights_that_are_none_are_refused(give, networks, tmp_path):
         (SEG, "ema_momentum", [0], "a number above 0, up to 1"),
         (SEG, "offsets", [[], [0, 1.5], [0, 1, 2], [-1, 0, 1, 2]], "a list of whole numbers, 0 in its middle"),
         (SEG, "device", ["foo"], "a device that PyTorch has here, such as cpu"),
+        (SEG, "grid", [[256, 256]], "three whole numbers from 1 or None, or None"),
+        (SEG, "show_masks", ["no"], "True or False"),
         (CLS, "gop", [0, 2, "x"], "an odd whole number from 1"),
         (CLS, "patience", [-1], "a whole number from 0"),
-        (CLS, "spacing", [0], "a number above 0"),
-        (CLS, "pos_fraction", [2], "a number from 0 to 1"),
+        (CLS, "spacing", [0], "a number above 0, or None"),
+        (CLS, "pos_fraction", [2], "a number from 0 to 1, or None"),
+        (CLS, "calibration", [[-1, 0]], "two numbers, the first above 0"),
         (CLS, "slice_weight", [-1], "a number from 0"),
     ],
 )  # fmt: skip
@@ -209,6 +228,84 @@ def test_a_knob_that_makes_no_sense_is_one_line(give, tmp_path, name, knob, valu
     for value in values:
         assert lone(give(name, **{knob: value})) == f"ERROR --{knob} {value}: makes no sense. Give {words}."
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name, knob, values, words",
+    [
+        (SEG, "temperature", [-1, 0], "a number above 0"),
+        (SEG, "threshold", [50], "a number from 0 to 1"),
+        (SEG, "hu_window", [[200, 0]], "two numbers, the lower first"),
+        (SEG, "pixdim", [[2, 2]], "three numbers above 0"),
+        (SEG, "coarse_step", [0], "a whole number from 1"),
+        (SEG, "smallest_ml", [-1], "a number from 0"),
+        (SEG, "bf16", ["no"], "True or False, or None"),
+        (SEG, "offsets", [[0, 1, 2], 5], "a list of whole numbers, 0 in its middle"),
+        (SEG, "device", ["foo"], "a device that PyTorch has here, such as cpu"),
+        (CLS, "calibration", [[-1, 0]], "two numbers, the first above 0"),
+        (CLS, "unit_hu", [0], "a number above 0"),
+        (CLS, "hu_window", [[160, -40]], "two numbers, the lower first"),
+        (CLS, "mirrored", ["no"], "True or False"),
+        (CLS, "margin", [-3], "a whole number from 0"),
+        (CLS, "fixed_level", ["x"], "a number"),
+        (CLS, "gop", [2], "an odd whole number from 1"),
+        (CLS, "lesion_outline", [10], "a number from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_a_knob_of_inference_that_makes_no_sense_is_one_line(bundles, monkeypatch, name, knob, values, words):
+    monkeypatch.syspath_prepend(bundles / name)
+    for value in values:
+        config = ConfigParser()
+        config.read_config(bundles / name / "configs" / "inference.json")
+        config.update({knob: value})
+        with pytest.raises(SystemExit) as refused:
+            config.get_parsed_content("checks#knobs")
+        assert str(refused.value) == f"ERROR --{knob} {value}: makes no sense. Give {words}."
+
+
+@pytest.mark.parametrize("name, knobs, line", [
+    (SEG, {"temperature": -1}, "ERROR --temperature -1: makes no sense."),
+    (CLS, {"mask_source": "porb"}, "--mask_source is 'porb'. Choose one of prob, binary, dilated, manual, none."),
+    (SEG, {"network_def#filterz": [16]}, "inference.json: TypeError: DynUNet.__init__() got an unexpected"),
+    (CLS, {"datalist": "list.json"}, "--datalist list.json: is no list. Give '[{\"image\": path}, ...]'"),
+    (CLS, {"datalist": [{"image": 3}]}, "--datalist: its entry 1 names no image. Give '[{\"image\": path}, ...]'"),
+])  # fmt: skip
+def test_what_inference_cannot_begin_with_is_one_line(give, weights, tmp_path, name, knobs, line):
+    assert line in lone(give(name, "inference.json", ckpt_path=str(weights(name)), **knobs))
+    assert not (tmp_path / "eval").exists()
+
+
+@pytest.mark.parametrize("name", [SEG, CLS])
+def test_cts_of_one_name_are_refused_before_either_is_lost(give, sites, weights, tmp_path, name):
+    case = json.loads(sites[0].read_text())["training"][0]
+    for folder in ("a", "b"):
+        (tmp_path / "cts" / folder).mkdir(parents=True)
+        shutil.copy(case["image"], tmp_path / "cts" / folder / "ct.nii.gz")
+    places = {"dataset_dir": tmp_path / "cts", "pattern": "*/*.nii.gz", "ckpt_path": weights(name)}
+    status, lines = give(name, "inference.json", **places)
+    assert status == 1 and [line.partition(",")[0] for line in lines] == [
+        f"ERROR {tmp_path}/cts/{folder}/ct.nii.gz: another CT is named ct" for folder in ("a", "b")
+    ]
+    assert not (tmp_path / "eval").exists()
+    named = [{"image": case["image"], "prob": case["prob"], "case_id": number} for number in (1, 2)]
+    assert give(name, "inference.json", ckpt_path=weights(name), datalist=named[:1]) == (0, [])
+    assert [each.name for each in (tmp_path / "eval").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", [SEG, CLS])
+def test_a_schedule_that_ends_before_the_training_is_one_line(give, name):
+    line = lone(give(name, epochs=3, schedule_epochs=2))
+    assert line.startswith("ERROR --schedule_epochs 2: fewer than --epochs 3, ") and line.endswith("as many or more.")
+
+
+@pytest.mark.parametrize("bundle", ["seg", "cls"])
+def test_a_training_too_short_to_be_validated_says_so(caplog, bundle):
+    knobs = bundle_module(bundle, "knobs")
+    for schedule, interval, validation in ((4, 4, ["a"]), (3, 4, []), (3, 4, ["a"])):
+        assert not caplog.messages
+        knobs.require_schedule(1, schedule, interval, validation)
+    cause = "more than the 3 epochs: none is validated, and no model.pt kept"
+    assert caplog.messages == [f"--val_interval 4: {cause}. Give 3 or less."]
 
 
 @pytest.mark.parametrize("knob, choice", [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_exports_equal_the_network(name, tmp_path):
     }
     files = {key: str(bundle / path) for key, path in files.items()} | {"bundle_root": str(bundle)}
     x = torch.rand(SHAPES[name])
+    documented = re.search(r'--input_shape "(.*?)"', (bundle / "docs" / "README.md").read_text())
+    assert documented is None or json.loads(documented[1]) == list(x.shape)
     ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
     onnx = str(tmp_path / "model.onnx")
     onnx_export("network_def", filepath=onnx, use_trace=True, input_shape=list(x.shape), **files)

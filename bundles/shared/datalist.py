@@ -44,10 +44,15 @@ def resolve_datalist(datalist_file: str, section: str, required: bool = False) -
     if not isinstance(entries, list):
         raise StudyError(f"{path}: '{section}' is no list. {LIST_FORM}")
     for number, entry in enumerate(entries, 1):
-        files = {"image": None, **entry} if isinstance(entry, dict) else {"image": None}
-        if lost := next((key for key in CHECKS if not isinstance(files.get(key, ""), str)), None):
+        if lost := lost_file(entry):
             raise StudyError(f"{path}: entry {number} of '{section}' has no {lost}. {LIST_FORM}")
     return [{k: str(path.parent / v) if k in CHECKS else v for k, v in e.items()} for e in entries]
+
+
+def lost_file(entry: Any) -> str | None:
+    """The key of a file that an entry of a datalist does not name by a text, or None."""
+    files = {"image": None, **entry} if isinstance(entry, Mapping) else {"image": None}
+    return next((key for key in CHECKS if not isinstance(files.get(key, ""), str)), None)
 
 
 def read_lists(path: Path) -> dict[str, Any]:
@@ -72,6 +77,16 @@ def find_cts(dataset_dir: str, pattern: str) -> list[dict[str, str]]:
     """
     paths = [path for path in Path(dataset_dir).glob(pattern) if not path.name.startswith(".") and not is_special(path)]
     return [{"image": path} for path in sorted(map(str, paths))]
+
+
+def require_entries(studies: Any) -> None:
+    """Raise SystemExit with one line where what ``--datalist`` gives is no list of entries that name their files."""
+    form = "Give '[{\"image\": path}, ...]', with the other files of each."
+    if not isinstance(studies, Sequence) or isinstance(studies, str):
+        raise SystemExit(printable(f"ERROR --datalist {studies}: is no list. {form}"))
+    for number, entry in enumerate(studies, 1):
+        if lost := lost_file(entry):
+            raise SystemExit(f"ERROR --datalist: its entry {number} names no {lost}. {form}")
 
 
 def require_studies(

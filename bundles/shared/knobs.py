@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ import torch
 from fire.parser import DefaultParseValue
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from shared.errors import printable
+
+logger = logging.getLogger(__name__)
 
 
 def require_known_knobs() -> None:
@@ -103,6 +106,11 @@ def is_offsets(value: Any) -> bool:
     return is_list(value, lambda n: is_whole(n, -math.inf)) and value[len(value) // 2] == 0
 
 
+def is_grid(value: Any) -> bool:
+    """Whether a value is three whole numbers from 1, of which some may be None."""
+    return is_list(value, lambda n: n is None or is_whole(n, 1), 3)
+
+
 def is_device(value: Any) -> bool:
     """Whether PyTorch can compute there."""
     try:
@@ -116,14 +124,18 @@ def is_device(value: Any) -> bool:
 CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "count": ("a whole number from 1", lambda x: is_whole(x, 1)),
     "whole": ("a whole number from 0", lambda x: is_whole(x, 0)),
+    "number": ("a number", is_number),
     "odd": ("an odd whole number from 1", lambda x: is_whole(x, 1) and x % 2 == 1),
     "positive": ("a number above 0", lambda x: is_number(x, 0) and x > 0),
     "not_negative": ("a number from 0", lambda x: is_number(x, 0)),
     "part": ("a number above 0, up to 1", lambda x: is_number(x, 0, 1) and x > 0),
     "share": ("a number from 0 to 1", lambda x: is_number(x, 0, 1)),
+    "flag": ("True or False", lambda x: x in (True, False)),
     "size": ("two whole numbers from 1", lambda x: is_list(x, lambda n: is_whole(n, 1), 2)),
     "spacing": ("three numbers above 0", lambda x: is_list(x, lambda mm: is_number(mm, 0) and mm > 0, 3)),
     "window": ("two numbers, the lower first", lambda x: is_list(x, is_number, 2) and x[0] < x[1]),
+    "line": ("two numbers, the first above 0", lambda x: is_list(x, is_number, 2) and x[0] > 0),
+    "grid": ("three whole numbers from 1 or None", is_grid),
     "slices": ("a list of whole numbers, 0 in its middle", is_offsets),
     "device": ("a device that PyTorch has here, such as cpu", is_device),
 }
@@ -133,24 +145,32 @@ def require_knobs(**knobs: Mapping[str, Any]) -> None:
     """Raise SystemExit with one line for a knob whose value makes no sense; MONAI would fail late, or take it.
 
     Args:
-        knobs: names and values of knobs, by the name of what is asked of them in `CONDITIONS`.
+        knobs: names and values of knobs, by the name of what is asked of them in `CONDITIONS`; with ``_or_none`` at its
+            end they may also be None.
     """
     for condition, values in knobs.items():
-        words, fits = CONDITIONS[condition]
+        known = condition.removesuffix("_or_none")
+        words, fits = CONDITIONS[known]
+        words += "" if known == condition else ", or None"
         for name, value in values.items():
-            if not fits(value):
+            if not (fits(value) or (value is None and known != condition)):
                 raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))
 
 
-def require_schedule(epochs: int, schedule_epochs: int) -> None:
-    """Raise SystemExit with one line where a training is longer than the schedule of its learning rate.
+def require_schedule(epochs: int, schedule_epochs: int, val_interval: int, validation: Sequence[Any]) -> None:
+    """Raise SystemExit with one line where the learning rate has come down before a training's end.
 
-    Beyond that the rate is nothing, or rises again.
+    Polynomial decay ends at 0, and MONAI's cosine would go up again. Where no epoch is validated, the log says so.
 
     Args:
-        epochs: of the training.
-        schedule_epochs: of the schedule.
+        epochs: to train now.
+        schedule_epochs: to train in all.
+        val_interval: epochs from one validation to the next.
+        validation: studies to validate with.
     """
-    if epochs > schedule_epochs:
-        cause = f"fewer than --epochs {epochs}"
-        raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more, or leave it out.")
+    if schedule_epochs < epochs:
+        cause = f"fewer than --epochs {epochs}, whose last would learn nothing"
+        raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more.")
+    if validation and val_interval > schedule_epochs:
+        cause = f"more than the {schedule_epochs} epochs: none is validated, and no model.pt kept"
+        logger.warning(f"--val_interval {val_interval}: {cause}. Give {schedule_epochs} or less.")

@@ -102,7 +102,7 @@ def require_network(network: torch.nn.Module, inferer: Inferer, channels: int, s
         network.train(training)
 
 
-def require_weights(network: torch.nn.Module, path: str) -> None:
+def require_weights(network: torch.nn.Module, path: str, kept: bool = False) -> None:
     """Raise SystemExit with one line for weights that are missing, damaged, not finite or another network's.
 
     MONAI's loader, which comes later, would list every tensor, or take what is not finite.
@@ -110,13 +110,15 @@ def require_weights(network: torch.nn.Module, path: str) -> None:
     Args:
         network: bare or in DistributedDataParallel.
         path: a state dict, plain or under ``model``; "" for none.
+        kept: whether they have to be what a training keeps. In a checkpoint to go on from these are ``averaged``, and
+            MONAI's loader would take the others.
     """
-    problem = weights_problem(getattr(network, "module", network), Path(path)) if path else None
+    problem = weights_problem(getattr(network, "module", network), Path(path), kept) if path else None
     if problem:
         raise SystemExit(printable(f"ERROR {path}: {problem}"))
 
 
-def weights_problem(network: torch.nn.Module, path: Path) -> str | None:
+def weights_problem(network: torch.nn.Module, path: Path, kept: bool = False) -> str | None:
     """What is to be said against a file of weights for a bare network, and what to do; or None."""
     if not path.is_file():
         return "no such weights. Check the path."
@@ -126,6 +128,9 @@ def weights_problem(network: torch.nn.Module, path: Path) -> str | None:
         if zipfile.is_zipfile(path):  # whole, as PyTorch writes it
             return "no state dict but other objects, which are not loaded. Save the network's state_dict()."
         return "damaged, or no weights. Train them, or fetch them again."
+    if kept and isinstance(state, Mapping) and "averaged" in state:
+        cause = "a checkpoint to go on from, whose last weights are not the averaged ones that a training keeps"
+        return f"{cause}. Give the model.pt beside it, or save its 'averaged' alone with torch.save."
     state = state.get("model", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         return "no state dict. Save the network's state_dict()."

@@ -70,7 +70,7 @@ class LoadStudyd(MapTransform):
             check_grid(Path(path), d[key], Path(data["image"]), d["image"])
             if key == "prob" and not self.any_ct:
                 check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
-        return d | {"case": data.get("case_id") or case_name(data["image"])}
+        return d | {"case": study_name(data)}
 
     def _check(self, key: Hashable, path: Path, image: MetaTensor) -> None:
         if not (self.any_ct and key == "image"):
@@ -131,6 +131,11 @@ def read_header(path: Path) -> Header:
     header = reader(path)
     check_geometry(path, header.shape, header.affine)
     return header
+
+
+def study_name(study: Mapping[Hashable, Any]) -> str:
+    """The name of an entry of a datalist: its ``case_id``, else that of its CT."""
+    return str(study.get("case_id") or case_name(study["image"]))
 
 
 def case_name(path: str | os.PathLike) -> str:

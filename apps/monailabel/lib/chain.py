@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from liver_ct.chain.devices import pick_device
 from liver_ct.chain.notes import all_notes, notes_on_mask
 from liver_ct.chain.stages import SMALLEST_ML, Stage
 from liver_ct.errors import StudyError, causes_of, find_study_error
@@ -71,7 +72,7 @@ class Chain:
         with self.lock:
             stamp = bundle.stamp
             if key not in self.stages or self.stages[key][0] != stamp:
-                stage = Stage(bundle.root, torch.device(device), ckpt_path=str(bundle.newest), **knobs)
+                stage = Stage(bundle.root, pick_device(device), ckpt_path=str(bundle.newest), **knobs)
                 self.stages[key] = stamp, stage
             return self.stages[key][1]
 

@@ -93,12 +93,14 @@ def options(request: dict[str, Any]) -> dict[str, Any]:
     """The options that clients may set; a MONAI config runs other values as code.
 
     Raises:
-        StudyError: an option that is no number, or no device.
+        StudyError: an option that is no number, or no device; a share to validate on that is none.
     """
     numbers = {name: request[name] for name in (*KNOBS, "max_epochs", "val_split") if name in request}
     for name, value in numbers.items():
         if type(value) not in (int, float) or not math.isfinite(value):
             raise StudyError(f"{name}: {str(value)[:80]!a} is not a number. Give one.")
+    if not 0 <= numbers.get("val_split", 0) < 1:
+        raise StudyError(f"val_split: {numbers['val_split']} leaves none to learn from, or is no share. Give 0 or 0.2.")
     device = name_to_device(request.get("device"))
     if not re.fullmatch(r"[a-z]+(:\d+)?", device):
         raise StudyError(f"device: {device[:80]!a} is none. Give one that /info lists.")

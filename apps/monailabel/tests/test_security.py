@@ -269,10 +269,14 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_options_of_a_training_are_numbers(plain):
-    assert plain.ask_json("POST", f"/train/{SEG}", {"learning_rate": [0.1]})[0] == 200
+@pytest.mark.parametrize("option, value, line", [
+    ("learning_rate", [0.1], "learning_rate: '[0.1]' is not a number."),
+    ("val_split", 1, "val_split: 1 leaves none to learn from, or is no share."),
+])  # fmt: skip
+def test_options_of_a_training_are_numbers(plain, option, value, line):
+    assert plain.ask_json("POST", f"/train/{SEG}", {option: value})[0] == 200
     status = wait_for(plain.client.train_status, lambda task: task["status"] not in ("SUBMITTED", "RUNNING"))
-    assert status["status"] == "ERROR" and "learning_rate: '[0.1]' is not a number." in "".join(status["details"])
+    assert status["status"] == "ERROR" and line in "".join(status["details"])
 
 
 def test_the_bundles_own_weights_are_not_deleted(plain):

@@ -229,6 +229,8 @@ def test_bad_requests_get_one_line_and_the_server_lives_on(site):
     assert site.refusal(SEG, "volume-9")[0] == 400 and "volume-9: no such image" in site.refusal(SEG, "volume-9")[1]
     assert site.refusal("spleen", "volume-0")[0] == 404 and "spleen" in site.refusal("spleen", "volume-0")[1]
     assert site.refusal(SEG, "volume-0", {"result": "logits"})[1].startswith("logits: no such result. Use mask,")
+    status, line = site.refusal(SEG, "volume-0", {"device": "tpu"})
+    assert status == 400 and line.startswith("--device tpu: unknown. Use cpu or cuda")
     assert site.infer(SEG, "volume-0")[1]["liver_volume_ml"] > 500
 
 

@@ -22,6 +22,8 @@ from scripts.seg_writing import write_mask
 class SaveMaskd(MapTransform):
     """Write ``[1, X, Y, Z]`` masks as ``<output_dir>/<case>/<case>_<postfix>.nii.gz`` on their own grid.
 
+    ``case`` is the item's, or the name of its file.
+
     SaveImaged writes neither scaled integers nor through a temporary name. Values 0..1 of a floating type become
     uint8 with slope 1/255 (error at most 1/510); integer masks stay as they are.
 
@@ -36,7 +38,7 @@ class SaveMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the masks; the item stays as it is."""
         for key, postfix in self.key_iterator(data, self.postfixes):
-            case = case_name(data[key].meta["filename_or_obj"])
+            case = data.get("case") or case_name(data[key].meta["filename_or_obj"])
             write_mask(data[key], self.output_dir / case / f"{case}_{postfix}.nii.gz")
         return dict(data)
 

@@ -112,9 +112,10 @@ class RandMassd(RandomizableTransform, MapTransform):
         d = dict(data)
         self.randomize(None)
         tissue = d[self.label_key] > 0
-        if not self._do_transform or not tissue[len(tissue) // 2].any():
+        middle = tissue[len(tissue) // 2]
+        if not self._do_transform or not middle.any() or middle.all():  # a small patch may hold nothing but liver
             return d
-        where = self._ellipsoid(tissue[len(tissue) // 2], d["offsets"]) * ~tissue
+        where = self._ellipsoid(middle, d["offsets"]) * ~tissue
         as_fluid, level, offset = self.R.uniform() < 0.6, self.R.uniform(0.0, 0.3), self.R.uniform(-0.3, 0.05)
         for key in self.key_iterator(d):
             image = d[key]

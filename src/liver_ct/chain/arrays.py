@@ -94,6 +94,6 @@ def as_affine(affine: NDArray[Any] | None, name: str) -> NDArray[Any]:
         matrix = np.empty(0)
     if matrix.shape != (4, 4):
         raise StudyError(f"{name}: its affine is not 4 x 4 numbers. Give the one from voxels to world mm (RAS).")
-    if np.isfinite(matrix).all() and not np.array_equal(matrix[3], [0, 0, 0, 1]):
+    if np.isfinite(matrix).all() and not np.allclose(matrix[3], [0, 0, 0, 1], rtol=0, atol=1e-6):
         raise StudyError(f"{name}: its affine's last row is not 0 0 0 1. Give the one from voxels to world mm (RAS).")
     return matrix

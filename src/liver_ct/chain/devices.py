@@ -14,10 +14,11 @@ USE = "Use cpu or cuda (cuda:1 is the second GPU), or mps on a Mac."
 MOST_APART = 0.1  # of probabilities; half precision on a GPU is 0.02 to 0.07 away
 
 
-def pick_device(name: str | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, or a GPU of NVIDIA's if there is one; raises StudyError for one that is not there."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(device)
     if gpu := re.fullmatch(r"cuda(?::([0-9]{1,3}))?", name):
         return _pick_gpu(name, gpu[1])
     if name == "mps":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import warnings
@@ -76,7 +77,7 @@ class LiverCT:
 
     def __init__(
         self,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         seg_bundle: str | Path | None = None,
         cls_bundle: str | Path | None = None,
         mask_source: MaskSource | str | None = None,
@@ -119,12 +120,12 @@ class LiverCT:
             TypeError: ``ct`` is neither path nor image.
         """
         if isinstance(ct, nib.spatialimages.SpatialImage):
-            case = case or name_of(ct)
+            case = name_of(ct) if case is None else str(case)
             return self._find_written(partial(write_image, ct, name=case), case, regions)
         path = Path(os.path.normpath(Path.cwd() / ct))  # a link keeps its name
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
-        case = case or name_cases([path], path.parent)[0].case
+        case = name_cases([path], path.parent)[0].case if case is None else str(case)
         record = record or self.record(path)
         if is_zip(path):
             return self._find_zipped(path, case, record, regions)
@@ -146,6 +147,7 @@ class LiverCT:
         Raises:
             StudyError: a CT that cannot be used: ``<case>: <cause>. <fix>``.
         """
+        case = str(case)  # a number, too
         return self._find_written(partial(write_volume, array, affine, name=case), case, regions)
 
     def _find_written(self, write: Callable[..., None], case: str, regions: bool) -> StudyResult:
@@ -223,7 +225,7 @@ class LiverCT:
             liver_mask=liver,
             rows=tuple(rows),
             summary=summarise(rows, liver, affine, probability, threshold),
-            record=record,
+            record=copy.deepcopy(record),  # a study's own
             regions=found,
             seconds=seconds,
             model_cards=self.model_cards,

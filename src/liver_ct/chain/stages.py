@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import os
 import shutil
@@ -37,12 +38,13 @@ class Stage:
         knobs: values that replace those of the config.
 
     Raises:
-        StudyError: a config or weights that cannot be used.
+        StudyError: a config, knobs or weights that cannot be used.
     """
 
     def __init__(self, root: str | Path, device: torch.device, **knobs: Any) -> None:
         self.root, self.device = Path(root).resolve(), device
         self.parser = read_bundle(self.root, device=device, **knobs)
+        self._check_knobs()
         weights = Path(self["ckpt_path"])
         self.network = load_weights(self["network"], weights, device)
         if device.type == "mps":  # not tried by us
@@ -61,6 +63,16 @@ class Stage:
 
     def __contains__(self, config_id: str) -> bool:
         return config_id in self.parser
+
+    def _check_knobs(self) -> None:
+        """Raise StudyError where the config has checks of its knobs, and they refuse one."""
+        for check in ("checks#knobs", "checks#terms"):
+            try:
+                if check in self:
+                    self[check]
+            except SystemExit as e:  # as they end the bundle's own command
+                cause = str(e).removeprefix("ERROR --")
+                raise StudyError(f"{self.root / CONFIG}: {cause}") from None
 
     def infer(self, item: Item) -> Item:
         """Add the network's logits for ``item["image"]`` as ``item["pred"]``, both without the batch dimension."""
@@ -91,11 +103,12 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         knobs: values that replace those of the config.
 
     Raises:
-        StudyError: there is no bundle.
+        StudyError: there is no bundle, or this process has one whose scripts would run in its place.
     """
     if not (root / CONFIG).is_file():
         raise StudyError(f"{root}: no bundle here ({CONFIG} is missing). Check the bundle's folder.")
     if str(root) not in sys.path:
+        refuse_other_scripts(root)
         sys.path.insert(1, str(root))
     parser = ConfigParser()
     try:
@@ -108,6 +121,20 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         ) from e
     parser.update({"bundle_root": str(root), **knobs})
     return parser
+
+
+def refuse_other_scripts(root: Path) -> None:
+    """Raise StudyError where Python may already look for modules of the bundle's names in a folder of another content.
+
+    It has one module of a name, so that one version of a bundle would run the code of another.
+    """
+    files = [*(root / "scripts").glob("*.py")]
+    for folder in map(Path, sys.path):
+        for file in files:
+            other = folder / "scripts" / file.name
+            if other.is_file() and not filecmp.cmp(file, other):
+                cause = f"its {file.name} is not that of {folder.resolve()}, which this process has, too"
+                raise StudyError(f"{root}: {cause}. Run each bundle in a process of its own.")
 
 
 def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
@@ -195,14 +222,14 @@ def model_card(stage: Stage) -> Item:
 
 
 def load_weights(network: torch.nn.Module, weights: Path, device: torch.device) -> torch.nn.Module:
-    """Load a state dict, plain or under "model", and set the network to evaluate.
+    """Load a state dict, plain or under "model", or a checkpoint's averaged one, and set the network to evaluate.
 
     Raises:
         StudyError: weights that are missing, damaged or of another network.
     """
     try:
         state = torch.load(weights, map_location=device, weights_only=True)
-        network.load_state_dict(state.get("model", state))
+        network.load_state_dict(state.get("averaged", state.get("model", state)))
     except FileNotFoundError as e:
         raise StudyError(f"{weights}: no such weights. Train the bundle or fetch its models folder.") from e
     except Exception as e:

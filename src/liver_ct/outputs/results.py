@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from liver_ct.errors import StudyError
 from liver_ct.files import TemporaryFolder, written_whole
 from liver_ct.outputs.axes import axial_axis
 from liver_ct.outputs.names import Output
@@ -136,11 +137,12 @@ class StudyResult:
     holder: TemporaryFolder | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "liver_mask", as_mask(self.liver_mask, self.ct.shape, self.case))
         for name in ("ct", "affine", "prob_mask", "liver_mask"):
             array = getattr(self, name).view()
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        for array in self.lesions[:2] if self.lesions else ():
+        for array in (*(self.lesions or ())[:2], *(self.regions or ())):
             array.flags.writeable = False
 
     def __repr__(self) -> str:
@@ -206,6 +208,16 @@ class StudyResult:
         from liver_ct.outputs.writing import save_study
 
         save_study(self, Path(folder), outputs)
+
+
+def as_mask(mask: NDArray[Any], shape: tuple[int, ...], case: str) -> NDArray[Any]:
+    """A mask that may be the caller's own as uint8; raises StudyError unless it is 0 and 1, of the CT's ``shape``."""
+    if mask.shape != shape:
+        raise StudyError(f"{case}: liver_mask has the shape {mask.shape}, its CT {shape}. Give one on the CT's grid.")
+    known = mask if mask.dtype == np.uint8 else mask.astype(np.uint8)
+    if known.max() > 1 or (known is not mask and not np.array_equal(known, mask)):
+        raise StudyError(f"{case}: liver_mask holds other values than 0 and 1. Give 1 where liver is.")
+    return known
 
 
 def slice_rows(mask: NDArray[Any], affine: NDArray[Any], tumour: Item) -> list[SliceRow]:
