@@ -581,6 +581,14 @@ class TestOddButGood:
             edit(path, KVP=("120", "120.0", "1.2e2")[number % 3], ReconstructionDiameter=("384", "384.000")[number % 2])
         check_same(reading, series[0].parent, written)
 
+    def test_a_name_in_other_letters_is_the_same_and_a_birthday_makes_nobody_else(self, reading, series, written):
+        for number, path in enumerate(series):
+            name, kernel = (("Doe^Jane^^^Dr", "B30f"), ("DOE^JANE Dr ", "b30f"))[number % 2]
+            edit(path, PatientName=name, ConvolutionKernel=kernel, PatientAge=f"0{49 + (number > 20)}Y")
+        check_same(reading, series[0].parent, written)
+        edit(series[3], PatientAge="051Y")
+        assert "differ in PatientAge are in one series" in refusal(reading, series[0].parent)
+
     @pytest.mark.parametrize("bits", [12, 16])
     @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"], ["dcmcrle"], ["dcmconv", "+tb"]])
     def test_black_that_is_high_changes_no_hu(self, reading, series, written, command, bits):
@@ -773,12 +781,14 @@ def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
     assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
 
 
-@pytest.mark.parametrize(
-    "kind", ["SUB_VOLUME", "MINIMUM DOSE", "CT_SOM5 SPI SUB", "VIRTUAL NON IODINE", "IODINE REMOVED"]
-)
+@pytest.mark.parametrize("kind", [
+    ("DERIVED", "SUB_VOLUME"), ("DERIVED", "MINIMUM DOSE"), ("DERIVED", "CT_SOM5 SPI SUB"),
+    ("DERIVED", "VIRTUAL NON IODINE"), ("DERIVED", "IODINE REMOVED"), ("ORIGINAL", "CT_SOM5 DYN PERFUSION"),
+])  # fmt: skip
 def test_other_words_in_an_image_type_are_no_reason_to_refuse(reading, series, written, kind):
+    """Slices that were acquired for a perfusion map are none."""
     for path in series:
-        edit(path, ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
+        edit(path, ImageType=[kind[0], "PRIMARY", "AXIAL", kind[1]])
     check_same(reading, series[0].parent, written)
 
 
