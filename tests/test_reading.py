@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from functools import partial
@@ -14,6 +15,7 @@ import pydicom
 import pytest
 import torch
 from conftest import bundle_module
+from PIL import Image
 from programs import program
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid
@@ -234,6 +236,43 @@ def test_jpeg_2000_reads_as_the_uncompressed(reading, series, bits):
     edit(path, PixelRepresentation=0)
     with pytest.raises(reading.StudyError, match=f"{path.name}: compressed pixels that have signs"):
         reading.read_image(series[0].parent)
+
+
+def pack_jpeg_2000(path: Path, **knobs) -> None:
+    """Store a slice's pixels as JPEG 2000, under a transfer syntax that leaves open whether that lost anything."""
+    header, stream = pydicom.dcmread(path), io.BytesIO()
+    Image.fromarray(header.pixel_array).save(stream, "JPEG2000", no_jp2=True, **knobs)
+    header.PixelData = encapsulate([stream.getvalue()])
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.91"
+    header.save_as(path)
+
+
+def pack_by(*command: str):
+    """A function that compresses a slice by a program of dcmtk, and takes away that it says so."""
+
+    def pack(path: Path) -> None:
+        subprocess.run([program(command[0], "dcmtk"), *command[1:], path, path], check=True, capture_output=True)
+        edit(path, LossyImageCompression="00")
+
+    return pack
+
+
+PACKED = {
+    "JPEG 2000, 9-7": (partial(pack_jpeg_2000, irreversible=True), True), "5-3": (pack_jpeg_2000, False),
+    "JPEG-LS, near": (pack_by("dcmcjpls", "+en"), True), "JPEG-LS": (pack_by("dcmcjpls"), False),
+    "JPEG": (pack_by("dcmcjpeg", "+ee"), True), "JPEG lossless": (pack_by("dcmcjpeg", "+e1"), False),
+    "RLE": (pack_by("dcmcrle"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack, loses", PACKED.values(), ids=PACKED)
+def test_what_lost_by_its_compression_is_known_by_the_pixels_themselves(reading, series, pack, loses):
+    before = reading.read_image(series[0].parent)
+    for path in series[:2]:
+        pack(path)
+    after = reading.read_image(series[0].parent)
+    assert after.meta["slices"]["lossy"].tolist() == [loses] * 2 + [False] * (len(series) - 2)
+    assert torch.equal(after.as_tensor(), before.as_tensor()) is not loses
 
 
 class TestSeveralSeries:

@@ -22,7 +22,6 @@ UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tm
 GZIP = b"\x1f\x8b"
 DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a file
 CHUNK, INFLATED = 2**20, 2**28  # bytes; a slice of 4096 x 4096 has 2**25
-LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")  # JPEG, near-lossless JPEG-LS
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"  # transfer syntaxes, little endian
 
 
@@ -143,11 +142,6 @@ def value(header: pydicom.Dataset, name: str) -> Any:
     except Exception:  # whatever the bytes of one attribute make pydicom raise
         return None
     return None if found is None or found == "" else found
-
-
-def is_lossy(header: pydicom.Dataset) -> bool:
-    """Whether a slice's values were changed by its compression, now or before."""
-    return header.file_meta.get("TransferSyntaxUID") in LOSSY or value(header, "LossyImageCompression") == "01"
 
 
 def check_companions(slices: Iterable[Path], others: Iterable[Path]) -> None:
