@@ -96,7 +96,8 @@ class TestFolder:
         ("name", "content", "word"),
         [
             ("ct.hdr", b"", "not read"),
-            ("CT.IMG", b"", "not read"),
+            ("CT.IMG", b"", "voxels without their header (.hdr), which are not read"),
+            ("cut.hdr", b"\x5c\x01\0\0" + bytes(300), "damaged and not read"),
             ("ct.MGZ", b"", "not read"),
             ("ct.nii.bz2", b"BZh9", "not read"),
             ("nrrd", b"NRRD0004\ntype: short\n", "NRRD"),
