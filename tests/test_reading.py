@@ -275,6 +275,13 @@ def test_what_lost_by_its_compression_is_known_by_the_pixels_themselves(reading,
     assert torch.equal(after.as_tensor(), before.as_tensor()) is not loses
 
 
+def test_a_want_of_memory_is_known_as_such_to_programs(reading, series, monkeypatch):
+    monkeypatch.setattr(bundle_module("seg", "geometry"), "free_memory", lambda: 9)
+    with pytest.raises(reading.StudyError, match="0.0 GB are free") as error:
+        reading.read_image(series[0].parent)
+    assert isinstance(error.value.__cause__, MemoryError)
+
+
 class TestSeveralSeries:
     @pytest.fixture
     def folder(self, ct, series) -> Path:

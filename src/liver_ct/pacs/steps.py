@@ -18,7 +18,7 @@ import pydicom
 
 from liver_ct.chain.formats import DICOM, format_of
 from liver_ct.chain.progress import Progress
-from liver_ct.errors import StudyError, describe, find_study_error, is_memory_error, printable
+from liver_ct.errors import StudyError, causes_of, describe, find_study_error, is_memory_error, printable
 from liver_ct.outputs.names import safe_name
 from liver_ct.pacs.content import content_of
 from liver_ct.pacs.rules import Rules, text_of, valid
@@ -205,7 +205,7 @@ class Steps:
     def _failed(self, row: Row, error: Exception, source: Path, is_now: dict[str, Any]) -> None:
         """Refuse a series that cannot be used; what may go better another time is tried again."""
         line = describe(error, source).replace(str(source), row.name)
-        if is_memory_error(error):
+        if any(map(is_memory_error, causes_of(error))):
             self._try_later(row, line)
         elif "CUDA" in str(error) and not find_study_error(error):  # which spoils it for all that follow
             raise WorkerError(f"{line} This worker ends; what waits is done when it is started again.") from error
@@ -254,10 +254,14 @@ class Steps:
 
 @contextmanager
 def disk(folder: Path) -> Iterator[None]:
-    """In the block, what the disk refuses is no fault of the series: raises AwayError."""
+    """In the block, what the disk refuses is no fault of the series: raises AwayError. Where a bundle cannot write for
+    that, it has made a StudyError of it."""
     try:
         yield
-    except OSError as e:
-        if find_study_error(e):
+    except AwayError:
+        raise
+    except Exception as e:
+        wholly = any(isinstance(cause, OSError) and cause.errno in SYSTEM for cause in causes_of(e))
+        if not wholly and (find_study_error(e) or not isinstance(e, OSError)):
             raise
-        raise AwayError(describe(e, folder), wholly=e.errno in SYSTEM) from e
+        raise AwayError(describe(e, folder), wholly=wholly) from e
