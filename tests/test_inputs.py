@@ -27,6 +27,7 @@ from test_cascade import bundles, entries, read_result, run, save_ct, stamps  # 
 from liver_ct import phantom
 from liver_ct.chain import studies
 from liver_ct.errors import StudyError, describe
+from liver_ct.files import replace_folder
 from liver_ct.lits import finding
 from liver_ct.outputs import folders, names, writing
 
@@ -375,6 +376,13 @@ class TestTheRightStudy:
             folders.publish(one, tmp_path / "a")
             folders.publish(other, tmp_path / "a")
         assert (tmp_path / "a" / "result.json").read_text() == "other" and entries(tmp_path) == {"a"}
+
+    def test_an_earlier_result_stays_where_the_new_one_cannot_be_put(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "result.json").touch()
+        with pytest.raises(FileNotFoundError):  # somebody took it away
+            replace_folder(tmp_path / "gone", tmp_path / "a")
+        assert entries(tmp_path) == {"a"} and entries(tmp_path / "a") == {"result.json"}
 
     @pytest.mark.parametrize("again", [False, True])
     def test_an_output_that_vanishes_is_an_error(self, bundles, tmp_path, monkeypatch, capsys, again):  # noqa: F811

@@ -51,9 +51,15 @@ def written_whole(target: Path, shared: bool = False) -> Iterator[Path]:
 def replace_folder(finished: Path, target: Path) -> None:
     """Move a finished folder to ``target``, in place of an earlier one: whole or not at all."""
     with TemporaryDirectory(prefix=".old-", dir=finished.parent, ignore_cleanup_errors=True) as old:
+        earlier = Path(old, "folder")
         if target.exists():
-            os.replace(target, Path(old, "folder"))
-        os.replace(finished, target)
+            os.replace(target, earlier)
+        try:
+            os.replace(finished, target)
+        except OSError:
+            if earlier.exists():
+                os.replace(earlier, target)
+            raise
 
 
 def walk(root: Path, report: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str], list[str]]]:
