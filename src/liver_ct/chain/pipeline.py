@@ -167,6 +167,11 @@ class LiverCT:
         known = {"input": printable(path.name), "input_path_sha256": where}
         return {**known, "input_fingerprint": fingerprint(path, self.checksums), **self.settings}
 
+    @property
+    def how(self) -> Item:
+        """Where and in what the networks compute: elsewhere figures differ by a little."""
+        return {"device_type": self.seg.device.type, "precision": precision_of(self.seg, self.cls)}
+
     def _find_zipped(self, path: Path, case: str, record: Item, regions: bool) -> StudyResult:
         """Both stages on a zipped DICOM series, whose slices stay unpacked as long as the result is held."""
         holder = TemporaryFolder()
@@ -231,7 +236,7 @@ class LiverCT:
             files=files,
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
-            made=made | {"precision": precision_of(self.seg, self.cls)},
+            made=made | self.how,
             lesions=lesions,
             map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
         )
