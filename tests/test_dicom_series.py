@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 import test_headers
+from conftest import bundle_module
 from programs import program
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
@@ -183,6 +185,11 @@ class TestWhatBelongsTogether:
         for path in other.iterdir():
             x, y, z = pydicom.dcmread(path).ImagePositionPatient
             edit(path, AcquisitionNumber=2, ImagePositionPatient=[x, y, float(z) + 3])
+        check_same(reading, series[0].parent, written)
+
+    def test_a_folder_beside_it_that_goes_meanwhile_is_no_matter(self, reading, series, written, monkeypatch):
+        gone = series[0].parent.with_name("gone")
+        monkeypatch.setattr(bundle_module("seg", "dicom_series"), "_folders_around", lambda _: [gone])
         check_same(reading, series[0].parent, written)
 
     def test_a_copy_beside_it_is_none_of_its_parts(self, reading, series, written):
@@ -518,6 +525,22 @@ def test_a_length_beyond_the_file_is_no_want_of_memory(reading, series, monkeypa
 
     monkeypatch.setattr(pydicom.filereader, "read_partial", read)
     assert "a length in it is damaged" in refusal(reading, series[0].parent)
+
+
+def test_what_the_system_refuses_is_no_fault_of_a_slice(reading, series, monkeypatch):
+    def refuse(number: int):
+        def refused(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        return refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.filereader, "read_partial", refuse(errno.EACCES))
+        with pytest.raises(PermissionError):
+            reading.read_image(series[0].parent)
+    subprocess.run([program("dcmcrle", "dcmtk"), series[3], series[3]], check=True, capture_output=True)
+    monkeypatch.setattr(bundle_module("seg", "dicom_pixels"), "TemporaryDirectory", refuse(errno.ENOSPC))
+    assert "temporary files cannot be written to (No space left on device). Free" in refusal(reading, series[0].parent)
 
 
 @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"]])

@@ -76,6 +76,8 @@ def read_dicom(path: Path) -> pydicom.Dataset:
             header = read_elements(path, force=True)
         if not any(name in header for name in ("SeriesInstanceUID", "PixelData", "DirectoryRecordSequence")):
             raise ValueError("it is cut short")
+    except PermissionError:  # no fault of the file's
+        raise
     except MemoryError:  # only the header is read here, and that is small
         raise StudyError(f"{path}: slice cannot be read (a length in it is damaged). {SEND_AGAIN}") from None
     except Exception as e:

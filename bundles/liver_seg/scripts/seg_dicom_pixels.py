@@ -167,6 +167,9 @@ def decoded(one: Slice) -> np.ndarray:
             Path(folder, "slice.dcm").write_bytes(pixels_alone(layout, header.file_meta.TransferSyntaxUID, data))
             values = itk.array_from_image(itk.imread(str(Path(folder, "slice.dcm")), itk.F))
         return values.reshape(shape).astype(f"{'i' if layout.signed else 'u'}{layout.allocated // 8}")
+    except OSError as e:  # of the temporary folder
+        cause = f"the folder for temporary files cannot be written to ({e.strerror or e})"
+        raise StudyError(f"{header.filename}: {cause}. Free space, or set TMPDIR to a folder that has it.") from e
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
         raise StudyError(
