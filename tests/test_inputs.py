@@ -84,6 +84,15 @@ class TestFolder:
         assert [*finding.find_cases(tmp_path, tmp_path / "out", problems)] == ["2"]
         assert len(problems) == 1 and "volume-1.nii: cannot be read (No such file" in problems[0]
 
+    def test_what_is_above_a_link_is_that_of_the_system(self, tmp_path, monkeypatch):
+        nifti(tmp_path / "archive" / "monday" / "ct.nii")
+        nifti(tmp_path / "archive" / "tuesday" / "meant.nii")
+        nifti(tmp_path / "tuesday" / "other.nii")
+        (tmp_path / "today").symlink_to("archive/monday")
+        monkeypatch.chdir(tmp_path)
+        assert [study.case for study in studies.find_studies(Path("today/../tuesday"))] == ["meant"]
+        assert [study.path for study in studies.find_studies(Path("archive/../today"))] == [tmp_path / "today/ct.nii"]
+
     def test_a_very_deep_folder_is_looked_through(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for _ in range(1200):

@@ -92,6 +92,13 @@ def walk(root: Path, report: Callable[[OSError], None]) -> Iterator[tuple[Path, 
         left += [folder / name for name in reversed(folders)]
 
 
+def spelled_out(path: str | os.PathLike[str]) -> Path:
+    """A path from the root on, without ``.`` and ``..``; a link keeps its name, unless what is above it is meant."""
+    plain = Path(os.path.normpath(Path.cwd() / path))
+    meant = Path(os.path.realpath(path))
+    return plain if os.path.realpath(plain) == str(meant) else meant
+
+
 def is_file_or_lost(path: Path) -> bool:
     """Whether something is a file or cannot be known, as a link that leads nowhere: no folder, pipe, socket, device."""
     try:

@@ -35,7 +35,7 @@ from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
-from liver_ct.files import Checksums, TemporaryFolder, is_zip, shipped
+from liver_ct.files import Checksums, TemporaryFolder, is_zip, shipped, spelled_out
 from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
@@ -121,7 +121,7 @@ class LiverCT:
         if isinstance(ct, nib.spatialimages.SpatialImage):
             case = case or name_of(ct)
             return self._find_written(partial(write_image, ct, name=case), case, regions)
-        path = Path(os.path.normpath(Path.cwd() / ct))  # a link keeps its name
+        path = spelled_out(ct)
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = case or name_cases([path], path.parent)[0].case

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from liver_ct.chain.archives import why_not_opened
 from liver_ct.chain.formats import LABEL_PREFIX, SUFFIXES, beside, format_of, is_dicom, may_be_slice, why_not_read
 from liver_ct.chain.zips import holds_series, why_no_series, why_not_all
 from liver_ct.errors import StudyError
-from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, walk
+from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, spelled_out, walk
 from liver_ct.outputs.names import (
     ALWAYS,
     DICOM_OF_LESIONS,
@@ -63,7 +62,7 @@ def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> 
         StudyError: there is no such path, or no study under it.
     """
     check_input(path)
-    root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
+    root = spelled_out(path)
     found = sorted(_walk(root, report)) if path.is_dir() else [_asked_for(root, report)]
     if not found:
         raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series, also as .zip). Check --input.")
