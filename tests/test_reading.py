@@ -365,6 +365,13 @@ def tilted(slices: list[Path]) -> Path:
     return slices[0].parent
 
 
+def moved_aside(slices: list[Path]) -> Path:
+    for path in slices[12:]:
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        edit(path, ImagePositionPatient=[x, y + 5, z])
+    return slices[0].parent
+
+
 def every(slices: list[Path], **values) -> Path:
     for path in slices:
         edit(path, **values)
@@ -486,7 +493,7 @@ def nothing(slices: list[Path]) -> Path:
 FAULTS = {
     cut: "slice cannot be read", no_header: "slice cannot be read", lost: "some are missing",
     doubled: "two slices at one position", mixed: "2 CT series in this folder", turned: "different orientations",
-    tilted: "tilted gantry", an_mr: "modality is MR", nothing: "no CT slices",
+    tilted: "tilted gantry", moved_aside: "parts of several scans", an_mr: "modality is MR", nothing: "no CT slices",
     position_nan: "ImagePositionPatient is not 3 finite numbers", spacing_nan: "PixelSpacing is not 2 finite",
     orientation_infinite: "ImageOrientationPatient is not 6 finite", orientation_skewed: "no two directions",
     spacing_zero: "PixelSpacing is", slope_zero: "RescaleSlope is", spacing_differs: "different PixelSpacing",
