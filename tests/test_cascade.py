@@ -23,10 +23,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import bundle_module
 from monai.bundle import ConfigParser, create_workflow
 
 from liver_ct import phantom
 from liver_ct.chain import stages, studies
+from liver_ct.errors import StudyError
 from liver_ct.files import sha256
 from liver_ct.outputs import names, picture, writing
 from liver_ct.outputs.results import SliceRow
@@ -348,6 +350,16 @@ class TestManyStudies:
         words += [str(ROOT / "scripts" / "cascade.py"), "--input", str(source), "--output", str(output)]
         words += ["--picture", "false", "--report", "false", "--device", "cpu"]
         return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
+
+
+def test_a_bundle_whose_code_is_not_the_imported_is_refused(tmp_path):
+    """Python keeps what it has imported: the results would be another version's, under this one's name."""
+    bundle_module("seg", "io")
+    shutil.copytree(ROOT / "bundles" / "liver_seg", tmp_path / "seg", ignore=shutil.ignore_patterns("models", "runs"))
+    stages.read_bundle(tmp_path / "seg")
+    (tmp_path / "seg" / "scripts" / "seg_io.py").write_text("")
+    with pytest.raises(StudyError, match="Use a process of its own for each version of a bundle"):
+        stages.read_bundle(tmp_path / "seg")
 
 
 class TestResume:

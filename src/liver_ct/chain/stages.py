@@ -91,10 +91,11 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         knobs: values that replace those of the config.
 
     Raises:
-        StudyError: there is no bundle.
+        StudyError: there is no bundle, or it is of another version than one that this process has imported.
     """
     if not (root / CONFIG).is_file():
         raise StudyError(f"{root}: no bundle here ({CONFIG} is missing). Check the bundle's folder.")
+    check_imported(root)
     if str(root) not in sys.path:
         sys.path.insert(1, str(root))
     parser = ConfigParser()
@@ -108,6 +109,16 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
         ) from e
     parser.update({"bundle_root": str(root), **knobs})
     return parser
+
+
+def check_imported(root: Path) -> None:
+    """Raise StudyError where modules of other bundles have the names of this one's and are not the same: Python keeps
+    those, and the results would be named after this bundle and made by the other's code."""
+    for file in root.glob("scripts/*.py"):
+        other = Path(getattr(sys.modules.get(f"scripts.{file.stem}"), "__file__", None) or file)
+        if other != file and other.is_file() and other.read_bytes() != file.read_bytes():
+            cause = f"its scripts are others than those of {other.parents[1]}, which this process has imported"
+            raise StudyError(f"{root}: {cause}. Use a process of its own for each version of a bundle.")
 
 
 def save_masks(masks: Item, folder: Path, bundle: Path) -> None:
