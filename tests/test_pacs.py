@@ -458,6 +458,17 @@ def test_what_goes_wrong_with_one_series_does_not_stop_the_others(fake, watch, s
     ]  # fmt: skip
 
 
+def one_step(fake: Fake, state: State, chain: Callable[[Path, str], Path], fault: int | None = None) -> steps.Steps:
+    """What a worker does for the only series, after which the server answers nothing but a fault, if there is one."""
+    server = orthanc.Orthanc(connection.Connection(fake.url), 0)
+    state.note(server.news(""))
+    fake.fault = lambda method, path: fault
+    each = steps.Steps(server, state, Rules({}), chain, steps.Manner(), Progress())
+    (state.file.parent / "incoming").mkdir()
+    each.advance(state.row(1), state.file.parent / "incoming")
+    return each
+
+
 @pytest.mark.parametrize("cause", [OSError(errno.ENOSPC, "No space left on device"), MemoryError()], ids=repr)
 def test_what_the_machine_lacks_is_no_fault_of_a_series(fake, slices, tmp_path, cause):
     """A bundle that cannot write, or has too little memory, says so in a StudyError."""
@@ -466,16 +477,21 @@ def test_what_the_machine_lacks_is_no_fault_of_a_series(fake, slices, tmp_path, 
         raise StudyError(f"{source}: cannot be done. Do something.") from cause
 
     fake.add("a", series_of(slices[:3]))
-    server = orthanc.Orthanc(connection.Connection(fake.url), 0)
     state = worker.open_state(tmp_path / "state", fake.url)
-    state.note(server.news(""))
-    each = steps.Steps(server, state, Rules({}), chain, steps.Manner(), Progress())
-    (tmp_path / "incoming").mkdir()
     lacks = pytest.raises(AwayError, match="cannot be done") if isinstance(cause, OSError) else nullcontext()
     with lacks as away:
-        each.advance(state.row(1), tmp_path / "incoming")
-    assert (state.row(1).outcome, each.refused) == ("", 0) and state.is_waiting()
+        assert one_step(fake, state, chain).refused == 0
+    assert state.row(1).outcome == "" and state.is_waiting()
     assert not isinstance(cause, OSError) or away.value.wholly
+
+
+@pytest.mark.parametrize("status", [302, 404])
+def test_what_a_proxy_says_instead_of_the_server_is_no_fault_of_a_series(fake, slices, tmp_path, status):
+    fake.add("a", series_of(slices[:3]))
+    state = worker.open_state(tmp_path / "state", fake.url)
+    with pytest.raises(AwayError) as away:
+        one_step(fake, state, lambda source, case: source, status)
+    assert away.value.wholly and state.row(1).outcome == "" and state.is_waiting()
 
 
 class Killed(BaseException):

@@ -101,18 +101,28 @@ class Steps:
         except AwayError as e:
             if e.wholly:
                 raise
-            self.server.check()  # raises AwayError where it is away, not only for this series
+            self._check_server()
             self._try_later(self._as_of(row), str(e))
         except GoneError:
+            self._check_server()
             row = self._as_of(row)
             self.state.finish(row, Outcome.GONE)
             self.progress.done(f"{row.name}: no longer on the server")
         except StudyError as e:
+            self._check_server()
             row = self._as_of(row)
             self._refuse(row, f"{row.name}: {e}")
         except Exception as e:  # of what the server says; its text may hold a header's values
             self._try_later(self._as_of(row), f"{type(e).__name__}. This is unexpected; please report it")
         return True
+
+    def _check_server(self) -> None:
+        """Raise AwayError where the server fails for all series: it is away, or something else answers at its place,
+        such as a proxy."""
+        try:
+            self.server.check()
+        except StudyError as e:
+            raise AwayError(str(e), wholly=True) from None
 
     def _as_of(self, row: Row) -> Row:
         """A series as it is by now, but with what the server had told when ``row`` was read."""
@@ -160,6 +170,7 @@ class Steps:
         except WorkerError:
             raise
         except StudyError as e:
+            self._check_server()
             self._refuse(row, f"{row.name}: {e}", **is_now)
             return
         if why:
@@ -223,6 +234,7 @@ class Steps:
         except GoneError:
             raise AwayError(f"{self.server.name}: takes no results at this address") from None
         except StudyError as e:
+            self._check_server()
             self._refuse(row, f"{row.name}: {e}")
         else:
             self.state.finish(row, Outcome.DONE)
