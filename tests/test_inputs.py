@@ -386,6 +386,15 @@ class TestTheRightStudy:
             folders.publish(other, tmp_path / "a")
         assert (tmp_path / "a" / "result.json").read_text() == "other" and entries(tmp_path) == {"a"}
 
+    @pytest.mark.parametrize(
+        "known, beside", [((None, None), True), (("a", "c"), False), (("x", "y"), True), ((), False)]
+    )
+    def test_a_result_of_a_ct_in_memory_is_another_cts(self, tmp_path, known, beside):
+        keys = ("input_fingerprint", "input_path_sha256")
+        (tmp_path / "result.json").write_text(json.dumps(dict(zip(keys, known))))
+        place = studies.place_of(tmp_path, dict(zip(keys, "ab")))
+        assert (place.name == f"{tmp_path.name}-a") == beside
+
     def test_an_earlier_result_stays_where_the_new_one_cannot_be_put(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "result.json").touch()

@@ -135,11 +135,12 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
 def place_of(target: Path, record: Mapping[str, Any]) -> Path:
     """The folder for a study's results: ``target``, or one beside it where that holds those of another CT of this name.
 
-    It is another one where neither content nor place is the same: a CT may be moved, or exported again.
+    It is another one where neither content nor place is the same: a CT may be moved, or exported again. One that was in
+    memory has neither.
     """
     try:
         result = read_json(target / RESULT)
-        other = all(result.get(key) not in (None, record[key]) for key in ("input_fingerprint", "input_path_sha256"))
+        other = all(result.get(key, record[key]) != record[key] for key in ("input_fingerprint", "input_path_sha256"))
     except (OSError, ValueError, AttributeError):
         other = False
     return target.with_name(f"{target.name}-{record['input_fingerprint'][:8]}") if other else target
