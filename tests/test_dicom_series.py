@@ -800,8 +800,9 @@ def test_fragments_of_a_compressed_image_may_end_anywhere(reading, series, writt
     "FAT_FRACTION", "STD_DEVIATION",
 ])  # fmt: skip
 def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
-    edit(series[0], ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
-    assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
+    for first in (["DERIVED", "PRIMARY"], ["ORIGINAL", "SECONDARY"]):
+        edit(series[0], ImageType=[*first, "AXIAL", kind])
+        assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
 
 
 @pytest.mark.parametrize("kind", [
