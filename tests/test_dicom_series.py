@@ -291,6 +291,11 @@ def test_slices_of_an_interrupted_copy_refuse_the_series(reading, series, name, 
     assert line.startswith(f"{renamed[-LAST]}")
 
 
+def test_slices_of_a_folder_in_a_zip_are_named_alike(reading):
+    naming = bundle_module("seg", "dicom_files").naming
+    assert naming("h-0000AB1F") == naming("h-00C0FFEE.part") != naming("g-00C0FFEE")
+
+
 def test_a_slice_in_gzip_is_refused_by_that(reading, series):
     series[3].write_bytes(gzip.compress(series[3].read_bytes()))
     assert f"{series[3]}: slice cannot be read (it is packed with gzip" in refusal(reading, series[0].parent)

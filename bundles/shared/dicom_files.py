@@ -159,8 +159,8 @@ def naming(name: str) -> str:
     name = name.lower()
     for ending in UNFINISHED:
         name = name.removesuffix(ending)
-    if re.fullmatch("[0-9a-f-]{6,}", name):  # hexadecimal, a UUID
-        return "#"
+    if found := re.fullmatch("([g-p]+-)?[0-9a-f-]{6,}", name):  # hexadecimal, a UUID; letters of a folder in a zip
+        return f"{found[1] or ''}#"
     return re.sub(r"#([._-]#)+", "#", re.sub("[0-9]+", "#", name))
 
 
