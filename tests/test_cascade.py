@@ -23,11 +23,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import bundles_with, run_workflow
+from conftest import bundle_module, bundles_with, run_workflow
 from monai.bundle import ConfigParser
 
 from liver_ct import phantom
 from liver_ct.chain import stages, studies
+from liver_ct.errors import StudyError
 from liver_ct.files import sha256
 from liver_ct.outputs import names, picture, writing
 from liver_ct.outputs.results import SliceRow
@@ -332,6 +333,16 @@ class TestManyStudies:
         return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
 
 
+def test_a_bundle_whose_code_is_not_the_imported_is_refused(tmp_path):
+    """Python keeps what it has imported: the results would be another version's, under this one's name."""
+    bundle_module("seg", "io")
+    shutil.copytree(ROOT / "bundles" / "liver_seg", tmp_path / "seg", ignore=shutil.ignore_patterns("models", "runs"))
+    stages.read_bundle(tmp_path / "seg")
+    (tmp_path / "seg" / "scripts" / "seg_io.py").write_text("")
+    with pytest.raises(StudyError, match="its seg_io.py is not that of .*Run each bundle in a process of its own"):
+        stages.read_bundle(tmp_path / "seg")
+
+
 class TestResume:
     @pytest.fixture
     def study(self, bundles, tmp_path) -> tuple[Path, Path, dict[str, str]]:
@@ -361,6 +372,12 @@ class TestResume:
         assert after["overview.png"] == before["overview.png"] and {"overview.png", "report.html"} <= {*after}
         run(*study)
         assert stamps(study[1] / "ct") == after
+        file = study[1] / "ct" / "result.json"  # as if a GPU had made it, whose figures differ by a little
+        file.write_text(json.dumps({**json.loads(file.read_text()), "precision": "float16"}))
+        (study[1] / "ct" / "report.html").unlink()
+        run(*study, report=True)
+        again = stamps(study[1] / "ct")
+        assert {*again} == {*after} and not any(again[name] == after[name] for name in after)
 
     def test_done_again_when_the_input_changed(self, study):
         before = read_probabilities(study[1] / "ct" / "slices.csv")

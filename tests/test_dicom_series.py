@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import test_headers
+from conftest import bundle_module
 from programs import store_by
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
@@ -183,6 +185,11 @@ class TestWhatBelongsTogether:
             edit(path, AcquisitionNumber=2, ImagePositionPatient=[x, y, float(z) + 3])
         check_same(reading, series[0].parent, written)
 
+    def test_a_folder_beside_it_that_goes_meanwhile_is_no_matter(self, reading, series, written, monkeypatch):
+        gone = series[0].parent.with_name("gone")
+        monkeypatch.setattr(bundle_module("seg", "dicom_series"), "_folders_around", lambda _: [gone])
+        check_same(reading, series[0].parent, written)
+
     def test_a_copy_beside_it_is_none_of_its_parts(self, reading, series, written):
         shutil.copytree(series[0].parent, series[0].parent.with_name("copy"))
         check_same(reading, series[0].parent, written)
@@ -280,6 +287,11 @@ def test_slices_of_an_interrupted_copy_refuse_the_series(reading, series, name, 
         spoil(path)
     line = refusal(reading, series[0].parent)
     assert line.startswith(f"{renamed[-LAST]}")
+
+
+def test_slices_of_a_folder_in_a_zip_are_named_alike(reading):
+    naming = bundle_module("seg", "dicom_files").naming
+    assert naming("h-0000AB1F") == naming("h-00C0FFEE.part") != naming("g-00C0FFEE")
 
 
 def test_a_slice_in_gzip_is_refused_by_that(reading, series):
@@ -513,6 +525,22 @@ def test_a_length_beyond_the_file_is_no_want_of_memory(reading, series, monkeypa
     assert "a length in it is damaged" in refusal(reading, series[0].parent)
 
 
+def test_what_the_system_refuses_is_no_fault_of_a_slice(reading, series, monkeypatch):
+    def refuse(number: int):
+        def refused(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        return refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.filereader, "read_partial", refuse(errno.EACCES))
+        with pytest.raises(PermissionError):
+            reading.read_image(series[0].parent)
+    store_by(series[3], "dcmcrle")
+    monkeypatch.setattr(bundle_module("seg", "dicom_pixels"), "TemporaryDirectory", refuse(errno.ENOSPC))
+    assert "temporary files cannot be written to (No space left on device). Free" in refusal(reading, series[0].parent)
+
+
 @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"]])
 def test_compressed_pixels_of_another_size_are_refused(reading, series, command):
     for path in series:
@@ -567,6 +595,14 @@ class TestOddButGood:
         for number, path in enumerate(series):
             edit(path, KVP=("120", "120.0", "1.2e2")[number % 3], ReconstructionDiameter=("384", "384.000")[number % 2])
         check_same(reading, series[0].parent, written)
+
+    def test_a_name_in_other_letters_is_the_same_and_a_birthday_makes_nobody_else(self, reading, series, written):
+        for number, path in enumerate(series):
+            name, kernel = (("Doe^Jane^^^Dr", "B30f"), ("DOE^JANE Dr ", "b30f"))[number % 2]
+            edit(path, PatientName=name, ConvolutionKernel=kernel, PatientAge=f"0{49 + (number > 20)}Y")
+        check_same(reading, series[0].parent, written)
+        edit(series[3], PatientAge="051Y")
+        assert "differ in PatientAge are in one series" in refusal(reading, series[0].parent)
 
     @pytest.mark.parametrize("bits", [12, 16])
     @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"], ["dcmcrle"], ["dcmconv", "+tb"]])
@@ -756,16 +792,19 @@ def test_fragments_of_a_compressed_image_may_end_anywhere(reading, series, writt
     "FAT_FRACTION", "STD_DEVIATION",
 ])  # fmt: skip
 def test_maps_computed_from_cts_are_no_ct(reading, series, kind):
-    edit(series[0], ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
-    assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
+    for first in (["DERIVED", "PRIMARY"], ["ORIGINAL", "SECONDARY"]):
+        edit(series[0], ImageType=[*first, "AXIAL", kind])
+        assert "a map computed from CTs, not in HU" in refusal(reading, series[0].parent)
 
 
-@pytest.mark.parametrize(
-    "kind", ["SUB_VOLUME", "MINIMUM DOSE", "CT_SOM5 SPI SUB", "VIRTUAL NON IODINE", "IODINE REMOVED"]
-)
+@pytest.mark.parametrize("kind", [
+    ("DERIVED", "SUB_VOLUME"), ("DERIVED", "MINIMUM DOSE"), ("DERIVED", "CT_SOM5 SPI SUB"),
+    ("DERIVED", "VIRTUAL NON IODINE"), ("DERIVED", "IODINE REMOVED"), ("ORIGINAL", "CT_SOM5 DYN PERFUSION"),
+])  # fmt: skip
 def test_other_words_in_an_image_type_are_no_reason_to_refuse(reading, series, written, kind):
+    """Slices that were acquired for a perfusion map are none."""
     for path in series:
-        edit(path, ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])
+        edit(path, ImageType=[kind[0], "PRIMARY", "AXIAL", kind[1]])
     check_same(reading, series[0].parent, written)
 
 

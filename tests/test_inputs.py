@@ -27,6 +27,7 @@ from test_cascade import bundles, entries, read_result, run, save_ct, stamps  # 
 from liver_ct import phantom
 from liver_ct.chain import studies
 from liver_ct.errors import StudyError, describe
+from liver_ct.files import replace_folder
 from liver_ct.lits import finding
 from liver_ct.outputs import folders, names, writing
 
@@ -77,6 +78,15 @@ class TestFolder:
         assert [*finding.find_cases(tmp_path, tmp_path / "out", problems, [])] == ["2"]
         assert len(problems) == 1 and "volume-1.nii: cannot be read (No such file" in problems[0]
 
+    def test_what_is_above_a_link_is_that_of_the_system(self, tmp_path, monkeypatch):
+        nifti(tmp_path / "archive" / "monday" / "ct.nii")
+        nifti(tmp_path / "archive" / "tuesday" / "meant.nii")
+        nifti(tmp_path / "tuesday" / "other.nii")
+        (tmp_path / "today").symlink_to("archive/monday")
+        monkeypatch.chdir(tmp_path)
+        assert [study.case for study in studies.find_studies(Path("today/../tuesday"))] == ["meant"]
+        assert [study.path for study in studies.find_studies(Path("archive/../today"))] == [tmp_path / "today/ct.nii"]
+
     def test_a_very_deep_folder_is_looked_through(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for _ in range(1200):
@@ -90,7 +100,8 @@ class TestFolder:
         ("name", "content", "word"),
         [
             ("ct.hdr", b"", "not read"),
-            ("CT.IMG", b"", "not read"),
+            ("CT.IMG", b"", "voxels without their header (.hdr), which are not read"),
+            ("cut.hdr", b"\x5c\x01\0\0" + bytes(300), "damaged and not read"),
             ("ct.MGZ", b"", "not read"),
             ("ct.nii.bz2", b"BZh9", "not read"),
             ("nrrd", b"NRRD0004\ntype: short\n", "NRRD"),
@@ -360,6 +371,22 @@ class TestTheRightStudy:
             folders.publish(one, tmp_path / "a")
             folders.publish(other, tmp_path / "a")
         assert (tmp_path / "a" / "result.json").read_text() == "other" and entries(tmp_path) == {"a"}
+
+    @pytest.mark.parametrize(
+        "known, beside", [((None, None), True), (("a", "c"), False), (("x", "y"), True), ((), False)]
+    )
+    def test_a_result_of_a_ct_in_memory_is_another_cts(self, tmp_path, known, beside):
+        keys = ("input_fingerprint", "input_path_sha256")
+        (tmp_path / "result.json").write_text(json.dumps(dict(zip(keys, known))))
+        place = studies.place_of(tmp_path, dict(zip(keys, "ab")))
+        assert (place.name == f"{tmp_path.name}-a") == beside
+
+    def test_an_earlier_result_stays_where_the_new_one_cannot_be_put(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "result.json").touch()
+        with pytest.raises(FileNotFoundError):  # somebody took it away
+            replace_folder(tmp_path / "gone", tmp_path / "a")
+        assert entries(tmp_path) == {"a"} and entries(tmp_path / "a") == {"result.json"}
 
     @pytest.mark.parametrize("again", [False, True])
     def test_an_output_that_vanishes_is_an_error(self, bundles, tmp_path, monkeypatch, capsys, again):  # noqa: F811

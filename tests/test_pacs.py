@@ -4,6 +4,7 @@ what does not fit or cannot be used has its line; patient data go nowhere else."
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -29,10 +31,12 @@ from test_cascade import bundles  # noqa: F401
 from test_dicom import BRING_LOOPBACK_UP
 
 from liver_ct import phantom
+from liver_ct.chain.progress import Progress
 from liver_ct.errors import StudyError
 from liver_ct.outputs import folders
 from liver_ct.pacs import connection, orthanc, steps, worker
 from liver_ct.pacs.rules import Rules, read_rules
+from liver_ct.pacs.servers import AwayError
 from liver_ct.pacs.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -452,6 +456,42 @@ def test_what_goes_wrong_with_one_series_does_not_stop_the_others(fake, watch, s
     assert [name for name in names if name != "junk" and f"{fake.uid(name)}: 40 slices" in out] == [
         "broken", "thick", "unstored"
     ]  # fmt: skip
+
+
+def one_step(fake: Fake, state: State, chain: Callable[[Path, str], Path], fault: int | None = None) -> steps.Steps:
+    """What a worker does for the only series, after which the server answers nothing but a fault, if there is one."""
+    server = orthanc.Orthanc(connection.Connection(fake.url), 0)
+    state.note(server.news(""))
+    fake.fault = lambda method, path: fault
+    each = steps.Steps(server, state, Rules({}), chain, steps.Manner(), Progress())
+    (state.file.parent / "incoming").mkdir()
+    each.advance(state.row(1), state.file.parent / "incoming")
+    return each
+
+
+@pytest.mark.parametrize("cause", [OSError(errno.ENOSPC, "No space left on device"), MemoryError()], ids=repr)
+def test_what_the_machine_lacks_is_no_fault_of_a_series(fake, slices, tmp_path, cause):
+    """A bundle that cannot write, or has too little memory, says so in a StudyError."""
+
+    def chain(source: Path, case: str) -> Path:
+        raise StudyError(f"{source}: cannot be done. Do something.") from cause
+
+    fake.add("a", series_of(slices[:3]))
+    state = worker.open_state(tmp_path / "state", fake.url)
+    lacks = pytest.raises(AwayError, match="cannot be done") if isinstance(cause, OSError) else nullcontext()
+    with lacks as away:
+        assert one_step(fake, state, chain).refused == 0
+    assert state.row(1).outcome == "" and state.is_waiting()
+    assert not isinstance(cause, OSError) or away.value.wholly
+
+
+@pytest.mark.parametrize("status", [302, 404])
+def test_what_a_proxy_says_instead_of_the_server_is_no_fault_of_a_series(fake, slices, tmp_path, status):
+    fake.add("a", series_of(slices[:3]))
+    state = worker.open_state(tmp_path / "state", fake.url)
+    with pytest.raises(AwayError) as away:
+        one_step(fake, state, lambda source, case: source, status)
+    assert away.value.wholly and state.row(1).outcome == "" and state.is_waiting()
 
 
 class Killed(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pydicom
 import pytest
 import torch
 from conftest import bundle_module
+from PIL import Image
 from programs import store_by
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import generate_uid
@@ -235,6 +237,50 @@ def test_jpeg_2000_reads_as_the_uncompressed(reading, series, bits):
         reading.read_image(series[0].parent)
 
 
+def pack_jpeg_2000(path: Path, **knobs) -> None:
+    """Store a slice's pixels as JPEG 2000, under a transfer syntax that leaves open whether that lost anything."""
+    header, stream = pydicom.dcmread(path), io.BytesIO()
+    Image.fromarray(header.pixel_array).save(stream, "JPEG2000", no_jp2=True, **knobs)
+    header.PixelData = encapsulate([stream.getvalue()])
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.91"
+    header.save_as(path)
+
+
+def pack_by(*command: str):
+    """A function that compresses a slice by a program of dcmtk, and takes away that it says so."""
+
+    def pack(path: Path) -> None:
+        store_by(path, *command)
+        edit(path, LossyImageCompression="00")
+
+    return pack
+
+
+PACKED = {
+    "JPEG 2000, 9-7": (partial(pack_jpeg_2000, irreversible=True), True), "5-3": (pack_jpeg_2000, False),
+    "JPEG-LS, near": (pack_by("dcmcjpls", "+en"), True), "JPEG-LS": (pack_by("dcmcjpls"), False),
+    "JPEG": (pack_by("dcmcjpeg", "+ee"), True), "JPEG lossless": (pack_by("dcmcjpeg", "+e1"), False),
+    "RLE": (pack_by("dcmcrle"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack, loses", PACKED.values(), ids=PACKED)
+def test_what_lost_by_its_compression_is_known_by_the_pixels_themselves(reading, series, pack, loses):
+    before = reading.read_image(series[0].parent)
+    for path in series[:2]:
+        pack(path)
+    after = reading.read_image(series[0].parent)
+    assert after.meta["slices"]["lossy"].tolist() == [loses] * 2 + [False] * (len(series) - 2)
+    assert torch.equal(after.as_tensor(), before.as_tensor()) is not loses
+
+
+def test_a_want_of_memory_is_known_as_such_to_programs(reading, series, monkeypatch):
+    monkeypatch.setattr(bundle_module("seg", "geometry"), "free_memory", lambda: 9)
+    with pytest.raises(reading.StudyError, match="0.0 GB are free") as error:
+        reading.read_image(series[0].parent)
+    assert isinstance(error.value.__cause__, MemoryError)
+
+
 class TestSeveralSeries:
     @pytest.fixture
     def folder(self, ct, series) -> Path:
@@ -308,6 +354,13 @@ def tilted(slices: list[Path]) -> Path:
     return slices[0].parent
 
 
+def moved_aside(slices: list[Path]) -> Path:
+    for path in slices[12:]:
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        edit(path, ImagePositionPatient=[x, y + 5, z])
+    return slices[0].parent
+
+
 def without(name: str):
     def fault(slices: list[Path]) -> Path:
         header = pydicom.dcmread(slices[7])
@@ -364,8 +417,8 @@ def nothing(slices: list[Path]) -> Path:
 
 FAULTS = {
     cut: "slice cannot be read", no_header: "slice cannot be read", lost: "some are missing",
-    doubled: "two slices at one position", tilted: "tilted gantry", nothing: "no CT slices",
-    matrix_differs: "different matrix sizes", drifting: "which is uneven",
+    doubled: "two slices at one position", tilted: "tilted gantry", moved_aside: "parts of several scans",
+    nothing: "no CT slices", matrix_differs: "different matrix sizes", drifting: "which is uneven",
     enhanced: "Enhanced CT Image, which is not read here. Convert it to single slices",
     no_decoder: "stored as MPEG-4 AVC/H.264 High Profile / Level 4.1 cannot be decoded",
     a_private_syntax: "stored as 1.2.3.4 cannot be decoded", without("PixelData"): "holds no pixels",

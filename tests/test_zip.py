@@ -155,9 +155,6 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
     damaged = bytearray(pack(series, folder / "damaged.zip").read_bytes())
     damaged[5000:5050] = bytes(50)
     (folder / "damaged.zip").write_bytes(damaged)
-    nested = pack(series, folder / "nested.zip")
-    with zipfile.ZipFile(nested, "a") as archive:
-        archive.writestr("inner/more.zip", b"PK")
     out = pack(series, folder / "out.zip")
     with zipfile.ZipFile(out, "a") as archive:
         archive.writestr("../../evil.dcm", b"evil")
@@ -176,7 +173,6 @@ def zips(series: Path, folder: Path) -> dict[str, str]:
         "cut": "damaged or cut short",
         "zero": "",
         "damaged": "damaged or cut short",
-        "nested": "a zip in a zip",
         "out": "named to lie outside of it",
         "back": "named to lie outside of it",
         "none": "an empty zip",
@@ -227,6 +223,14 @@ NIFTI = (348).to_bytes(4, "little") + bytes(340) + b"n+1\0"
 DICOM = bytes(128) + b"DICM" + bytes(99)
 
 
+def zipped(name: str, content: bytes) -> bytes:
+    """A zip of one file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize("name, content, cause", [
     ("ct.nii.gz", b"", "images other than DICOM, or beside it"),
     ("volume", NIFTI, "images other than DICOM, or beside it"),
@@ -234,22 +238,29 @@ DICOM = bytes(128) + b"DICM" + bytes(99)
     ("b.tar.gz", b"", "another archive in a zip"),
     ("b", b"7z\xbc\xaf\x27\x1c", "another archive in a zip"),
     ("b.zip", b"", "a zip in a zip"),
+    ("b.dat", zipped("IM1", DICOM), "another archive in a zip"),
+    ("b.exe", b"MZ" + bytes(99) + zipped("IM1", DICOM), "another archive in a zip"),
+    ("a.vtk", b"", "images other than DICOM, or beside it"),
     ("IM1.dcm.gz", gzip.compress(DICOM, mtime=0), "compressed once more"),
     ("IM1", bz2.compress(DICOM), "compressed once more"),
 ])  # fmt: skip
 def test_what_a_zip_holds_and_is_not_read_from_it_has_its_line(series, tmp_path, name, content, cause):
-    """Also beside a series, which would be read without it: in a folder, both are studies."""
-    for file, members in {"alone.zip": None, "beside.zip": series}.items():
-        if members:
-            pack(series, tmp_path / file, "CT/")
-        with zipfile.ZipFile(tmp_path / file, "a") as archive:
+    """Beside a series, which is read, too, as in a folder."""
+    for folder in ("in", "to"):
+        (tmp_path / folder).mkdir()
+    alone, beside = tmp_path / "in" / "alone.zip", pack(series, tmp_path / "in" / "beside.zip", "CT/")
+    for file in (alone, beside):
+        with zipfile.ZipFile(file, "a") as archive:
             archive.writestr(f"more/{name}", content)
-        (tmp_path / f"to-{file}").mkdir()
-        with pytest.raises(StudyError, match=cause):
-            unpack(tmp_path / file, tmp_path / f"to-{file}")
-    lines: list[str] = []
-    assert [study.case for study in find_studies(tmp_path, lines.append)] == ["beside"]
-    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path / 'alone.zip'}: ") and cause in lines[0]
+    with pytest.raises(StudyError, match=cause):
+        unpack(alone, tmp_path / "to")
+    unpack(beside, tmp_path / "to")
+    told: list[str] = []
+    itself: list[str] = []
+    assert [study.case for study in find_studies(tmp_path / "in", told.append)] == ["beside"]
+    assert [study.case for study in find_studies(beside, itself.append)] == ["beside"] and itself == told[1:]
+    for line, file in zip(told, (alone, beside), strict=True):
+        assert line.startswith(f"{file}: ") and cause in line and f"({name})" in line
 
 
 def test_labels_and_results_in_a_zip_are_no_cts(series, tmp_path):
@@ -263,26 +274,25 @@ def test_labels_and_results_in_a_zip_are_no_cts(series, tmp_path):
 
 def test_a_viewer_beside_a_series_is_no_archive_of_images(series, tmp_path):
     """Hospitals' discs hold one; of what it has packed, images are still told."""
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("jre/bin/java.dll", b"MZ" + bytes(9999))
-    viewer = {"viewer.exe": b"MZ", "jre.zip": inner.getvalue(), "data1.hdr": b"ISc(" + bytes(500), "boot.img": b"x"}
+    jre = zipped("jre/bin/java.dll", b"MZ" + bytes(9999))
+    viewer = {
+        "viewer.exe": b"MZ" + bytes(500), "jre.zip": jre, "data1.hdr": b"ISc(" + bytes(500), "help": jre,
+        "boot.img": bytes(510) + b"\x55\xaa" + bytes(9), "viewer.jar": zipped("more.jar", jre),
+    }  # fmt: skip
     packed = pack(series, tmp_path / "CD.zip", "CT/")
+    (tmp_path / "CD").mkdir()
     with zipfile.ZipFile(packed, "a") as archive:
         for name, content in viewer.items():
             archive.writestr(name, content)
-    for folder in ("to", "again"):
-        (tmp_path / folder).mkdir()
-    unpack(packed, tmp_path / "to")
-    for name, content in {"images.zip": DICOM, "more.zip": NIFTI, "zips.zip": inner.getvalue()}.items():
-        outer = io.BytesIO()
-        with zipfile.ZipFile(outer, "w") as archive:
-            archive.writestr("a.zip" if name == "zips.zip" else "a", content)
+            (tmp_path / "CD" / name).write_bytes(content)
+    told: list[str] = []
+    assert [study.case for study in find_studies(tmp_path, told.append)] == ["CD"] and not told
+    for name, content in {"images.zip": DICOM, "more.zip": NIFTI, "zips.zip": jre}.items():
         shutil.copy(packed, tmp_path / "b.zip")
         with zipfile.ZipFile(tmp_path / "b.zip", "a") as archive:
-            archive.writestr(name, outer.getvalue())
-        with pytest.raises(StudyError, match="a zip in a zip"):
-            unpack(tmp_path / "b.zip", tmp_path / "again")
+            archive.writestr(name, zipped("a.zip" if content == jre else "a", content))
+        find_studies(tmp_path / "b.zip", told.append)
+        assert f"a zip in a zip ({name}), which is not opened" in told[-1]
 
 
 def test_hidden_images_are_no_empty_zip(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from shared.dicom_acquisitions import check_acquisitions
-from shared.dicom_files import check_companions, files_in, is_dicom, is_lossy, read_dicom, sop_class, value
+from shared.dicom_files import check_companions, files_in, is_dicom, read_dicom, sop_class, value
 from shared.dicom_kind import check_kind, other_unit
 from shared.dicom_neighbours import check_neighbours
 from shared.dicom_pixels import check_pixels, read_voxels
@@ -59,11 +59,10 @@ def read_series(path: Path, series: str | None = None) -> Series:
         check_pixels(one)
     check_geometry(path, shape, affine)
     check_memory(path, shape, np.dtype(np.float32).itemsize)
-    voxels = read_voxels(slices)
+    voxels, lossy = read_voxels(slices)
     check_neighbours(path, slices, voxels)
     files = [str(s.header.filename) for s in slices]
-    looks = {"lossy": is_lossy, "other_unit": other_unit}
-    said = {name: np.array([bool(look(s.header)) for s in slices]) for name, look in looks.items()}
+    said = {"lossy": lossy, "other_unit": np.array([bool(other_unit(s.header)) for s in slices])}
     return Series(torch.from_numpy(voxels.T), affine, files, {**said_of_each(slices), **said})
 
 

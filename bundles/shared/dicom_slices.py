@@ -143,8 +143,17 @@ def sort_slices(folder: Path, slices: Sequence[Slice]) -> list[Slice]:
     _check_gaps(folder, np.sort(depth))
     sideways = positions - positions[0] - np.outer(depth - depth[0], along)
     if np.linalg.norm(sideways, axis=1).max() > MAX_DRIFT_MM:
-        raise StudyError(f"{folder}: slices shifted sideways (tilted gantry). Give a series without tilt.")
+        raise StudyError(f"{folder}: {_why_sideways(sideways[np.argsort(depth)])}")
     return [slices[i] for i in np.argsort(depth)]
+
+
+def _why_sideways(sideways: np.ndarray) -> str:
+    """Cause and fix for sorted slices that lie ``sideways`` of each other, ``[N, 3]`` in mm: each as far, or parts."""
+    steps = np.linalg.norm(np.diff(sideways, axis=0), axis=1)
+    cause, fix = "tilted gantry", "Give a series without tilt"
+    if steps.max() > 2 * np.median(steps) + MAX_DRIFT_MM / 2:
+        cause, fix = "parts of several scans or reconstructions", "Give each as a series of its own"
+    return f"slices shifted sideways ({cause}). {fix}."
 
 
 def without_scouts(slices: Sequence[Slice]) -> list[Slice]:

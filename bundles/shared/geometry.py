@@ -54,7 +54,7 @@ def check_memory(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
     free = free_memory()
     if free is not None and need > free:
         cause = f"its voxels need {need / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
-        raise StudyError(f"{path}: {cause}. Close other programs, or crop it to the abdomen.")
+        raise StudyError(f"{path}: {cause}. Close other programs, or crop it to the abdomen.") from MemoryError()
 
 
 def free_memory() -> int | None:

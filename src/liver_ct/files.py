@@ -51,9 +51,15 @@ def written_whole(target: Path, shared: bool = False) -> Iterator[Path]:
 def replace_folder(finished: Path, target: Path) -> None:
     """Move a finished folder to ``target``, in place of an earlier one: whole or not at all."""
     with TemporaryDirectory(prefix=".old-", dir=finished.parent, ignore_cleanup_errors=True) as old:
+        earlier = Path(old, "folder")
         if target.exists():
-            os.replace(target, Path(old, "folder"))
-        os.replace(finished, target)
+            os.replace(target, earlier)
+        try:
+            os.replace(finished, target)
+        except OSError:
+            if earlier.exists():
+                os.replace(earlier, target)
+            raise
 
 
 def walk(root: Path, report: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -84,6 +90,13 @@ def walk(root: Path, report: Callable[[OSError], None]) -> Iterator[tuple[Path, 
         folders = [entry.name for entry in entries if os.path.isdir(entry)]  # noqa: PTH112 (raises nothing)
         yield folder, folders, [entry.name for entry in entries if is_file_or_lost(entry)]
         left += [folder / name for name in reversed(folders)]
+
+
+def spelled_out(path: str | os.PathLike[str]) -> Path:
+    """A path from the root on, without ``.`` and ``..``; a link keeps its name, unless what is above it is meant."""
+    plain = Path(os.path.normpath(Path.cwd() / path))
+    meant = Path(os.path.realpath(path))
+    return plain if os.path.realpath(plain) == str(meant) else meant
 
 
 def is_file_or_lost(path: Path) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,9 +33,10 @@ def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
     along = normal(slices[0])
     ordered = sorted(slices, key=lambda one: float(one.position @ along))
     for name in filter(partial(_differ, slices), (*MARKS, *TIMES)):
-        marks = [(_mark(found), one) for one in ordered if (found := value(one.header, name)) is not None]
+        marks = [(_mark(it), one) for one in ordered if (it := value(one.header, name)) is not None]
         runs = [pair for before, pair in zip([("", None), *marks], marks) if before[0] != pair[0]]
-        kinds = len({mark for mark, _ in runs})
+        found = {mark for mark, _ in runs}
+        kinds = 1 if name == "PatientAge" and _is_birthday(found) else len(found)
         if 1 < kinds < len(marks) and name in ONE:
             raise StudyError(f"{folder}: {_named(name, runs, 'are in one series')}. Give each as a series of its own.")
         if len(runs) > kinds > 1 and not (name in TIMES and kinds > MAX_TIMES):
@@ -42,8 +44,16 @@ def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
 
 
 def _mark(found: Any) -> str:
-    """An attribute's value as text, a number however it is written."""
-    return f"{float(found):.15g}" if isinstance(found, (int, float)) else str(found)
+    """An attribute's value as text, a number or a name however it is written."""
+    if isinstance(found, (int, float)):
+        return f"{float(found):.15g}"
+    return " ".join(str(found).replace("^", " ").upper().split())
+
+
+def _is_birthday(ages: set[str]) -> bool:
+    """Whether two ages, such as 049Y and 050Y, may be of one person before and after midnight."""
+    years = sorted(int(age[:-1]) for age in ages if re.fullmatch("[0-9]+Y", age))
+    return len(ages) == len(years) == 2 and years[1] - years[0] <= 1
 
 
 def _differ(slices: Sequence[Slice], name: str) -> bool:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from scripts.cls_dicom_files import SEND_AGAIN
+from scripts.cls_dicom_files import SEND_AGAIN, value
 from scripts.cls_dicom_slices import ORIGINAL, Layout
 from scripts.cls_errors import StudyError
 
@@ -17,6 +18,9 @@ ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers after which JPEG and JPEG-LS say their size
+LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}  # those of them that JPEG is without loss after
+JPEG_LS, SCAN, CODING = 0xF7, 0xDA, 0x52  # markers: a frame of JPEG-LS, what follows a frame, how JPEG 2000 is coded
+JPEG_SYNTAXES = "1.2.840.10008.1.2.4."  # begin so
 
 
 def codestream(header: pydicom.Dataset) -> bytes:
@@ -78,12 +82,45 @@ def jpeg_2000_signed(data: bytes) -> bool:
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Rows and columns of the first JPEG or JPEG-LS image in encapsulated pixels, or None."""
-    at = data.find(JPEG + b"\xff") + 2
-    while 2 <= at <= len(data) - 9 and data[at] == 0xFF:
-        if data[at + 1] in FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    for marker, said in _segments(data, data.find(JPEG + b"\xff")):
+        if marker in FRAMES and len(said) >= 5:
+            return int.from_bytes(said[1:3], "big"), int.from_bytes(said[3:5], "big")
     return None
+
+
+def is_lossy(header: pydicom.Dataset) -> bool:
+    """Whether a slice's values were changed by its compression, now or before, by its header or its pixels."""
+    if value(header, "LossyImageCompression") == "01":
+        return True
+    if not str(header.file_meta.get("TransferSyntaxUID")).startswith(JPEG_SYNTAXES):
+        return False
+    data = codestream(header)
+    return wavelet_is_lossy(data) or jpeg_is_lossy(data)
+
+
+def wavelet_is_lossy(data: bytes) -> bool:
+    """Whether encapsulated pixels hold a JPEG 2000 image by the wavelet that loses, 9-7."""
+    coded = (said for marker, said in _segments(data, data.find(JPEG_2000)) if marker == CODING)
+    return next(coded, b"")[9:10] == b"\0"
+
+
+def jpeg_is_lossy(data: bytes) -> bool:
+    """Whether encapsulated pixels hold a JPEG image that loses, or one of JPEG-LS whose values may be off by some."""
+    frame = None
+    for marker, said in _segments(data, data.find(JPEG + b"\xff")):
+        frame = marker if marker in FRAMES else frame
+        if marker == SCAN:  # ends in NEAR, and two bytes more
+            return frame not in LOSSLESS if frame != JPEG_LS else said[-3:-2] > b"\0"
+    return False
+
+
+def _segments(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """Markers of a JPEG, JPEG-LS or JPEG 2000 image that begins at ``start``, -1 for none, and what each says."""
+    at = start + 2
+    while 2 <= at <= len(data) - 4 and data[at] == 0xFF:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1], data[at + 4 : end]
+        at = end
 
 
 def pixels_alone(layout: Layout, syntax: str, data: bytes) -> bytes:

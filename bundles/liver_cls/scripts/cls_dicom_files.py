@@ -23,7 +23,6 @@ UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tm
 GZIP = b"\x1f\x8b"
 DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a file
 CHUNK, INFLATED = 2**20, 2**28  # bytes; a slice of 4096 x 4096 has 2**25
-LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")  # JPEG, near-lossless JPEG-LS
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"  # transfer syntaxes, little endian
 
 
@@ -78,6 +77,8 @@ def read_dicom(path: Path) -> pydicom.Dataset:
             header = read_elements(path, force=True)
         if not any(name in header for name in ("SeriesInstanceUID", "PixelData", "DirectoryRecordSequence")):
             raise ValueError("it is cut short")
+    except PermissionError:  # no fault of the file's
+        raise
     except MemoryError:  # only the header is read here, and that is small
         raise StudyError(f"{path}: slice cannot be read (a length in it is damaged). {SEND_AGAIN}") from None
     except Exception as e:
@@ -146,11 +147,6 @@ def value(header: pydicom.Dataset, name: str) -> Any:
     return None if found is None or found == "" else found
 
 
-def is_lossy(header: pydicom.Dataset) -> bool:
-    """Whether a slice's values were changed by its compression, now or before."""
-    return header.file_meta.get("TransferSyntaxUID") in LOSSY or value(header, "LossyImageCompression") == "01"
-
-
 def check_companions(slices: Iterable[Path], others: Iterable[Path]) -> None:
     """Raise StudyError for one of the other files that is named like the slices: cut off, lost, or foreign."""
     namings = {naming(path.name) for path in slices}
@@ -164,8 +160,8 @@ def naming(name: str) -> str:
     name = name.lower()
     for ending in UNFINISHED:
         name = name.removesuffix(ending)
-    if re.fullmatch("[0-9a-f-]{6,}", name):  # hexadecimal, a UUID
-        return "#"
+    if found := re.fullmatch("([g-p]+-)?[0-9a-f-]{6,}", name):  # hexadecimal, a UUID; letters of a folder in a zip
+        return f"{found[1] or ''}#"
     return re.sub(r"#([._-]#)+", "#", re.sub("[0-9]+", "#", name))
 
 

@@ -25,6 +25,7 @@ NO_HU = (  # in the ImageType of what is computed from CTs, at two energies or t
     "ELECTRON_DENSITY", "IODINE", "FAT_FRACTION", "PERFUSION", "SUBTRACTION", "__SUB__", "STD_DEVIATION", "DIVISION",
     "MULTIPLICATION",
 )  # fmt: skip
+ACQUIRED = ["ORIGINAL", "PRIMARY"]  # begins an ImageType, in which PERFUSION then says what it was acquired for
 WITHOUT_IODINE = "NON_IODINE|IODINE_(REMOVED|SUPPRESSED)"  # virtual non-contrast, in HU
 KINDS = ("ImageType", "VolumetricProperties", "VolumeBasedCalculationTechnique")
 MAPPINGS, HOUNSFIELD = 0x00409096, ("[hnsf'U]", "HU", "1")  # RealWorldValueMappingSequence; units, the last of none
@@ -52,6 +53,7 @@ def why_no_ct(name: str, found: str) -> str | None:
     """What else than a CT in HU an attribute of that name says a slice is, and the fix; None for a CT."""
     values = [re.sub("[^A-Z]+", "_", one).strip("_") for one in found.upper().split("\\")]
     kind = re.sub(WITHOUT_IODINE, "", f"__{'__'.join(values)}__")  # each word between one _, each value between two
+    kind = kind.replace("PERFUSION", "") if values[:2] == ACQUIRED else kind
     if word := next((word for word in PROJECTIONS if f"_{word}_" in kind), None):
         return f"a projection ({word.strip('_')}), no slice of a CT. {ORIGINAL}"
     if word := next((word for word in CURVED if f"_{word}_" in kind), None):

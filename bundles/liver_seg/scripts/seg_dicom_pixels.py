@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from scripts.seg_dicom_codestream import UNDEFINED, codestream, pixels_alone
+from scripts.seg_dicom_codestream import UNDEFINED, codestream, is_lossy, pixels_alone
 from scripts.seg_dicom_files import EXPLICIT, IMPLICIT, SEND_AGAIN, has_pydicom_2
 from scripts.seg_dicom_padding import AIR, is_padding
 from scripts.seg_dicom_slices import ORIGINAL, Layout, Slice
@@ -21,16 +21,18 @@ WRAPPED = 10, 0.02  # pairs of neighbours that wrap around, and their share of t
 SLACK = 16  # bytes after the pixels that some writers fill up with
 
 
-def read_voxels(slices: Sequence[Slice]) -> np.ndarray:
-    """HU ``[Z, Y, X]`` of sorted slices, each by its own slope and intercept; int16, or float32 where int16 loses."""
+def read_voxels(slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
+    """HU ``[Z, Y, X]`` of sorted slices, each by its own slope and intercept, int16 or float32 where that loses; and
+    whether each, ``[Z]``, was compressed with loss."""
     volume = np.empty((len(slices), slices[0].layout.rows, slices[0].layout.columns), np.int16)
+    lossy = np.zeros(len(slices), bool)
     for i, one in enumerate(slices):
-        hu = slice_hu(one)
+        hu, lossy[i] = slice_hu(one), is_lossy(one.header)
         if hu.dtype != np.int16 and volume.dtype == np.int16:
             volume = volume.astype(np.float32)
         volume[i] = hu
         del one.header.PixelData  # of which the volume is now a copy
-    return volume
+    return volume, lossy
 
 
 def check_pixels(one: Slice) -> None:
@@ -165,6 +167,9 @@ def decoded(one: Slice) -> np.ndarray:
             Path(folder, "slice.dcm").write_bytes(pixels_alone(layout, header.file_meta.TransferSyntaxUID, data))
             values = itk.array_from_image(itk.imread(str(Path(folder, "slice.dcm")), itk.F))
         return values.reshape(shape).astype(f"{'i' if layout.signed else 'u'}{layout.allocated // 8}")
+    except OSError as e:  # of the temporary folder
+        cause = f"the folder for temporary files cannot be written to ({e.strerror or e})"
+        raise StudyError(f"{header.filename}: {cause}. Free space, or set TMPDIR to a folder that has it.") from e
     except Exception as e:
         syntax = header.file_meta.TransferSyntaxUID.name
         raise StudyError(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,11 +111,12 @@ def check_whole(folder: Path, chosen: Sequence[pydicom.Dataset]) -> None:
     """
     uid = value(chosen[0], "SeriesInstanceUID")
     for other in _folders_around(folder) if uid else ():
-        if uid not in _series_at(other, other.stat().st_mtime_ns):
-            continue
-        headers = [h for h in map(_peek, files_in(other)) if h and value(h, "SeriesInstanceUID") == uid]
-        if _goes_on(chosen, [h for h in headers if is_slice(h) and sop_class(h) not in ENHANCED]):
-            raise StudyError(f"{folder}: the series goes on in {other}. Put its slices into one folder.")
+        with suppress(OSError):  # gone meanwhile, or not ours to read
+            if uid not in _series_at(other, other.stat().st_mtime_ns):
+                continue
+            headers = [h for h in map(_peek, files_in(other)) if h and value(h, "SeriesInstanceUID") == uid]
+            if _goes_on(chosen, [h for h in headers if is_slice(h) and sop_class(h) not in ENHANCED]):
+                raise StudyError(f"{folder}: the series goes on in {other}. Put its slices into one folder.")
 
 
 def _goes_on(here: Sequence[pydicom.Dataset], there: Sequence[pydicom.Dataset]) -> bool:
@@ -156,11 +158,8 @@ def _folders_around(folder: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=2**14)
 def _series_at(folder: Path, _changed: int) -> frozenset[str]:
-    """SeriesInstanceUIDs of the first, middle and last file in a folder."""
-    try:
-        files = list(files_in(folder))
-    except OSError:
-        return frozenset()
+    """SeriesInstanceUIDs of the first, middle and last file in a folder; raises OSError."""
+    files = list(files_in(folder))
     ends = {files[i] for i in (0, len(files) // 2, -1)} if files else set()
     return frozenset(str(value(h, "SeriesInstanceUID")) for h in map(_peek, ends) if h)
 

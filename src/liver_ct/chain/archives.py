@@ -13,11 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from liver_ct.chain.formats import ARCHIVE, CLOSED, TARS, is_tar, kind_of, packing_of, read_head
+from liver_ct.chain.formats import ARCHIVE, CLOSED, PROGRAM, TARS, ZIP, is_tar, kind_of, packing_of, read_head
 from liver_ct.chain.zips import DAMAGE, DAMAGED, MOST_FILES, UNPACK
 from liver_ct.files import is_zip
 
-ZIP, PROGRAM = b"PK\x03\x04", b"MZ"  # of Windows, which may be a zip that unpacks itself
 DISC = (32769, b"CD001")  # where ISO 9660 has its mark
 LOOKED_AT = 2**27  # bytes of a tar; its headers alone may declare gigabytes, which a few hundred bytes of bzip2 become
 OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}

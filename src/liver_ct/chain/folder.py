@@ -149,9 +149,11 @@ def process(
         done.append(target)
         return f"{target.name}: finished before, left as it is{remark}"
     check_target(target)
+    alike = there & finished_outputs(target, {**record, **chain.how})
     wanted = {extra for extra in outputs if not missing.isdisjoint(extra.files)}
+    wanted |= {extra for extra in Output if not (there - alike).isdisjoint(extra.files)}
     with work_folder(output, study.case) as work:
-        kept = keep(there - {*ALWAYS, *LESION_OUTPUTS}, target, work)
+        kept = keep(alike - {*ALWAYS, *LESION_OUTPUTS}, target, work)
         wanted |= {extra for extra in outputs if not {*extra.files} - missing <= kept}
         found = chain(study.path, target.name, regions=Output.REPORT in wanted, record=record)
         try:

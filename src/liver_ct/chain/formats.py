@@ -20,10 +20,13 @@ NOT_READ = (  # of images, too
     *(name + packing for name in (".nii", ".mha", ".nrrd") for packing in PACKINGS if name + packing != ".nii.gz"),
 )  # fmt: skip
 MARKED = (".hdr", ".img")  # of a pair, whose header bears its mark; programs' installers have such files, too
+HEADER = 348  # bytes of a pair's header at least
+BOOT = (510, b"\x55\xaa")  # where what computers start from has its mark, and what voxels of a CT never are
 PACKED_DICOM = tuple(f".dcm{packing}" for packing in PACKINGS)
 TARS = (".tar", ".tgz", ".tbz2", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.lzma")
 ARCHIVES = (*TARS, ".zip", ".7z", ".rar", ".iso", ".tar.zst", ".tar.lz4", ".tar.z")
 CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d")  # 7z .. Z
+ZIP, PROGRAM = b"PK\x03\x04", b"MZ"  # of Windows, which may be a zip that unpacks itself
 DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"  # TransferSyntaxUID as it lies in a DICOM file
 HEAD = 8192  # bytes that hold every mark, also deflated
 GZIP, BZIP2, XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
@@ -33,6 +36,7 @@ MEMORY = 2**27  # bytes that xz may take
 DICOM, PAIR, ARCHIVE = "DICOM", "an Analyze or NIfTI pair", "an archive"
 UNDER_THEIR_NAMES = "Give it its own suffix, one of " + " ".join(SUFFIXES) + "."
 CONVERT = "Convert it to .nii.gz."
+CONVERT_BOTH = "If it is a CT, convert header and voxels to .nii.gz where they are whole."
 
 
 def why_not_read(path: Path) -> str | None:
@@ -41,19 +45,38 @@ def why_not_read(path: Path) -> str | None:
     Raises:
         OSError: it cannot be read.
     """
-    found = format_of(path)
+    head = _head(path)
+    found = format_of_bytes(head)
     if path.name.startswith("."):
         return f"{found}, hidden by the dot that its name begins with. Rename it." if found else None
+    if not found and path.suffix.lower() in MARKED:
+        return _why_no_pair(path, head)
     if path.name.lower().endswith(NOT_READ):
         return f"{found or 'an image'} of a format that is not read. {CONVERT}"
     if found == PAIR:
         return f"{found}, which is not read. {CONVERT}"
-    packing = packing_of(_head(path)) if found == DICOM else None
+    packing = packing_of(head) if found == DICOM else None
     if packing or path.name.lower().endswith(PACKED_DICOM):
         return f"DICOM in {packing or 'a compressed file'}, which is not read. Unpack it."
     if found == DICOM:
         return None
     return f"{found}, but its name does not say so. {UNDER_THEIR_NAMES}" if found else None
+
+
+def _why_no_pair(path: Path, head: bytes) -> str | None:
+    """Cause and fix where a file is named as one of a pair and bears no mark; None where it is something else."""
+    if path.suffix.lower() == ".img":
+        if head[BOOT[0] :].startswith(BOOT[1]):
+            return None
+        return f"voxels without their header (.hdr), which are not read; or no image. {CONVERT_BOTH}"
+    if len(head) >= HEADER and not beside(path, ".img"):
+        return None
+    return f"an image's header (.hdr) that is damaged and not read; or none. {CONVERT_BOTH}"
+
+
+def beside(path: Path, suffix: str) -> bool:
+    """Whether there is a file of the same name with another suffix, in small letters or capitals."""
+    return any(path.with_suffix(each).exists() for each in (suffix, suffix.upper()))
 
 
 def format_of(path: Path) -> str | None:

@@ -36,7 +36,7 @@ from liver_ct.chain.studies import files_of, fingerprint, name_cases
 from liver_ct.chain.terms import MaskSource
 from liver_ct.chain.zips import unpack
 from liver_ct.errors import StudyError, printable
-from liver_ct.files import Checksums, TemporaryFolder, is_zip, shipped
+from liver_ct.files import Checksums, TemporaryFolder, is_zip, shipped, spelled_out
 from liver_ct.outputs.lesions import Lesions, find_lesions, name_for
 from liver_ct.outputs.results import Item, Regions, StudyResult, slice_rows, summarise, timed
 
@@ -122,7 +122,7 @@ class LiverCT:
         if isinstance(ct, nib.spatialimages.SpatialImage):
             case = name_of(ct) if case is None else str(case)
             return self._find_written(partial(write_image, ct, name=case), case, regions)
-        path = Path(os.path.normpath(Path.cwd() / ct))  # a link keeps its name
+        path = spelled_out(ct)
         if not path.exists():
             raise StudyError(f"{path}: no such file or folder. Check the path.")
         case = name_cases([path], path.parent)[0].case if case is None else str(case)
@@ -168,6 +168,11 @@ class LiverCT:
         self.checksums = Checksums()  # of this study's files, which are hashed again for the record
         known = {"input": printable(path.name), "input_path_sha256": where}
         return {**known, "input_fingerprint": fingerprint(path, self.checksums), **self.settings}
+
+    @property
+    def how(self) -> Item:
+        """Where and in what the networks compute: elsewhere figures differ by a little."""
+        return {"device_type": self.seg.device.type, "precision": precision_of(self.seg, self.cls)}
 
     def _find_zipped(self, path: Path, case: str, record: Item, regions: bool) -> StudyResult:
         """Both stages on a zipped DICOM series, whose slices stay unpacked as long as the result is held."""
@@ -233,7 +238,7 @@ class LiverCT:
             files=files,
             mask_writer=partial(save_masks, bundle=self.seg.root),
             notes=notes,
-            made=made | {"precision": precision_of(self.seg, self.cls)},
+            made=made | self.how,
             lesions=lesions,
             map_writer=partial(save_map, bundle=self.cls.root) if lesions else None,
         )

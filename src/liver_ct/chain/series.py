@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 ATTRIBUTES = [
     "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "PatientOrientation", "ReconstructionDiameter",
-    "RescaleType", "ImageType", "VolumetricProperties",
+    "RescaleType", "ImageType", "VolumetricProperties", "SeriesDescription",
 ]  # fmt: skip
 SLICES = ("InstanceNumber", "SliceLocation", "mm", "lossy", "other_unit")  # of each, if the bundle's reader says so
 COMPUTED = (  # from CTs at two energies
     "HU_MOD", "MAT_REMOVED", "MAT_MODIFIED", "VMI", "VNC", "NON_IODINE", "IODINE_REMOVED", "IODINE_SUPPRESSED", "MONO",
     "KEV",
 )  # fmt: skip
+COMBINED = ("MIP", "MIPS", "MINIP", "MAXIP", "MIN_IP", "MAX_IP", "AIP", "AVERAGE", "AVG")  # words of a description
 GAP = 1.5  # from slice to slice, against their thickness
 ALIKE = 0.05  # how far a size may be from the one that another attribute says
 ROUNDED_MM = 1.01  # between places of which each is written to whole mm or finer
@@ -97,7 +98,7 @@ def about_places(places: NDArray[Any], depth: NDArray[Any], along: NDArray[Any])
     if len(places) < 3 or np.ptp(places) < ROUNDED_MM:
         return None
     apart, by_place = np.diff(depth), abs(np.diff(places))
-    for part in (1.0, *along):
+    for part in (1.0, *(cosine for cosine in along if abs(cosine) > ALONG)):
         for turned in (places, -places):
             off = turned - part * depth
             step = abs(np.diff(off)).max() < max(ROUNDED_MM, apart.min() / 2)
@@ -170,6 +171,9 @@ def about_origin(header: pydicom.Dataset, other_unit: NDArray[Any]) -> str | Non
         return f"By its header ({found}) computed from CTs at two energies: HU may be unlike those learned."
     if header.get("VolumetricProperties") == "SAMPLED":
         return "By its header (VolumetricProperties SAMPLED) computed from other slices, such as a projection."
+    words = re.sub("[^A-Z]+", "_", f"_{header.get('SeriesDescription')}_".upper())
+    if found := next((name for name in COMBINED if f"_{name}_" in words), None):
+        return f"By its SeriesDescription ({found}) computed from several slices or scans: its HU may be others."
     if other_unit.any():
         return "By RealWorldValueMappingSequence values also have a unit that is not HU: a map, or HU beside one."
     return None

@@ -107,8 +107,8 @@ def read_bundle(root: Path, **knobs: Any) -> ConfigParser:
     """
     if not (root / CONFIG).is_file():
         raise StudyError(f"{root}: no bundle here ({CONFIG} is missing). Check the bundle's folder.")
+    refuse_other_scripts(root)
     if str(root) not in sys.path:
-        refuse_other_scripts(root)
         sys.path.insert(1, str(root))
     parser = ConfigParser()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liver_ct.chain.archives import why_not_opened
-from liver_ct.chain.formats import LABEL_PREFIX, SUFFIXES, format_of, is_dicom, may_be_slice, why_not_read
-from liver_ct.chain.zips import holds_series, why_no_series
+from liver_ct.chain.formats import LABEL_PREFIX, SUFFIXES, beside, format_of, is_dicom, may_be_slice, why_not_read
+from liver_ct.chain.zips import holds_series, why_no_series, why_not_all
 from liver_ct.errors import StudyError
-from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, walk
+from liver_ct.files import is_file_or_lost, is_zip, read_json, sha256, spelled_out, walk
 from liver_ct.outputs.names import (
     ALWAYS,
     DICOM_OF_LESIONS,
@@ -63,16 +62,20 @@ def find_studies(path: Path, report: Callable[[str], None] = lambda _: None) -> 
         StudyError: there is no such path, or no study under it.
     """
     check_input(path)
-    root = Path(os.path.normpath(Path.cwd() / path))  # a link keeps its name
-    found = sorted(_walk(root, report)) if path.is_dir() else [_asked_for(root)]
+    root = spelled_out(path)
+    found = sorted(_walk(root, report)) if path.is_dir() else [_asked_for(root, report)]
     if not found:
         raise StudyError(f"{path}: holds no CT ({' '.join(SUFFIXES)} or a DICOM series, also as .zip). Check --input.")
     return name_cases(found, root if path.is_dir() else root.parent)
 
 
-def _asked_for(path: Path) -> Path:
+def _asked_for(path: Path, report: Callable[[str], None]) -> Path:
     """A file that is the input itself, also under a name that would be passed over in a folder; raises StudyError for
     an archive or another format, which no reader would name."""
+    lines: list[str] = []
+    if _is_zipped_series(path, lines.append):  # of any other, reading it says what is wrong
+        for line in lines:
+            report(line)
     known = path.name.lower().endswith(SUFFIXES) or path.name.startswith(".") or is_zip(path) or is_dicom(path)
     if not known and (why := _why_not_taken(path)):
         raise StudyError(f"{path}: {why}")
@@ -132,11 +135,12 @@ def finished_outputs(target: Path, record: Mapping[str, Any]) -> set[str]:
 def place_of(target: Path, record: Mapping[str, Any]) -> Path:
     """The folder for a study's results: ``target``, or one beside it where that holds those of another CT of this name.
 
-    It is another one where neither content nor place is the same: a CT may be moved, or exported again.
+    It is another one where neither content nor place is the same: a CT may be moved, or exported again. One that was in
+    memory has neither.
     """
     try:
         result = read_json(target / RESULT)
-        other = all(result.get(key) not in (None, record[key]) for key in ("input_fingerprint", "input_path_sha256"))
+        other = all(result.get(key, record[key]) != record[key] for key in ("input_fingerprint", "input_path_sha256"))
     except (OSError, ValueError, AttributeError):
         other = False
     return target.with_name(f"{target.name}-{record['input_fingerprint'][:8]}") if other else target
@@ -177,14 +181,14 @@ def _studies_in(folder: Path, names: Iterable[str], report: Callable[[str], None
 
 
 def _is_zipped_series(path: Path, report: Callable[[str], None]) -> bool:
-    """Whether a file is a zip of a DICOM series; one that may be is reported."""
+    """Whether a file is a zip of a DICOM series; what may be one, or holds more than is read from it, is reported."""
     if path.name.startswith(".") or not is_zip(path):
         return False
     try:
-        if holds_series(path):
-            return True
-        if why := why_no_series(path):
+        found = holds_series(path)
+        if why := why_not_all(path) if found else why_no_series(path):
             report(f"{path}: {why}")
+        return found
     except StudyError as e:
         report(str(e))
     except OSError as e:
@@ -201,7 +205,7 @@ def _holds_image(folder: Path) -> bool:
 
 def _why_not_taken(path: Path) -> str | None:
     """Cause and fix where a file that is neither CT nor slice may be an image; the first of a pair speaks for it."""
-    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
+    if path.suffix.lower() == ".img" and beside(path, ".hdr"):
         return None
     try:
         return why_not_read(path) or why_not_opened(path)

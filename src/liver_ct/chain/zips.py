@@ -8,11 +8,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
-from liver_ct.chain.formats import ARCHIVE, DICOM, LABEL_PREFIX, kind_of, read_head
+from liver_ct.chain.formats import ARCHIVE, DICOM, LABEL_PREFIX, PROGRAM, ZIP, kind_of, read_head
 from liver_ct.errors import StudyError
 from liver_ct.outputs.names import OUTPUTS
 
@@ -37,7 +37,15 @@ LOCKED = f"a zip with a password, which is not opened. {UNPACK}"
 def holds_series(path: Path) -> bool:
     """Whether there is DICOM in a zip; raises StudyError for one that cannot be read."""
     with opened(path) as archive:
-        return any(_kind(archive, entry) == DICOM for entry in _entries(archive) if not entry.flag_bits & ENCRYPTED)
+        return _holds_dicom(archive)
+
+
+def why_not_all(path: Path) -> str | None:
+    """Cause and fix where a zip of DICOM also holds what may be images and is not read from it; None where reading it
+    will say what is wrong."""
+    with suppress(StudyError), opened(path) as archive:
+        return _why_not_read(archive)
+    return None
 
 
 def why_no_series(path: Path) -> str | None:
@@ -45,8 +53,7 @@ def why_no_series(path: Path) -> str | None:
     with opened(path) as archive:
         if any(entry.flag_bits & ENCRYPTED for entry in archive.infolist()):
             return LOCKED
-        entries = [*_entries(archive)]
-        return _why_empty(archive) or _why_not_read(archive, entries)
+        return _why_empty(archive) or _why_not_read(archive)
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -65,7 +72,7 @@ def unpack(path: Path, folder: Path) -> None:
     with opened(path) as archive:
         entries = [*_entries(archive)]
         _check(path, entries, folder)
-        if why := _why_empty(archive) or _why_not_read(archive, entries):
+        if not _holds_dicom(archive) and (why := _why_empty(archive) or _why_not_read(archive)):
             raise StudyError(f"{path}: {why}")
         homes = [*dict.fromkeys(place(entry).parent for entry in entries)]
         for entry in entries:
@@ -123,37 +130,52 @@ def _why_empty(archive: zipfile.ZipFile) -> str | None:
         return None
     if any(_kind(archive, entry) for entry in archive.infolist() if _is_hidden(entry)):
         return "a zip of images that are hidden by the dot that their names begin with. Rename them."
-    return f"an empty zip. {COPY_AGAIN}"
+    return "an empty zip. Export it again, or remove it if nothing belongs in it."
 
 
 def _kind(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str | None:
+    """What a file in a zip is, as `kind_of` has it; an archive is also a zip by its content, or a program that may be
+    one."""
+    name = place(entry).name
     with archive.open(entry) as file:
-        return kind_of(place(entry).name, read_head(file))
+        head = read_head(file)
+    packed = head.startswith(ZIP) or (head.startswith(PROGRAM) and name.lower().endswith(".exe"))
+    return kind_of(name, head) or (ARCHIVE if packed else None)
 
 
-def _why_not_read(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> str | None:
+def _holds_dicom(archive: zipfile.ZipFile) -> bool:
+    return any(_kind(archive, entry) == DICOM for entry in _entries(archive) if not entry.flag_bits & ENCRYPTED)
+
+
+def _why_not_read(archive: zipfile.ZipFile) -> str | None:
     """Cause and fix where not all images in a zip are plain DICOM; labels and results beside them are no CTs."""
-    for entry in entries:
+    for entry in _entries(archive):
         name = place(entry).name
         kind = None if name.startswith(LABEL_PREFIX) or name in OUTPUTS else _kind(archive, entry)
         if kind == ARCHIVE and not _is_program(archive, entry):
             inner = "a zip" if name.lower().endswith(".zip") else "another archive"
-            return f"{inner} in a zip, which is not opened. {UNPACK}"
+            return f"{inner} in a zip ({name}), which is not opened, and may hold images. {UNPACK}"
         if kind == "compressed DICOM":
-            return f"a zip of DICOM files that are compressed once more, which is not read. {UNPACK_FILES}"
+            return f"a zip of DICOM files that are compressed once more ({name}), which is not read. {UNPACK_FILES}"
         if kind not in (None, DICOM, ARCHIVE):
-            return f"a zip of images other than DICOM, or beside it, which are not read from a zip. {UNPACK}"
+            return f"a zip of images other than DICOM, or beside it ({name}), which are not read from a zip. {UNPACK}"
     return None
 
 
 def _is_program(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    """Whether a file in a zip is a zip without images or archives, such as of a viewer that hospitals' discs hold."""
+    """Whether a file in a zip is a program or a zip without images, such as of a viewer that hospitals' discs hold; an
+    archive in it may hold some unless it is no ``.zip``, as programs are."""
     if entry.file_size > DENSEST * entry.compress_size:  # no zip is; looking into it inflates it
         return False
+    name = place(entry).name.lower()
+    harmless = (None,) if name.endswith(".zip") else (None, ARCHIVE)
     try:
         with archive.open(entry) as file, zipfile.ZipFile(file) as inner:
             inside = sorted(inner.infolist(), key=lambda one: one.header_offset)  # going back inflates all of it again
-            return len(inside) <= MOST_FILES and not any(_kind(inner, one) for one in inside if not one.is_dir())
+            kinds = (_kind(inner, one) for one in inside if not one.is_dir())
+            return len(inside) <= MOST_FILES and all(kind in harmless for kind in kinds)
+    except zipfile.BadZipFile:
+        return name.endswith(".exe")
     except (*DAMAGED, RuntimeError):  # of a password, or NotImplementedError
         return False
 

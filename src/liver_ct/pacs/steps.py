@@ -18,7 +18,7 @@ import pydicom
 
 from liver_ct.chain.formats import DICOM, format_of
 from liver_ct.chain.progress import Progress
-from liver_ct.errors import StudyError, describe, find_study_error, is_memory_error, printable
+from liver_ct.errors import StudyError, causes_of, describe, find_study_error, is_memory_error, printable
 from liver_ct.outputs.names import safe_name
 from liver_ct.pacs.content import content_of
 from liver_ct.pacs.rules import Rules, text_of, valid
@@ -101,18 +101,28 @@ class Steps:
         except AwayError as e:
             if e.wholly:
                 raise
-            self.server.check()  # raises AwayError where it is away, not only for this series
+            self._check_server()
             self._try_later(self._as_of(row), str(e))
         except GoneError:
+            self._check_server()
             row = self._as_of(row)
             self.state.finish(row, Outcome.GONE)
             self.progress.done(f"{row.name}: no longer on the server")
         except StudyError as e:
+            self._check_server()
             row = self._as_of(row)
             self._refuse(row, f"{row.name}: {e}")
         except Exception as e:  # of what the server says; its text may hold a header's values
             self._try_later(self._as_of(row), f"{type(e).__name__}. This is unexpected; please report it")
         return True
+
+    def _check_server(self) -> None:
+        """Raise AwayError where the server fails for all series: it is away, or something else answers at its place,
+        such as a proxy."""
+        try:
+            self.server.check()
+        except StudyError as e:
+            raise AwayError(str(e), wholly=True) from None
 
     def _as_of(self, row: Row) -> Row:
         """A series as the database has it now, but for ``touches`` and ``tries``, which are those of ``row``."""
@@ -160,6 +170,7 @@ class Steps:
         except WorkerError:
             raise
         except StudyError as e:
+            self._check_server()
             self._refuse(row, f"{row.name}: {e}", **is_now)
             return
         if why:
@@ -205,7 +216,7 @@ class Steps:
     def _failed(self, row: Row, error: Exception, source: Path, is_now: dict[str, Any]) -> None:
         """Refuse a series that cannot be used; what may go better another time is tried again."""
         line = describe(error, source).replace(str(source), row.name)
-        if is_memory_error(error):
+        if any(map(is_memory_error, causes_of(error))):
             self._try_later(row, line)
         elif "CUDA" in str(error) and not find_study_error(error):  # which spoils it for all that follow
             raise WorkerError(f"{line} This worker ends; what waits is done when it is started again.") from error
@@ -223,6 +234,7 @@ class Steps:
         except GoneError:
             raise AwayError(f"{self.server.name}: takes no results at this address") from None
         except StudyError as e:
+            self._check_server()
             self._refuse(row, f"{row.name}: {e}")
         else:
             self.state.finish(row, Outcome.DONE)
@@ -254,10 +266,14 @@ class Steps:
 
 @contextmanager
 def disk(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk, which are no fault of a series, into AwayError."""
+    """In the block, what the disk refuses is no fault of the series: raises AwayError. Where a bundle cannot write for
+    that, it has made a StudyError of it."""
     try:
         yield
-    except OSError as e:
-        if find_study_error(e):
+    except AwayError:
+        raise
+    except Exception as e:
+        wholly = any(isinstance(cause, OSError) and cause.errno in SYSTEM for cause in causes_of(e))
+        if not wholly and (find_study_error(e) or not isinstance(e, OSError)):
             raise
-        raise AwayError(describe(e, folder), wholly=e.errno in SYSTEM) from e
+        raise AwayError(describe(e, folder), wholly=wholly) from e
