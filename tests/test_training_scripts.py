@@ -427,7 +427,7 @@ def test_nobody_is_judged_by_a_network_that_has_learned_from_the_case(known, eva
         cross_validate.run(str(masks), str(masks / "out"), judged=str(judged))
 
 
-def test_who_is_set_apart_is_a_setting_and_has_to_show_tumour(known, tmp_path, bundles):
+def test_folds_have_one_setting_and_who_is_set_apart_has_to_show_tumour(known, tmp_path, bundles):
     cases, cls = [entry("volume-1", "a"), entry("volume-2", "b")], bundles / "liver_cls"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.pt").touch()
@@ -435,6 +435,12 @@ def test_who_is_set_apart_is_a_setting_and_has_to_show_tumour(known, tmp_path, b
     apart = {"training": cases[:1], "training_slices": [], "validation": cases[1:]}
     with pytest.raises(StudyError, match=r"made with other settings: inner_groups \(None before, 1 now\)"):
         cross_validation.train(cls, tmp_path / "out", apart, 1, {})
+    lists = {"training": cases, "training_slices": [], "validation": []}
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1" / "model.pt").touch()
+    cross_validation.train(cls, tmp_path / "fold-1", lists, 1, {"mask_source": "binary", "num_workers": 1})
+    with pytest.raises(StudyError, match=r"fold-1/made_with.json: .* mask_source \(binary before, None now\)\. G"):
+        cross_validation.train(cls, tmp_path / "fold-0", lists, 1, {})  # both would be judged as one
     masks = known(*cases, entry("volume-3", "b"))
     for case in ("volume-1", "volume-2", "volume-3"):
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / f"{case}_label.nii")

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from liver_ct.training.datalists import FILES, Entry
 MADE_WITH = "made_with.json"
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 NO_KNOBS = ("bundle", "cases", "epochs", "init_path", "device", "tracker")  # of a recipe, or of that run alone
+OF_ONE_FOLD = ("cases", "init_path", "device", "tracker", "num_workers", "cache_rate", "show_masks")  # may differ
 KNOWN = Checksums()  # each file is read once in a process
 Recipe = dict[str, Any]
 
@@ -100,12 +101,28 @@ def is_claimed(folder: Path, recipe: Mapping[str, Any]) -> bool:
     file = folder / MADE_WITH
     if not file.exists():
         return False
-    known = read_json(file)
-    other = [key for key in sorted({*known, *recipe}) if known.get(key) != recipe.get(key)]
-    if other:
-        named = ", ".join(_compared(key, known.get(key), recipe.get(key)) for key in other)
-        raise StudyError(f"{file}: made with other settings: {named}. Choose another output, or delete {folder}.")
+    if other := _differences(read_json(file), recipe):
+        raise StudyError(f"{file}: made with other settings: {other}. Choose another output, or delete {folder}.")
     return True
+
+
+def claim_fold(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """``claim`` of one fold beside others, with which it is judged as one.
+
+    Raises:
+        StudyError: it, or one of the others, was made with something else.
+    """
+    is_claimed(folder, recipe)
+    for file in sorted(folder.parent.glob(f"fold-*/{MADE_WITH}")) if folder.name.startswith("fold-") else []:
+        if other := _differences(read_json(file), recipe, OF_ONE_FOLD):
+            raise StudyError(f"{file}: made with other settings: {other}. Give all folds the same, or another output.")
+    claim(folder, recipe)
+
+
+def _differences(known: Mapping[str, Any], recipe: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """The settings in which two recipes differ, "" where they are alike."""
+    other = [key for key in sorted({*known, *recipe} - {*ignored}) if known.get(key) != recipe.get(key)]
+    return ", ".join(_compared(key, known.get(key), recipe.get(key)) for key in other)
 
 
 def _compared(key: str, before: Any, now: Any) -> str:

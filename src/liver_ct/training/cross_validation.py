@@ -17,7 +17,7 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
 from liver_ct.training.calibration import calibrate, cross_fitted, metrics, told_apart
-from liver_ct.training.claims import alone_in, claim, recipe_of
+from liver_ct.training.claims import alone_in, claim_fold, recipe_of
 from liver_ct.training.datalists import Entry, parts_to_do, read_lists, require_unseen, set_apart, unseen_by
 from liver_ct.training.froc import TUMOUR
 from liver_ct.training.intervals import patient_intervals
@@ -164,7 +164,7 @@ def train(
     """
     learned = [*lists["training"], *lists["training_slices"], *lists["validation"]]
     apart = {"inner_groups": len({e["group"] for e in lists["validation"]})} if lists["validation"] else {}
-    claim(work, recipe_of(bundle, learned, epochs=epochs, **apart, **overrides))
+    claim_fold(work, recipe_of(bundle, learned, epochs=epochs, **apart, **overrides))
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", lists)

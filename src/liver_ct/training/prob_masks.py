@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
 from liver_ct.training import running
-from liver_ct.training.claims import KNOWN, alone_in, claim, configs_of, is_made_with, knobs_of, mark, recipe_of
+from liver_ct.training.claims import KNOWN, alone_in, claim_fold, configs_of, is_made_with, knobs_of, mark, recipe_of
 from liver_ct.training.datalists import (
     Entry,
     assign_folds,
@@ -233,7 +233,7 @@ def train(
         StudyError: the training failed, or there is one with other settings or cases.
     """
     cases = [*lists["training"], *lists["training_slices"]]
-    claim(work, recipe_of(bundle, cases, epochs=epochs, **overrides))
+    claim_fold(work, recipe_of(bundle, cases, epochs=epochs, **overrides))
     if (work / "model.pt").exists():
         return
     write_json(work / "datalist.json", {k: lists[k] for k in ("training", "training_slices")})
