@@ -299,6 +299,22 @@ def test_a_schedule_that_ends_before_the_training_is_one_line(give, name, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name, settings", [(SEG, {"hu_window": [-100, 300]}), (CLS, {"mask_source": "binary"})])
+@pytest.mark.parametrize("configs", [("inference.json",), ("train.json", "evaluate.json")])
+def test_weights_that_learned_with_other_knobs_say_so(bundles, tmp_path, monkeypatch, caplog, name, settings, configs):
+    monkeypatch.syspath_prepend(bundles / name)
+    config = ConfigParser()
+    config.read_config([str(bundles / name / "configs" / file) for file in configs])
+    config.update({"ckpt_path": str(tmp_path / "model.pt")})
+    known = {"gop": 3, "pixdim": [4, 4, 4]}  # the same
+    torch.save({"settings": {**known, **settings}}, tmp_path / "last_checkpoint_epoch=1.pt")
+    config.get_parsed_content("checks#trained")
+    (key,) = settings
+    ((line),) = caplog.messages
+    assert line.startswith(f"{tmp_path}/model.pt: trained with {key} ") and line.endswith(f". Give --{key} as it was.")
+    assert "@checks::trained" in (config["initialize"] if len(configs) == 1 else config["checks#before"])
+
+
 @pytest.mark.parametrize("bundle", ["seg", "cls"])
 def test_a_training_too_short_to_be_validated_says_so(caplog, bundle):
     knobs = bundle_module(bundle, "knobs")

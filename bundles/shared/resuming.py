@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 from shared.datalist import read_lists
 from shared.errors import printable
 
+logger = logging.getLogger(__name__)
 LEARNED_FROM = ("training", "training_slices", "validation")
 
 
@@ -86,6 +90,24 @@ def require_same_settings(path: str, settings: Settings, epochs: int) -> None:
         problem = f"its training was begun with other settings: {'; '.join(pairs)}{note}. Give the same"
     if problem:
         raise SystemExit(printable(f"ERROR {folder}: {problem}, or another --ckpt_dir."))
+
+
+def note_other_knobs(path: str, knobs: Mapping[str, Any]) -> None:
+    """Say in the log which knobs weights were trained with that are others now: they would answer, but wrongly.
+
+    The weights themselves hold no settings; the training's last checkpoint, if it lies beside them, does.
+
+    Args:
+        path: the weights.
+        knobs: names and values of those that make the network's input.
+    """
+    last = max(Path(path).parent.glob("last_checkpoint_epoch=*.pt"), key=os.path.getmtime, default=None)
+    if last is None or not zipfile.is_zipfile(last):
+        return
+    begun = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("settings", {})
+    for key, now in json.loads(json.dumps(knobs)).items():
+        if begun.get(key, now) != now:
+            logger.warning(f"{path}: trained with {key} {_text(begun[key])}, now {_text(now)}. Give --{key} as it was.")
 
 
 def _text(value: Any) -> str:
