@@ -208,7 +208,7 @@ def save_bad_cts(folder: Path, ct: np.ndarray, affine: np.ndarray) -> dict[str, 
     (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.nii.gz").write_bytes(b"")
     causes = {name: cause for name, (_, _, cause) in images.items()}
-    causes |= {"cut": "not a readable", "empty": "empty", "missing": "no such file"}
+    causes |= {"cut": "not a readable", "empty": "empty"}
     return {f"{name}.nii.gz": cause for name, cause in causes.items()}
 
 

@@ -528,6 +528,7 @@ WRONG_SLICES = {
     "slices by letters": {"slice": lambda _: np.array([*"abcde"])},
     "no number": {"slice": lambda a: a + np.nan},
     "one slice twice": {"slice": lambda a: a * 0, "lits_volume": lambda a: a * 0 + 3},
+    "no array": {"image": lambda _: np.array(5)},
     "no slice": dict.fromkeys(["image", "liver", "slice", "lits_volume", "spacing_mm"], lambda a: a[:0]),
 }
 

@@ -653,7 +653,8 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
     }
     for name, (values, matrix, _) in {"good_ct": (ct, affine, ""), "good": (prob, affine, ""), **probs}.items():
         save_with_affine(folder / f"{name}.nii.gz", values, matrix)
-    blamed = [(name, "good.nii.gz", "image", cause) for name, cause in save_bad_cts(folder, ct, affine).items()]
+    cts = save_bad_cts(folder, ct, affine) | {"missing.nii.gz": "no such file"}
+    blamed = [(name, "good.nii.gz", "image", cause) for name, cause in cts.items()]
     blamed += [("good_ct.nii.gz", f"{name}.nii.gz", "prob", cause) for name, (_, _, cause) in probs.items()]
     blamed += [("good_ct.nii.gz", "missing.nii.gz", "prob", "no such file")]
     paths = [({"image": str(folder / i), "prob": str(folder / p)}, key, cause) for i, p, key, cause in blamed]

@@ -304,7 +304,7 @@ def test_slices_that_are_not_around_the_one_to_segment_are_refused(tmp_path, con
 
 def test_bad_studies_get_one_line_each_and_stop_no_other(abdomen, tmp_path):
     ct, _, affine = phantom.make_phantom((48, 40, 20), (8.0, 8.0, 10.0))
-    bad = save_bad_cts(tmp_path, ct, affine) | {"specks.nii.gz": "no liver"}
+    bad = save_bad_cts(tmp_path, ct, affine) | {"missing.nii.gz": "no such file", "specks.nii.gz": "no liver"}
     bad = {tmp_path / name: cause for name, cause in bad.items()}
     specks = np.where(np.random.default_rng(0).random((40, 40, 20)) < 0.02, 100, -1000)  # gone on the working grid
     nib.save(nib.Nifti1Image(specks.astype(np.int16), affine), tmp_path / "specks.nii.gz")

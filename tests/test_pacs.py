@@ -463,7 +463,7 @@ def one_step(fake: Fake, state: State, chain: Callable[[Path, str], Path], fault
     server = orthanc.Orthanc(connection.Connection(fake.url), 0)
     state.note(server.news(""))
     fake.fault = lambda method, path: fault
-    each = steps.Steps(server, state, Rules({}), chain, steps.Manner(), Progress())
+    each = steps.Steps(server, state, Rules({}), chain, steps.Options(), Progress())
     (state.file.parent / "incoming").mkdir()
     each.advance(state.row(1), state.file.parent / "incoming")
     return each

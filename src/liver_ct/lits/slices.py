@@ -42,6 +42,7 @@ from liver_ct.lits.tumour import read_row_tumour
 LARGEST_SPACING = 30.0  # mm, as the bundles take it
 LEAST_HIGH = 40  # HU that a liver's slice reaches
 WIDTH = 256  # pixels, of which areas are told
+SHAPES = "the arrays' shapes do not fit together. Need image and liver [N,H,W], the rest [N]."
 UNKNOWN_SPACING = 1.5  # mm per pixel of WIDTH, so 384 mm in all, where an archive does not tell
 
 
@@ -71,23 +72,17 @@ def read_slices(path: Path) -> Slices:
         cases = data["lits_volume"] if "lits_volume" in data else data["case"]
     except (*READ_ERRORS, KeyError) as error:
         raise BrokenPair(f"{path}: not a slice archive ({brief(error)}). Give the .npz with image and liver.") from None
-    width = image.shape[2] if image.ndim == 3 and image.size else WIDTH  # what is no stack is refused below
-    spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING * WIDTH / width))
-    if (
-        image.ndim != 3
-        or 0 in image.shape
-        or liver.shape != image.shape
-        or any(a.shape != (len(image),) for a in (number, cases, spacing))
-    ):
-        raise BrokenPair(f"{path}: the arrays' shapes do not fit together. Need image and liver [N,H,W], the rest [N].")
+    if image.ndim != 3 or 0 in image.shape or liver.shape != image.shape:
+        raise BrokenPair(f"{path}: {SHAPES}")
+    spacing = data.get("spacing_mm", np.full(len(image), UNKNOWN_SPACING * WIDTH / image.shape[2]))
+    if any(array.shape != (len(image),) for array in (number, cases, spacing)):
+        raise BrokenPair(f"{path}: {SHAPES}")
     if not np.isin(liver, (0, 1)).all() or not liver.any() or not ((spacing > 0) & (spacing <= LARGEST_SPACING)).all():
-        raise BrokenPair(
-            f"{path}: liver must be 0 or 1, and 1 somewhere, and spacing_mm possible. Make the archive again."
-        )
+        cause = "liver must be 0 or 1, and 1 somewhere, and spacing_mm possible"
+        raise BrokenPair(f"{path}: {cause}. Make the archive again.")
     if number.dtype.kind not in "iu" or len({*zip(cases.tolist(), number.tolist())}) < len(number):
-        raise BrokenPair(
-            f"{path}: slice must be a whole number, another in each slice of a case. Make the archive again."
-        )
+        cause = "slice must be a whole number, another in each slice of a case"
+        raise BrokenPair(f"{path}: {cause}. Make the archive again.")
     hu = in_hu(path, image, data)
     prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
     names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files

@@ -99,25 +99,35 @@ def assign_folds(lists: Mapping[str, list[Entry]], folds: int, path: Path, whole
     sources_of: dict[str, set[Any]] = {}
     for entry in entries:
         sources_of.setdefault(entry["group"], set()).add(entry.get("source"))
-    unknown = set(whole) - set().union(*sources_of.values())
-    if unknown:
-        raise StudyError(f"no case is of the source {', '.join(sorted(unknown))}. The datalist names them.")
-    left = {group: [source for source in whole if source in own] for group, own in sources_of.items()}
-    if both := next((own for own in left.values() if len(own) > 1), None):
-        raise StudyError(f"--held_out {','.join(both)}: somebody is of both. Leave out one of them.")
+    left = left_out(sources_of, whole)
     judged = {e.get("source") for e in lists["training"]} | {e.get("source") for e in entries if "tumour_present" in e}
-    groups = {group for group, own in sources_of.items() if own & judged and not left[group]}
+    groups = {group for group, own in sources_of.items() if own & judged and group not in left}
     if len(groups) < folds:
         cause = f"the datalist holds {len(groups)} people who can be judged, too few for {folds} folds"
         raise StudyError(f"{cause}. List more people, or choose fewer folds (2 at least).")
     fold_of = even_folds(groups, lists, folds)
     for number, source in enumerate(whole, start=folds):
-        fold_of |= {group: number for group, own in left.items() if source in own}
+        fold_of |= {group: number for group, own in left.items() if own == source}
     if not path.exists():
         write_json(path, fold_of)
     elif read_object(path) != fold_of:
         raise StudyError(f"{path}: made for other data or folds. Choose another output.")
     return fold_of
+
+
+def left_out(sources_of: Mapping[str, set[Any]], whole: Sequence[str]) -> dict[str, str]:
+    """Group to its source, of those that are of one of ``whole``; raises StudyError for a source without anybody."""
+    unknown = set(whole) - set().union(*sources_of.values())
+    if unknown:
+        raise StudyError(f"no case is of the source {', '.join(sorted(unknown))}. The datalist names them.")
+    left = {}
+    for group, own in sources_of.items():
+        found = [source for source in whole if source in own]
+        if len(found) > 1:
+            raise StudyError(f"--held_out {','.join(found)}: somebody is of both. Leave out one of them.")
+        if found:
+            left[group] = found[0]
+    return left
 
 
 def even_folds(groups: set[str], lists: Mapping[str, list[Entry]], folds: int) -> dict[str, int]:
