@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -660,6 +661,12 @@ def test_credentials_come_from_file_environment_or_netrc_and_are_sent_to_the_ser
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # no proxy is used
     connection.Connection(fake.url, "token").get_json("/system")
     assert fake.headers[-1]["Authorization"] == "Bearer token"
+    connection.Connection(fake.url, ("m\u00fcller", "\u20ac")).get_json("/system")
+    assert b64decode(fake.headers[-1]["Authorization"].split()[1]).decode() == "m\u00fcller:\u20ac"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    with pytest.raises(StudyError, match=r"gone.pem: no such file or folder, though REQUESTS_CA_BUNDLE names it"):
+        connection.Connection(fake.url)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     fake.fault = lambda method, path: 302
     with pytest.raises(StudyError, match="redirects elsewhere"):
         connection.Connection(fake.url, "token").get_json("/system")
