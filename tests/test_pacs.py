@@ -637,6 +637,11 @@ def test_rules_are_compared_as_they_stand(rules, fits, slices):
     assert (Rules(rules).why_not(slices[0], len(slices)) is None) == fits
 
 
+def test_rules_of_an_editor_of_windows_are_read(tmp_path):
+    (tmp_path / "rules.json").write_text('\ufeff{"kvp": {"min": 100}}', encoding="utf-8")
+    assert read_rules(tmp_path / "rules.json").fields == {"kvp": {"min": 100}}
+
+
 def test_the_age_of_a_study(slices):
     assert Rules({}, days=3).why_not(slices[0], 40) == "the study is older than 3 days"
     header = copy.deepcopy(slices[0])
@@ -650,7 +655,7 @@ def test_credentials_come_from_file_environment_or_netrc_and_are_sent_to_the_ser
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password fromnetrc\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     file = tmp_path / "credentials"
-    file.write_text("me:fromfile\n")
+    file.write_text("\ufeffme:fromfile\n", encoding="utf-8")  # as an editor of Windows writes it
     assert connection.authorisation(fake.url, None) == ("me", "fromnetrc")
     monkeypatch.setenv("LIVER_CT_PACS_TOKEN", "fromenvironment")
     assert connection.authorisation(fake.url, None) == "fromenvironment"

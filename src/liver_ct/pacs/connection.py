@@ -69,7 +69,7 @@ def read_credentials(file: Path) -> tuple[str, str] | str:
     try:
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise StudyError(f"{file}: others can read these credentials. chmod 600 it.")
-        text = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as e:
         cause = getattr(e, "strerror", None) or "not a text"
         raise StudyError(f"{file}: cannot be read ({cause}). Check --credentials.") from None
