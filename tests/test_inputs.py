@@ -382,6 +382,14 @@ class TestTheRightStudy:
         place = studies.place_of(tmp_path, dict(zip(keys, "ab")))
         assert (place.name == f"{tmp_path.name}-a") == beside
 
+    def test_what_a_system_leaves_where_somebody_looked_is_not_in_the_way(self, tmp_path):
+        for name in ("Thumbs.db", ".DS_Store", "._report.html", "result.json"):
+            (tmp_path / name).touch()
+        folders.check_target(tmp_path)
+        (tmp_path / "mine.txt").touch()
+        with pytest.raises(StudyError, match="in the way of a new result, as it holds mine.txt, which is none of"):
+            folders.check_target(tmp_path)
+
     def test_an_earlier_result_stays_where_the_new_one_cannot_be_put(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "result.json").touch()

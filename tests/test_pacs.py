@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -636,6 +637,11 @@ def test_rules_are_compared_as_they_stand(rules, fits, slices):
     assert (Rules(rules).why_not(slices[0], len(slices)) is None) == fits
 
 
+def test_rules_of_an_editor_of_windows_are_read(tmp_path):
+    (tmp_path / "rules.json").write_text('\ufeff{"kvp": {"min": 100}}', encoding="utf-8")
+    assert read_rules(tmp_path / "rules.json").fields == {"kvp": {"min": 100}}
+
+
 def test_the_age_of_a_study(slices):
     assert Rules({}, days=3).why_not(slices[0], 40) == "the study is older than 3 days"
     header = copy.deepcopy(slices[0])
@@ -649,7 +655,7 @@ def test_credentials_come_from_file_environment_or_netrc_and_are_sent_to_the_ser
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password fromnetrc\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     file = tmp_path / "credentials"
-    file.write_text("me:fromfile\n")
+    file.write_text("\ufeffme:fromfile\n", encoding="utf-8")  # as an editor of Windows writes it
     assert connection.authorisation(fake.url, None) == ("me", "fromnetrc")
     monkeypatch.setenv("LIVER_CT_PACS_TOKEN", "fromenvironment")
     assert connection.authorisation(fake.url, None) == "fromenvironment"
@@ -660,6 +666,12 @@ def test_credentials_come_from_file_environment_or_netrc_and_are_sent_to_the_ser
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # no proxy is used
     connection.Connection(fake.url, "token").get_json("/system")
     assert fake.headers[-1]["Authorization"] == "Bearer token"
+    connection.Connection(fake.url, ("m\u00fcller", "\u20ac")).get_json("/system")
+    assert b64decode(fake.headers[-1]["Authorization"].split()[1]).decode() == "m\u00fcller:\u20ac"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    with pytest.raises(StudyError, match=r"gone.pem: no such file or folder, though REQUESTS_CA_BUNDLE names it"):
+        connection.Connection(fake.url)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     fake.fault = lambda method, path: 302
     with pytest.raises(StudyError, match="redirects elsewhere"):
         connection.Connection(fake.url, "token").get_json("/system")

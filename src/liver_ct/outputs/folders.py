@@ -13,6 +13,7 @@ from liver_ct.errors import StudyError
 from liver_ct.files import replace_folder
 from liver_ct.outputs.names import ALWAYS, OUTPUTS
 
+LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # where somebody has looked into a folder
 PARTIAL = ".partial"  # unfinished studies, hidden beside the finished ones
 
 
@@ -20,8 +21,12 @@ def check_target(target: Path) -> None:
     """Raise StudyError when ``target`` is anything but a folder of earlier results: nothing else is replaced."""
     if not target.exists():
         return
-    if not target.is_dir() or any(entry.name not in OUTPUTS for entry in target.iterdir()):
+    if not target.is_dir():
         raise StudyError(f"{target}: is in the way and not a result of this program. Choose another --output.")
+    names = {entry.name for entry in target.iterdir() if not entry.name.startswith("._")}
+    if others := names.difference(OUTPUTS, LEFT_BY_SYSTEMS):
+        cause = f"in the way of a new result, as it holds {min(others)}, which is none of this program's"
+        raise StudyError(f"{target}: {cause}. Take that away, or choose another --output.")
 
 
 def is_whole(folder: Path) -> bool:

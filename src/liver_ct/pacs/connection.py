@@ -12,6 +12,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.auth import HTTPBasicAuth
 from requests.utils import get_netrc_auth
 
 from liver_ct.errors import StudyError
@@ -68,7 +69,7 @@ def read_credentials(file: Path) -> tuple[str, str] | str:
     try:
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise StudyError(f"{file}: others can read these credentials. chmod 600 it.")
-        text = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as e:
         cause = getattr(e, "strerror", None) or "not a text"
         raise StudyError(f"{file}: cannot be read ({cause}). Check --credentials.") from None
@@ -78,24 +79,36 @@ def read_credentials(file: Path) -> tuple[str, str] | str:
     return (user, password) if colon else text
 
 
+def trusted() -> str | None:
+    """File or folder of the certificates that are trusted beyond the usual, if REQUESTS_CA_BUNDLE names one; raises
+    StudyError where that is not there."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE")
+    if named and not Path(named).exists():
+        raise StudyError(f"{named}: no such file or folder, though REQUESTS_CA_BUNDLE names it. Correct or unset that.")
+    return named
+
+
 class Connection:
     """A session with a server: it follows no redirects and uses no proxies, so that data go nowhere else.
 
     Args:
         server: of `check_address`.
         credentials: of `authorisation`.
+
+    Raises:
+        StudyError: as `trusted`.
     """
 
     def __init__(self, server: str, credentials: tuple[str, str] | str | None = None) -> None:
         self.server = server
         self.session = requests.Session()
         self.session.trust_env = False
-        self.session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        self.session.verify = trusted() or True
         self.session.headers["Accept-Encoding"] = "identity"  # so that a file that is cut short is noticed
         if isinstance(credentials, str):
-            self.session.headers["Authorization"] = f"Bearer {credentials}"
-        else:
-            self.session.auth = credentials
+            self.session.headers["Authorization"] = f"Bearer {credentials}".encode().decode("latin-1")  # which is sent
+        elif credentials:
+            self.session.auth = HTTPBasicAuth(*(part.encode() for part in credentials))
 
     def get_json(self, path: str, query: Mapping[str, Any] | None = None, accept: str = "application/json") -> Any:
         """What the server answers; None where it has nothing to say."""

@@ -82,7 +82,7 @@ def read_rules(file: Path | None, days: int = 0) -> Rules:
     if file is None:
         return Rules({}, days)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=partial(each_once, file))
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=partial(each_once, file))
     except StudyError:
         raise
     except OSError as e:
