@@ -26,8 +26,8 @@ from liver_ct.outputs.names import ALWAYS, INDEX, LESION_OUTPUTS, SUMMARY, Outpu
 from liver_ct.outputs.writing import import_writers, write_study
 
 
-class Wishes(NamedTuple):
-    """How a folder is to be worked off.
+class ChainOptions(NamedTuple):
+    """How studies are taken through the chain.
 
     Args:
         seg_bundle: folder of the segmentation bundle.
@@ -50,13 +50,13 @@ class Wishes(NamedTuple):
     series: str | None = None
 
 
-def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> int:
+def work_off(source: Path, output: Path, options: ChainOptions, progress: Progress) -> int:
     """Take every study under ``source`` through the chain, shared with the other processes of a crew.
 
     Args:
         source: a CT, a DICOM series folder, or a folder of studies.
         output: gets a folder per study, index.html and summary.csv.
-        wishes: how.
+        options: how it is done.
         progress: is told of each study.
 
     Returns:
@@ -74,17 +74,17 @@ def work_off(source: Path, output: Path, wishes: Wishes, progress: Progress) -> 
             progress.failed(line)
 
     studies = find_studies(source, not_taken)
-    check_wishes(wishes)
+    check_options(options)
     output.mkdir(parents=True, exist_ok=True)
-    jobs = min(wishes.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
-    chains = [load_chain(wishes) for _ in range(jobs)]
+    jobs = min(options.jobs or (1 if crew.size > 1 else 2), torch.get_num_threads(), len(studies))
+    chains = [load_chain(options) for _ in range(jobs)]
     chains[0].load_savers(output / PARTIAL)  # now: MONAI goes through sys.modules to load a bundle's parts
-    importing = threading.Thread(target=import_writers, args=(wishes.outputs,), daemon=True)
+    importing = threading.Thread(target=import_writers, args=(options.outputs,), daemon=True)
     importing.start()
     done: list[Path] = []
     each: Callable[[LiverCT, Study], str]
-    each = partial(process, output=output, overwrite=wishes.overwrite, outputs=wishes.outputs, done=done)
-    listed = Output.REPORT in wishes.outputs or (output / INDEX).exists()
+    each = partial(process, output=output, overwrite=options.overwrite, outputs=options.outputs, done=done)
+    listed = Output.REPORT in options.outputs or (output / INDEX).exists()
     if listed:
         each = noted(each, output)
     progress.start(len(studies), shown=crew.rank == 0)
@@ -107,22 +107,22 @@ def lost(done: Sequence[Path], output: Path) -> list[Path]:
     return missing if output.is_dir() else [output]
 
 
-def check_wishes(wishes: Wishes) -> None:
+def check_options(options: ChainOptions) -> None:
     """Raise StudyError for a value that cannot be."""
-    if wishes.mask_source is not None:
-        MaskSource.named(wishes.mask_source)
-    if wishes.jobs is not None and wishes.jobs < 1:
-        raise StudyError(f"--jobs {wishes.jobs}: nothing would be done. Use 1 or more.")
+    if options.mask_source is not None:
+        MaskSource.named(options.mask_source)
+    if options.jobs is not None and options.jobs < 1:
+        raise StudyError(f"--jobs {options.jobs}: nothing would be done. Use 1 or more.")
 
 
-def load_chain(wishes: Wishes) -> LiverCT:
+def load_chain(options: ChainOptions) -> LiverCT:
     """Both bundles with their weights; raises StudyError where one cannot be used."""
     return LiverCT(
-        device=wishes.device,
-        seg_bundle=wishes.seg_bundle,
-        cls_bundle=wishes.cls_bundle,
-        mask_source=wishes.mask_source,
-        series=wishes.series,
+        device=options.device,
+        seg_bundle=options.seg_bundle,
+        cls_bundle=options.cls_bundle,
+        mask_source=options.mask_source,
+        series=options.series,
     )
 
 

@@ -50,11 +50,11 @@ def cascade(
     """
     hush_readers()
     import liver_ct.chain.memory  # noqa: F401  # before torch
-    from liver_ct.chain.folder import Wishes, work_off
+    from liver_ct.chain.folder import ChainOptions, work_off
     from liver_ct.outputs.names import Output
 
     try:
-        wishes = Wishes(
+        options = ChainOptions(
             seg_bundle=Path(seg_bundle),
             cls_bundle=Path(cls_bundle),
             mask_source=mask_source,
@@ -64,7 +64,7 @@ def cascade(
             outputs=Output.chosen(picture=picture, report=report, dicom=dicom_output),
             series=series,
         )
-        failed = work_off(Path(input), Path(output), wishes, ProgressBar())
+        failed = work_off(Path(input), Path(output), options, ProgressBar())
     except Exception as e:
         raise SystemExit(f"ERROR {describe(e, Path(input))}") from None
     if failed:

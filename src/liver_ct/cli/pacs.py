@@ -92,18 +92,18 @@ def watch(
         folder = Path(state).resolve()
         known = open_state(folder, f"{'DICOMweb' if dicomweb else 'Orthanc'} {address}")
         import_chain({} if (seg_bundle, cls_bundle) == DEFAULTS else {"seg_bundle": seg_bundle})
-        from liver_ct.chain.folder import Wishes
+        from liver_ct.chain.folder import ChainOptions
         from liver_ct.outputs.names import Output
         from liver_ct.pacs.running import load_worker_chain
 
-        wishes = Wishes(
+        chain_options = ChainOptions(
             seg_bundle=Path(seg_bundle),
             cls_bundle=Path(cls_bundle),
             mask_source=mask_source,
             device=device,
             outputs=Output.chosen(picture=bool(output), report=bool(output), dicom=True),
         )
-        chain = load_worker_chain(wishes, Path(output).resolve() if output else folder / RESULTS)
+        chain = load_worker_chain(chain_options, Path(output).resolve() if output else folder / RESULTS)
         options = Options(once, poll, settle, keep=bool(output), new_only=new_only, retry=retry)
         refused = Worker(Steps(pacs, known, wanted, chain, options, Lines())).run()
     if refused:

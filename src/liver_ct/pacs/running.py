@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from liver_ct.chain.folder import Wishes, list_studies, load_chain, process
+from liver_ct.chain.folder import ChainOptions, list_studies, load_chain, process
 from liver_ct.chain.progress import Progress
 from liver_ct.chain.studies import Study
 from liver_ct.outputs.names import Output
 from liver_ct.outputs.writing import import_writers
 
 
-def load_worker_chain(wishes: Wishes, output: Path) -> Callable[[Path, str], Path]:
+def load_worker_chain(options: ChainOptions, output: Path) -> Callable[[Path, str], Path]:
     """Load the bundles once, for a function that takes a series' folder and a name for its results in ``output``.
 
     Args:
-        wishes: how; its outputs hold DICOM.
+        options: of the chain; its outputs hold DICOM.
         output: made if missing.
 
     Returns:
@@ -27,13 +27,13 @@ def load_worker_chain(wishes: Wishes, output: Path) -> Callable[[Path, str], Pat
         StudyError: a bundle or device that cannot be used.
     """
     output.mkdir(parents=True, exist_ok=True)
-    chain = load_chain(wishes)
-    import_writers(wishes.outputs)
+    chain = load_chain(options)
+    import_writers(options.outputs)
 
     def run(source: Path, case: str) -> Path:
         done: list[Path] = []
-        process(chain, Study(case, source), output, overwrite=False, outputs=wishes.outputs, done=done)
-        if Output.REPORT in wishes.outputs:
+        process(chain, Study(case, source), output, overwrite=False, outputs=options.outputs, done=done)
+        if Output.REPORT in options.outputs:
             list_studies(output, Progress())  # what fails there is made good by the next study
         return done[0]
 
