@@ -35,7 +35,7 @@ from liver_ct import phantom
 from liver_ct.chain.progress import Progress
 from liver_ct.errors import StudyError
 from liver_ct.outputs import folders
-from liver_ct.pacs import connection, orthanc, steps, worker
+from liver_ct.pacs import connection, dicomweb, orthanc, steps, worker
 from liver_ct.pacs.rules import Rules, read_rules
 from liver_ct.pacs.servers import AwayError
 from liver_ct.pacs.state import State
@@ -570,6 +570,21 @@ def test_a_server_that_goes_away_is_one_line_and_then_waited_for(fake, watch, sl
     monkeypatch.setattr(worker, "GIVE_UP", 0.05)
     fake.fault = lambda method, path: 503
     assert watch() == 1 and "Start again when it works" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("count", [199, 200, 201, 400, 1000])
+@pytest.mark.parametrize("knows", [("limit", "offset"), ("limit",), ()], ids=str)
+def test_all_of_a_series_is_found_whatever_a_dicomweb_server_knows_of_pages(count, knows):
+    class Server:
+        server = "http://127.0.0.1"
+
+        def get_json(self, path: str, query: dict, accept: str) -> list[dict]:
+            start = query["offset"] if "offset" in knows else 0
+            end = start + query["limit"] if "limit" in knows else count
+            return [{dicomweb.SOP: {"Value": [f"1.{number}"]}} for number in range(count)[start:end]]
+
+    found = dicomweb.DicomWeb(Server(), 0).series("1/2").instances
+    assert [each.uid for each in found] == [f"1.{number}" for number in range(count)]
 
 
 # ------------------------------------------------------------------------------------------- refused before any work
