@@ -35,10 +35,10 @@ from liver_ct import phantom
 from liver_ct.chain.progress import Progress
 from liver_ct.errors import StudyError
 from liver_ct.outputs import folders
-from liver_ct.pacs import connection, orthanc, steps, worker
+from liver_ct.pacs import connection, dicomweb, orthanc, steps, worker
 from liver_ct.pacs.rules import Rules, read_rules
-from liver_ct.pacs.servers import AwayError
-from liver_ct.pacs.state import State
+from liver_ct.pacs.servers import AwayError, News
+from liver_ct.pacs.state import Outcome, State
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SPACING = (64, 64, 40), (6.0, 6.0, 6.0)
@@ -570,6 +570,31 @@ def test_a_server_that_goes_away_is_one_line_and_then_waited_for(fake, watch, sl
     monkeypatch.setattr(worker, "GIVE_UP", 0.05)
     fake.fault = lambda method, path: 503
     assert watch() == 1 and "Start again when it works" in capfd.readouterr().err
+
+
+def test_a_series_that_went_and_comes_again_is_done_then(tmp_path):
+    """A DICOMweb server has no log of changes: it may come with as many slices as it had."""
+    state, listed = State(tmp_path / "pacs.db"), News((), {"1/2": 40}, "")
+    for news, waits in ((listed, True), (listed, False), (News((), {}, ""), False), (listed, True), (listed, False)):
+        state.note(news)
+        assert bool(state.waiting()) == waits
+        if waits:
+            state.finish(state.row(1), Outcome.GONE)
+
+
+@pytest.mark.parametrize("count", [199, 200, 201, 400, 1000])
+@pytest.mark.parametrize("knows", [("limit", "offset"), ("limit",), ()], ids=str)
+def test_all_of_a_series_is_found_whatever_a_dicomweb_server_knows_of_pages(count, knows):
+    class Server:
+        server = "http://127.0.0.1"
+
+        def get_json(self, path: str, query: dict, accept: str) -> list[dict]:
+            start = query["offset"] if "offset" in knows else 0
+            end = start + query["limit"] if "limit" in knows else count
+            return [{dicomweb.SOP: {"Value": [f"1.{number}"]}} for number in range(count)[start:end]]
+
+    found = dicomweb.DicomWeb(Server(), 0).series("1/2").instances
+    assert [each.uid for each in found] == [f"1.{number}" for number in range(count)]
 
 
 # ------------------------------------------------------------------------------------------- refused before any work

@@ -64,7 +64,8 @@ class DicomWeb:
         return Series(series, "CT", tuple(Instance(uid, f"{path}/{uid}") for uid in uids))
 
     def _query(self, path: str, query: dict[str, str], pages: int = 100000, page: int = PAGE) -> list[dict[str, Any]]:
-        """All answers to a QIDO-RS query, page by page, until one brings nothing new: not every server knows pages."""
+        """All answers to a QIDO-RS query, page by page, until one brings nothing new: not every server knows pages. One
+        that knows how long they are and not where they begin is asked for longer ones."""
         found: dict[str, dict[str, Any]] = {}
         for _ in range(pages):
             before = len(found)
@@ -72,8 +73,9 @@ class DicomWeb:
             if answer is not None and not isinstance(answer, list):
                 raise AwayError(f"{self.name}: answers a query with something that is no list")
             found |= {f"{value(each, SERIES)}/{value(each, SOP)}": each for each in answer or ()}
-            if len(found) == before:
+            if len(found) == before and len(answer or ()) != page:
                 break
+            page *= 2 if len(found) == before else 1
         return [*found.values()]
 
     def fetch(self, instance: Instance, file: Path) -> None:

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS series (
     uid TEXT NOT NULL DEFAULT '',      -- SeriesInstanceUID
     touches INTEGER NOT NULL DEFAULT 1,  -- how many times the server told of something new in it
     seen INTEGER NOT NULL DEFAULT 0,     -- how many of them the outcome knows of; less: it waits
-    told INTEGER,                      -- how many slices the server told of last
+    told INTEGER,                      -- how many slices the server told of last; -1: it is gone
     slices INTEGER,                    -- of the outcome
     outcome TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL DEFAULT '',
@@ -145,6 +145,9 @@ class State:
                 self._do("INSERT OR IGNORE INTO series (key, told) VALUES (?, ?)", key, count)
                 again = "UPDATE series SET touches = touches + 1, told = ? WHERE key = ? AND told IS NOT ?"
                 self._do(again, count, key, count)
+            for (key,) in self._do("SELECT key FROM series WHERE outcome = ? AND told IS NOT -1", Outcome.GONE):
+                if key not in news.counts:  # when it comes again it is new, also with as many slices
+                    self._do("UPDATE series SET told = -1 WHERE key = ?", key)
             self._do("INSERT OR REPLACE INTO about VALUES ('position', ?)", news.position)
 
     def is_new(self) -> bool:
