@@ -598,7 +598,7 @@ class TestOddButGood:
 
     def test_a_name_in_other_letters_is_the_same_and_a_birthday_makes_nobody_else(self, reading, series, written):
         for number, path in enumerate(series):
-            name, kernel = (("Doe^Jane^^^Dr", "B30f"), ("DOE^JANE Dr ", "b30f"))[number % 2]
+            name, kernel = ("Doe^Jane^^^Dr", "DOE^JANE Dr ", "^^")[number % 3], ("B30f", "b30f")[number % 2]
             edit(path, PatientName=name, ConvolutionKernel=kernel, PatientAge=f"0{49 + (number > 20)}Y")
         check_same(reading, series[0].parent, written)
         edit(series[3], PatientAge="051Y")

@@ -33,7 +33,7 @@ def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
     along = normal(slices[0])
     ordered = sorted(slices, key=lambda one: float(one.position @ along))
     for name in filter(partial(_differ, slices), (*MARKS, *TIMES)):
-        marks = [(_mark(it), one) for one in ordered if (it := value(one.header, name)) is not None]
+        marks = [(mark, one) for one in ordered if (mark := _mark(value(one.header, name)))]
         runs = [pair for before, pair in zip([("", None), *marks], marks) if before[0] != pair[0]]
         found = {mark for mark, _ in runs}
         kinds = 1 if name == "PatientAge" and _is_birthday(found) else len(found)
@@ -44,10 +44,10 @@ def check_acquisitions(folder: Path, slices: Sequence[Slice]) -> None:
 
 
 def _mark(found: Any) -> str:
-    """An attribute's value as text, a number or a name however it is written."""
+    """An attribute's value as text, a number or a name however it is written; empty where it says nothing."""
     if isinstance(found, (int, float)):
         return f"{float(found):.15g}"
-    return " ".join(str(found).replace("^", " ").upper().split())
+    return " ".join(str(found or "").replace("^", " ").upper().split())
 
 
 def _is_birthday(ages: set[str]) -> bool:
