@@ -189,7 +189,7 @@ class TestFiles:
 
     def test_a_folder_that_is_no_result_is_never_replaced(self, study, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(StudyError, match="not a result of this program"):
+        with pytest.raises(StudyError, match="holds notes.txt, which is none of this program's"):
             study.save(tmp_path)
         assert entries(tmp_path) == {"notes.txt"}
 

@@ -333,9 +333,10 @@ class TestManyStudies:
         return words + [word for key, value in bundles.items() for word in (f"--{key}", value)]
 
 
-def test_a_bundle_whose_code_is_not_the_imported_is_refused(tmp_path):
+def test_a_bundle_whose_code_is_not_the_imported_is_refused(tmp_path, monkeypatch):
     """Python keeps what it has imported: the results would be another version's, under this one's name."""
     bundle_module("seg", "io")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     shutil.copytree(ROOT / "bundles" / "liver_seg", tmp_path / "seg", ignore=shutil.ignore_patterns("models", "runs"))
     stages.read_bundle(tmp_path / "seg")
     (tmp_path / "seg" / "scripts" / "seg_io.py").write_text("")

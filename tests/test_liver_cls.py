@@ -664,7 +664,8 @@ def bad_studies(folder: Path) -> list[tuple[dict[str, str], str, str]]:
 def test_bad_studies_get_one_line_each_and_stop_no_other(data, tmp_path):
     bad = bad_studies(tmp_path)
     good = {"image": str(data / "volume-0.nii.gz"), "prob": str(data / "prob/volume-0/volume-0_prob.nii.gz")}
-    studies = json.dumps([*(entry for entry, _, _ in bad), good])
+    named = [{**entry, "case_id": str(number)} for number, (entry, _, _) in enumerate(bad)]  # some are of one CT
+    studies = json.dumps([*named, good])
     done = bundle_run(
         "--config_file", "configs/inference.json", "--datalist", studies, "--output_dir", tmp_path / "out"
     )
