@@ -68,7 +68,7 @@ def test_only_commands_print_or_end_the_program():
 
 
 def allowed_words(file: Path) -> set[str]:
-    """MONAI's own checks, and the bundles', end the program where they fail: the zoo's checks and the chain catch it."""
+    """MONAI's checks and the bundles' end the program where they fail, which the zoo's and the chain catch."""
     return {"SystemExit"} if file in (PACKAGE / "zoo" / "workflows.py", PACKAGE / "chain" / "stages.py") else set()
 
 
