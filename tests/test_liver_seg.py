@@ -408,6 +408,24 @@ def test_the_coarse_pass_looks_everywhere_where_it_finds_nothing(volume):
     assert logits.shape == volume.shape and (logits > -20).all()
 
 
+@pytest.mark.parametrize(
+    "able, faster",
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"avx512_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_is_taken_where_a_cpu_is_faster_by_it(monkeypatch, able, faster):
+    from scripts import seg_precision
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert seg_precision.cpu_has_bf16() is faster
+
+
 @torch.inference_mode()
 def test_a_cpu_whose_bf16_goes_wrong_computes_in_float32(abdomen, monkeypatch):
     from scripts import seg_precision
