@@ -15,7 +15,7 @@ from scripts.cls_networks import answer_of
 def cpu_has_bf16() -> bool:
     """True when this CPU multiplies bfloat16 faster than float32: by AMX, or by AVX512-BF16 if it is none of Intel's.
 
-    Intel's without AMX, as where a virtual machine hides it, take twice as long for it as for float32.
+    One of Intel's without AMX, as where a virtual machine hides it, took twice as long for it as for float32.
     """
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     of_intel = str(able.get("cpu_name")).startswith("Intel")

@@ -14,9 +14,9 @@ from liver_ct.files import read_json
 Command = TypeVar("Command", bound=Callable[..., Any])
 CONFIG = "_config_of_knobs"
 OWN = (  # what a command that takes knobs says to the bundle itself
-    *("bundle_root", "config_file", "datalist", "datalist_file", "dataset_dir", "prob_dir", "section"),
-    *("ckpt_dir", "ckpt_path", "output_dir"),
-)
+    "bundle_root", "config_file", "datalist", "datalist_file", "dataset_dir", "prob_dir", "section",
+    "ckpt_dir", "ckpt_path", "output_dir",
+)  # fmt: skip
 
 
 def takes_knobs(config: str) -> Callable[[Command], Command]:

@@ -21,6 +21,7 @@ from liver_ct.errors import StudyError
 CASE = r"[A-Za-z]*\d+"  # LiTS counts its volumes; other sets put letters before the number
 Entry = dict[str, Any]  # of a datalist: image, label, case_id, group, source and what is known of tumours
 Track = Callable[[Iterable[Any]], Iterable[Any]]  # wraps what is worked off, to show progress
+TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
 SPLITS = ("training", "validation", "test")
 NAMED = ("image", "label", "case_id", "group")  # of an entry, always
 SLICE_SPLITS = ("training_slices", "validation_slices")

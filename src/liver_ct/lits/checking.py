@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from liver_ct.errors import find_study_error
 from liver_ct.files import shipped, written_whole
-from liver_ct.lits.cases import READ_ERRORS, BrokenPair, brief
+from liver_ct.lits.cases import READ_ERRORS, TUMOUR, BrokenPair, brief
 
-TUMOUR = 2
 ON_TISSUE = 0.9  # share of the labelled voxels
 
 

@@ -18,6 +18,7 @@ from liver_ct.lits.cases import (
     READ_ERRORS,
     SLICE_SPLITS,
     SPLITS,
+    TUMOUR,
     BrokenPair,
     Entry,
     Track,
@@ -33,7 +34,6 @@ HU = (-60.0, 240.0)  # what lies beyond tells nothing about livers
 STEP = 5.0  # HU, well below the noise of a slice
 BODY = -30.0  # HU above which a pixel is taken for body
 SOFT = 40.0  # HU that every slice through a liver reaches
-TUMOUR = 2
 MARK = b"slices are listed by the packed CT"  # comment of the archive; version 0.9.3 and before listed the CT's own
 
 

@@ -15,11 +15,11 @@ from scipy.special import logit
 
 from liver_ct.errors import StudyError
 from liver_ct.files import read_json, write_json
+from liver_ct.lits.cases import TUMOUR
 from liver_ct.training import running
 from liver_ct.training.calibration import calibrate, cross_fitted, metrics, told_apart
 from liver_ct.training.claims import alone_in, claim_fold, recipe_of
 from liver_ct.training.datalists import Entry, parts_to_do, read_lists, require_unseen, set_apart, unseen_by
-from liver_ct.training.froc import TUMOUR
 from liver_ct.training.intervals import patient_intervals
 from liver_ct.training.lesions import read_labels
 from liver_ct.training.running import go_on, run_bundle

@@ -9,10 +9,10 @@ import numpy as np
 from monai.metrics import compute_froc_curve_data
 from numpy.typing import NDArray
 
+from liver_ct.lits.cases import TUMOUR
 from liver_ct.outputs.lesions import Lesions, find_lesions
 from liver_ct.training.intervals import patient_intervals
 
-TUMOUR = 2  # LiTS: 0 background, 1 liver, 2 tumour
 SIZES = {"under_1_cm": (0.0, 10.0), "1_to_2_cm": (10.0, 20.0), "over_2_cm": (20.0, np.inf)}  # longest axial diameter
 SAME = 0.1  # intersection over union from which two lesions are one, as nnDetection counts in CT
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # false lesions per person
