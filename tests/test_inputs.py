@@ -365,6 +365,7 @@ class TestTheRightStudy:
     def test_what_another_run_works_on_is_left_and_what_a_dead_one_left_goes(self, tmp_path):
         (tmp_path / ".partial" / "a").mkdir(parents=True)
         (tmp_path / ".partial" / "a" / "old").touch()
+        (tmp_path / ".partial" / ".old-x" / "folder").mkdir(parents=True)  # killed between its two renames
         with folders.work_folder(tmp_path, "a") as one, folders.work_folder(tmp_path, "a") as other:
             assert one != other and not [*one.iterdir()]
             (one / "result.json").touch()
@@ -372,6 +373,7 @@ class TestTheRightStudy:
             folders.publish(one, tmp_path / "a")
             folders.publish(other, tmp_path / "a")
         assert (tmp_path / "a" / "result.json").read_text() == "other" and entries(tmp_path) == {"a"}
+        assert not (tmp_path / ".partial").exists()
 
     @pytest.mark.parametrize(
         "known, beside", [((None, None), True), (("a", "c"), False), (("x", "y"), True), ((), False)]

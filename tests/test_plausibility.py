@@ -305,7 +305,9 @@ OF_HEADERS = {
     "every other slice lost": (jumped, ["gaps"]), "thin slices": (said(SliceThickness=2), ["gaps"]),
     "another distance": (said(SpacingBetweenSlices=2.5), ["gaps"]), "its sign": (said(SpacingBetweenSlices=-5), []),
     "field": (said(ReconstructionDiameter=200), ["field"]), "that field": (said(ReconstructionDiameter=384), []),
-    "lossy": (said(LossyImageCompression="01"), ["lossy"]), "computed": (said(RescaleType="HU_MOD"), ["computed"]),
+    "lossy": (said(LossyImageCompression="01"), ["lossy"]), "by ratio": (said(LossyImageCompressionRatio=9), ["lossy"]),
+    "no loss": (said(LossyImageCompression="00", LossyImageCompressionRatio=1), []),
+    "computed": (said(RescaleType="HU_MOD"), ["computed"]),
     "nonsense": (said(InstanceNumber=None, SliceThickness=None, ReconstructionDiameter=None), []),
 }  # fmt: skip
 

@@ -433,6 +433,7 @@ HEADERS = [  # the slices that are changed, the slice that is blamed or the fold
     (ONE, 7, {"PixelSpacing": [8, 0]}, "PixelSpacing is"),
     (ONE, 7, {"RescaleSlope": 0}, "RescaleSlope is"),
     (ONE, 7, {"NumberOfFrames": 2}, "several frames"),
+    (ONE, 7, {"NumberOfFrames": 0}, "NumberOfFrames is 0, so no pixels"),
     (ONE, FOLDER, {"PixelSpacing": [8, 8.1]}, "different PixelSpacing"),
     (ONE, FOLDER, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "different orientations"),
     (ONE, FOLDER, {"SeriesInstanceUID": "1.2.3"}, "2 CT series in this folder"),

@@ -325,6 +325,14 @@ def test_a_training_too_short_to_be_validated_says_so(caplog, bundle):
     assert caplog.messages == [f"--val_interval 4: {cause}. Give 3 or less."]
 
 
+def test_patience_without_validation_says_so(caplog):
+    require_schedule = bundle_module("cls", "knobs").require_schedule
+    require_schedule(4, 4, 1, ["a"], patience=2)
+    assert not caplog.messages
+    require_schedule(4, 4, 1, [], patience=2)
+    assert caplog.messages == ["--patience 2: the datalist has no validation, so nothing stops early. Give it some."]
+
+
 @pytest.mark.parametrize("knob, choice", [
     ("mask_source", "one of prob, binary, dilated, manual, none"),
     ("combine", "multiply or concat"),

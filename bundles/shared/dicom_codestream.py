@@ -89,7 +89,11 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def is_lossy(header: pydicom.Dataset) -> bool:
     """Whether a slice's values were changed by its compression, now or before, by its header or its pixels."""
-    if value(header, "LossyImageCompression") == "01":
+    flag, methods = (
+        value(header, "LossyImageCompression"),
+        ("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    )
+    if flag == "01" or (flag is None and any(value(header, name) is not None for name in methods)):
         return True
     if not str(header.file_meta.get("TransferSyntaxUID")).startswith(JPEG_SYNTAXES):
         return False

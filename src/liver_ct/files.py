@@ -16,6 +16,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parents[1]
+EARLIER = ".old-"  # begins the name of a folder that holds what is being replaced
 
 
 def shipped(name: str) -> Path:
@@ -50,7 +51,7 @@ def written_whole(target: Path, shared: bool = False) -> Iterator[Path]:
 
 def replace_folder(finished: Path, target: Path) -> None:
     """Move a finished folder to ``target``, in place of an earlier one: whole or not at all."""
-    with TemporaryDirectory(prefix=".old-", dir=finished.parent, ignore_cleanup_errors=True) as old:
+    with TemporaryDirectory(prefix=EARLIER, dir=finished.parent, ignore_cleanup_errors=True) as old:
         earlier = Path(old, "folder")
         if target.exists():
             os.replace(target, earlier)

@@ -79,7 +79,10 @@ def read_layout(header: pydicom.Dataset) -> Layout:
             raise StudyError(f"{path}: {name} is {number}, not a whole number. {ORIGINAL}")
     layout = Layout(*found)
     grey = str(value(header, "PhotometricInterpretation") or "MONOCHROME").startswith("MONOCHROME")
-    if value(header, "NumberOfFrames") not in (None, 1) or layout.samples != 1 or not grey:
+    frames = value(header, "NumberOfFrames")
+    if frames == 0:
+        raise StudyError(f"{path}: NumberOfFrames is 0, so no pixels. {ORIGINAL}")
+    if frames not in (None, 1) or layout.samples != 1 or not grey:
         raise StudyError(f"{path}: several frames or colours in one slice. {ORIGINAL}")
     if min(layout.rows, layout.columns) < 1:
         raise StudyError(f"{path}: {layout.rows} Rows and {layout.columns} Columns, so no pixels. {ORIGINAL}")

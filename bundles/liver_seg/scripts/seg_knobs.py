@@ -158,17 +158,23 @@ def require_knobs(**knobs: Mapping[str, Any]) -> None:
                 raise SystemExit(printable(f"ERROR --{name} {value}: makes no sense. Give {words}."))
 
 
-def require_schedule(epochs: int, schedule_epochs: int, val_interval: int, validation: Sequence[Any]) -> None:
+def require_schedule(
+    epochs: int, schedule_epochs: int, val_interval: int, validation: Sequence[Any], patience: int = 0
+) -> None:
     """Raise SystemExit with one line where the learning rate has come down before a training's end.
 
-    Polynomial decay ends at 0, and MONAI's cosine would go up again. Where no epoch is validated, the log says so.
+    Polynomial decay ends at 0, and MONAI's cosine would go up again. Where no epoch is validated, the log says so, also
+    where that leaves ``patience`` without use.
 
     Args:
         epochs: to train now.
         schedule_epochs: to train in all.
         val_interval: epochs from one validation to the next.
         validation: studies to validate with.
+        patience: validations without gain after which training stops; 0 never stops it.
     """
+    if patience and not validation:
+        logger.warning(f"--patience {patience}: the datalist has no validation, so nothing stops early. Give it some.")
     if schedule_epochs < epochs:
         cause = f"fewer than --epochs {epochs}, whose last would learn nothing"
         raise SystemExit(f"ERROR --schedule_epochs {schedule_epochs}: {cause}. Give as many or more.")

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from liver_ct.errors import StudyError
-from liver_ct.files import replace_folder
+from liver_ct.files import EARLIER, replace_folder
 from liver_ct.outputs.names import ALWAYS, OUTPUTS
 
 LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # where somebody has looked into a folder
@@ -110,6 +110,8 @@ def publish(work: Path, target: Path, place: Callable[[Path], Path] = lambda tar
     """
     try:
         with alone(work.parent):
+            for left in work.parent.glob(f"{EARLIER}*"):  # by a run that was killed here
+                shutil.rmtree(left, ignore_errors=True)
             target = place(target)
             check_target(target)
             replace_folder(work, target)
