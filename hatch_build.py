@@ -21,5 +21,6 @@ class ShippedFilesHook(BuildHookInterface):
         if version == "editable":
             return
         paths = [f"bundles/{bundle}/{part}" for bundle in BUNDLES for part in PARTS]
+        paths.append("bundles/liver_cls/models/imagenet.pt")  # training begins from it
         for path in (*paths, *SETTINGS):
             build_data["force_include"][path] = f"liver_ct/{path}"

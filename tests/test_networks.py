@@ -20,6 +20,7 @@ from study import bundle as copy_bundle
 from study import compare
 
 from liver_ct import LiverCT, StudyError
+from liver_ct.errors import find_study_error
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "bundles"
@@ -250,6 +251,62 @@ def test_the_chain_names_weights_of_another_network(others, tmp_path):
         LiverCT(device="cpu", seg_bundle=seg, cls_bundle=others / "liver_cls")
 
 
+# ---------------------------------------------------------------------------------------- a network from ImageNet
+
+
+def lite(**knobs) -> torch.nn.Module:
+    """The network of liver_cls's pretrained.json, as inference makes it."""
+    parser = workflow_of(BUNDLES / "liver_cls", "inference.json", "pretrained.json", **knobs).parser
+    return parser.get_parsed_content("network")
+
+
+def test_a_network_from_imagenet_trains_and_judges_by_an_overlay(sites, tmp_path):
+    train_judge_and_infer("liver_cls", sites[0], tmp_path, CLS, ("pretrained.json",))
+    assert "val_auc" in (tmp_path / "eval" / "metrics.csv").read_text()
+    state = torch.load(tmp_path / "runs" / "model.pt", weights_only=True)
+    assert state["stem.1.conv.weight"].shape[1] == 6
+    (table,) = (tmp_path / "out").glob("*/*.csv")
+    assert any(0 <= float(row["tumour_probability"] or -1) <= 1 for row in rows(table))
+
+
+@pytest.mark.parametrize("gop, combine", [(3, "concat"), (3, "multiply"), (5, "concat"), (1, "multiply")])
+def test_the_filters_of_colours_become_those_of_the_image(gop, combine):
+    colours = torch.load(BUNDLES / "liver_cls" / "models" / "imagenet.pt", weights_only=True)["stem.1.conv.weight"]
+    filters = lite(gop=gop, combine=combine).stem[1].conv.weight.detach()
+    assert filters.shape[1] == gop * (2 if combine == "concat" else 1)
+    torch.testing.assert_close(filters[:, :gop].sum(1), colours.sum(1) / 2, atol=1e-5, rtol=1e-4)  # gray, as one HU
+    assert filters[:, gop:].numel() == 0 or 0.01 < filters[:, gop:].std() < 0.03
+
+
+def test_the_network_from_imagenet_answers_alike_folded_and_in_torchscript():
+    torch.manual_seed(0)
+    parser = workflow_of(BUNDLES / "liver_cls", "inference.json", "pretrained.json").parser
+    made, x = parser.get_parsed_content("network").eval(), torch.rand(2, 6, 48, 80)
+    folded = parser.get_parsed_content("folded")
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.inference_mode():
+        expected = made(x)
+        assert expected.shape == (2, 1, 48, 80)
+        torch.testing.assert_close(folded(x), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
+        torch.testing.assert_close(torch.jit.script(made)(x), expected)
+
+
+def test_weights_to_begin_from_that_are_none_are_one_line(tmp_path):
+    (tmp_path / "damaged.pt").write_bytes(b"x" * 100)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    for name, cause in (
+        ("gone", "no such weights to begin from"), ("damaged", "damaged, or no weights to begin from"),
+        ("other", "not the encoder of this network, a LiteUNet"),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="LiteUNet") as error:
+            lite(**{"network_def#pretrained": str(tmp_path / f"{name}.pt")})
+        found = find_study_error(error.value)
+        fix = "Fetch the bundle again, or give --network_def#pretrained '' to begin from nothing."
+        assert str(found) == f"{tmp_path / name}.pt: {cause}. {fix}"
+    begun = lite(**{"network_def#pretrained": ""})
+    assert isinstance(begun, torch.nn.Module)
+
+
 @pytest.mark.parametrize("bundle", ["liver_seg", "liver_cls"])
 @pytest.mark.parametrize(
     "changes",
@@ -356,7 +413,7 @@ def test_a_copy_of_a_bundle_has_the_original_for_good(tmp_path):
         parser.read_config(str(copy / "configs" / "inference.json"))
         parser.update({"bundle_root": str(copy)})
         weights = Path(parser.get_parsed_content("ckpt_path"))
-        assert weights.is_relative_to(copy) and not list(copy.rglob("*.pt"))
+        assert weights.is_relative_to(copy) and not list(copy.rglob("model.pt"))
         weights.parent.mkdir(parents=True)
         torch.manual_seed(0)
         torch.save(parser.get_parsed_content("network_def").state_dict(), weights)

@@ -9,7 +9,7 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json, replace_folder, write_json
 
 CONFIGS = ("train.json", "inference.json")
-LEFT_OUT = shutil.ignore_patterns("models", "eval", "runs", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns("model.pt", "eval", "runs", "__pycache__")
 
 
 def with_overlay(bundle: Path, overlay: str, target: Path) -> None:

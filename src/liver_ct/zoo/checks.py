@@ -18,7 +18,7 @@ from liver_ct.zoo.workflows import check_with_monai
 
 REQUIRED = ("LICENSE", METADATA, INFERENCE, "configs/logging.conf", WEIGHTS, "docs/README.md", "docs/data_license.txt")
 ALLOWED = re.compile(
-    r"LICENSE|configs/\w+\.(json|ya?ml|conf)|models/model\.pt|docs/[\w.-]+\.(md|txt|png)|scripts/\w+\.py"
+    r"LICENSE|configs/\w+\.(json|ya?ml|conf)|models/(model|imagenet)\.pt|docs/[\w.-]+\.(md|txt|png)|scripts/\w+\.py"
 )
 MAX_BYTES = 25_000_000
 KEYS = {
