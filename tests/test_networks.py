@@ -303,8 +303,9 @@ def test_weights_to_begin_from_that_are_none_are_one_line(tmp_path):
         found = find_study_error(error.value)
         fix = "Fetch the bundle again, or give --network_def#pretrained '' to begin from nothing."
         assert str(found) == f"{tmp_path / name}.pt: {cause}. {fix}"
-    begun = lite(**{"network_def#pretrained": ""})
-    assert isinstance(begun, torch.nn.Module)
+    from_nothing, begun = (lite(**knob).stages[3][5].state_dict() for knob in ({"network_def#pretrained": ""}, {}))
+    assert all(from_nothing[key].shape == begun[key].shape for key in begun)
+    assert not torch.equal(from_nothing["submodule.0.conv.weight"], begun["submodule.0.conv.weight"])
 
 
 @pytest.mark.parametrize("bundle", ["liver_seg", "liver_cls"])

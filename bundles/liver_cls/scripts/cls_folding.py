@@ -36,12 +36,10 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def fold_convolution(block: Convolution) -> None:
-    """Fold the batch norm of a Convolution that comes right after it; another one stays."""
-    layers = dict(block.named_children())
-    conv, after = layers.get("conv"), layers.get("adn")
-    first = next(iter(after.named_children()), ("", None)) if isinstance(after, ADN) else ("", None)
-    if type(conv) is nn.Conv2d and first[0] == "N" and is_foldable(first[1]):
-        block.conv, after.N = fuse_conv_bn_eval(conv, first[1]), nn.Identity()
+    """Fold a Convolution's batch norm into it, where nothing lies between them."""
+    conv, after = (getattr(block, name, None) for name in ("conv", "adn"))
+    if type(conv) is nn.Conv2d and isinstance(after, ADN) and is_foldable(next(after.children(), None)):
+        block.conv, after.N = fuse_conv_bn_eval(conv, after.N), nn.Identity()
 
 
 def is_foldable(norm: nn.Module | None) -> bool:

@@ -9,11 +9,11 @@ from liver_ct.errors import StudyError
 from liver_ct.files import read_json, replace_folder, write_json
 
 CONFIGS = ("train.json", "inference.json")
-LEFT_OUT = shutil.ignore_patterns("model.pt", "eval", "runs", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns("model.*", "eval", "runs", "__pycache__")
 
 
 def with_overlay(bundle: Path, overlay: str, target: Path) -> None:
-    """Copy a bundle, without its weights, and lay a config over its train.json and inference.json.
+    """Copy a bundle, without its trained weights, and lay a config over its train.json and inference.json.
 
     Args:
         bundle: its folder.
