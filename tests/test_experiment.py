@@ -138,6 +138,51 @@ def test_two_masks_of_a_judge_are_compared(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["excludes_0"]
 
 
+def test_an_arm_of_another_judgement_is_compared_on_the_cases_that_both_judged(tmp_path, capsys):
+    results = numbers()
+    write_json(tmp_path / "a" / "results.json", results)
+    order = np.random.default_rng(0).permutation(len(results["slices"]["case"]))
+    few = analysis.restricted(results, np.array(results["slices"]["person"]) != "person-0")
+    few["scores"] = {"binary": {"1": few["scores"]["binary"]["0"], "2": few["scores"]["prob"]["0"]}}
+    write_json(tmp_path / "b" / "results.json", few)
+    shuffled = {**results, "slices": {k: [v[i] for i in order] for k, v in results["slices"].items()}}
+    shuffled["labels"] = {k: [v[i] for i in order] for k, v in results["labels"].items()}
+    shuffled["scores"] = {k: {"0": [v["0"][i] for i in order]} for k, v in results["scores"].items()}
+    write_json(tmp_path / "c" / "results.json", shuffled)
+
+    def compared(one: str, other: str, against: str) -> dict:
+        study.compare(one, other, results=str(tmp_path / "a"), against=str(tmp_path / against))
+        return json.loads(capsys.readouterr().out)
+
+    alone = analysis.Analysis(results).contrast("prob", "binary")
+    whole = compared("prob", "binary", "c")
+    assert whole[VOLUMES]["difference"] == alone["difference"] and whole[VOLUMES]["interval"] == alone["interval"]
+    assert set(whole) == set(analysis.parts(results))
+    seeds = compared("prob", "binary", "b")[VOLUMES]
+    assert (seeds["seeds"], seeds["people"]) == (2, whole[VOLUMES]["people"] - 1)
+    lone = analysis.Analysis(analysis.restricted(results, np.array(results["slices"]["person"]) != "person-0"))
+    expected = lone.contrast("prob", "binary")["difference"] / 2  # one of the two seeds is the same network
+    assert seeds["difference"] == pytest.approx(expected)
+
+
+def test_judgements_that_cannot_be_compared_are_one_line(tmp_path):
+    results = numbers()
+    write_json(tmp_path / "a" / "results.json", results)
+    turned = {**results, "labels": {"3": [1 - label for label in results["labels"]["3"]]}}
+    write_json(tmp_path / "labels" / "results.json", turned)
+    others = {**results, "slices": {**results["slices"], "case": [f"x{c}" for c in results["slices"]["case"]]}}
+    write_json(tmp_path / "others" / "results.json", others)
+
+    def line(against: str, **options) -> str:
+        with pytest.raises(SystemExit) as stop:
+            study.compare("prob", "binary", results=str(tmp_path / "a"), against=str(tmp_path / against), **options)
+        return str(stop.value)
+
+    assert line("labels").endswith("Give two that were judged on the same files.")
+    assert line("others").endswith("Give results of the same people.")
+    assert "--against: takes neither" in line("a", sheet="sheet.png")
+
+
 def test_judgements_of_the_same_slices_are_pooled_as_seeds(tmp_path, capsys):
     for seed in range(3):
         judged = numbers() | {"weights": [f"prob {seed}", f"binary {seed}"]}

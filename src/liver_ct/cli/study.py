@@ -203,10 +203,12 @@ def compare(
     count: int = 12,
     lists: str | None = None,
     threshold: float = 0.5,
+    against: str | None = None,
 ) -> None:
     """Print how two arms differ: AUC with a paired interval, and on how many slices either alone is right.
 
-    Of two evaluations: AUC, accuracy, TPR and FPR of both, and the same counts.
+    Of two evaluations: AUC, accuracy, TPR and FPR of both, and the same counts. With ``against``: the same of the
+    volumes, the isolated slices and each source, of the cases that both judged.
 
     Args:
         one: name of an arm; or the output_dir of stage 2's evaluate.json, or its slices.csv.
@@ -218,11 +220,17 @@ def compare(
         count: how many slices to draw.
         lists: also write the slices on which one alone is right, with both probabilities, to this CSV.
         threshold: of two evaluations: from this probability on a slice counts as one with tumour.
+        against: folder of another results.json, of the same files, whose arm ``other`` is.
     """
     with errors_in_one_line():
         from liver_ct.experiment import comparing, evaluations
         from liver_ct.experiment.config import Experiment
 
+        if against is not None:
+            if sheet or lists:
+                raise StudyError("--against: takes neither --sheet nor --lists. Leave them out.")
+            print_json(comparing.compare_results(Path(results), Path(against), one, other))
+            return
         if evaluations.is_evaluation(one) and evaluations.is_evaluation(other):
             if sheet:
                 raise StudyError("--sheet: is drawn of two arms, not of evaluations. Give --lists instead.")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from liver_ct.errors import StudyError
-from liver_ct.experiment.analysis import Analysis
+from liver_ct.experiment.analysis import Analysis, Results, parts, restricted
 from liver_ct.experiment.collecting import read_results
 from liver_ct.experiment.config import Experiment
 from liver_ct.experiment.evaluations import only_one_right
@@ -27,10 +29,91 @@ def compare(results: Path, one: str, other: str) -> tuple[Analysis, dict[str, An
     """
     content = read_results(results)
     for name in (one, other):
-        if name not in content["scores"]:
-            raise StudyError(f"{name}: no such arm. Choose of {', '.join(content['scores'])}.")
+        require_arm(content, name)
     analysis = Analysis(content)
     return analysis, analysis.contrast(one, other)
+
+
+def require_arm(content: Results, name: str) -> None:
+    """Raise StudyError where results have no arm of that name."""
+    if name not in content["scores"]:
+        raise StudyError(f"{name}: no such arm. Choose of {', '.join(content['scores'])}.")
+
+
+def compare_results(results: Path, against: Path, one: str, other: str) -> dict[str, dict[str, Any]]:
+    """The difference of an arm of one results.json and one of another, of each part of the data that both judged.
+
+    Cases that only one of them judged are left out. An arm of one seed is held against the mean over the other's seeds.
+
+    Args:
+        results: folder of the first.
+        against: folder of the second.
+        one: arm of the first.
+        other: arm of the second.
+
+    Returns:
+        By part (``analysis.parts``), number of cases, AUC of both, and ``Analysis.contrast``.
+
+    Raises:
+        StudyError: no such results or arm, no case that both judged, a case of which they judged other slices or had
+            other labels, or several seeds of both, but not as many.
+    """
+    first: Results = read_results(results)
+    second: Results = read_results(against)
+    require_arm(first, one)
+    require_arm(second, other)
+    shared = set(rows_of_cases(first)) & set(rows_of_cases(second))
+    if not shared:
+        raise StudyError(f"{against}: no case that {results} judged, too. Give results of the same people.")
+    first, second = (of_cases(content, shared) for content in (first, second))
+    columns = ("case", "slice", "person")
+    alike = all(first["slices"][name] == second["slices"][name] for name in columns)
+    if not alike or first["labels"] != second["labels"]:
+        cause = f"other slices, people or labels of the same cases than {results}"
+        raise StudyError(f"{against}: {cause}. Give two that were judged on the same files.")
+    seeds, others = first["scores"][one], second["scores"][other]
+    if 1 not in (len(seeds), len(others)) and set(seeds) != set(others):
+        raise StudyError(f"{against}: seeds {', '.join(others)} of {other}, {', '.join(seeds)} of {one}. Give as many.")
+    longer = seeds if len(seeds) > 1 else others
+    scores = {"one": spread_over(seeds, list(longer)), "other": spread_over(others, list(longer))}
+    arms = {"one": first["arms"][one], "other": second["arms"][other]}
+    both = {**first, "scores": scores, "arms": arms}
+    found = {}
+    for part in parts(both):
+        analysis = Analysis(both, part=part)
+        label = analysis.labels[analysis.gop("one")]
+        if label.all() or not label.any():
+            continue  # slices of one kind have no AUC
+        auc = {name: analysis.figures(name, analysis.gop(name), analysis.seeds(name))[0]["auc"] for name in scores}
+        cases = len(set(analysis.results["slices"]["case"]))
+        found[part] = {"people": analysis.patients, "cases": cases, "auc": auc, **analysis.contrast("one", "other")}
+    return found
+
+
+def rows_of_cases(content: Results) -> list[str]:
+    """The case of each slice."""
+    return list(map(str, content["slices"]["case"]))
+
+
+def of_cases(content: Results, cases: set[str]) -> Results:
+    """Results of some cases alone, in the order of case and slice, so that two of them compare row by row."""
+    kept = restricted(content, np.array([case in cases for case in rows_of_cases(content)]))
+    order = np.lexsort((kept["slices"]["slice"], rows_of_cases(kept)))
+
+    def sort(values: Sequence[Any]) -> list[Any]:
+        return [values[row] for row in order]
+
+    return {
+        **kept,
+        "slices": {name: sort(column) for name, column in kept["slices"].items()},
+        "labels": {gop: sort(column) for gop, column in kept["labels"].items()},
+        "scores": {arm: {s: sort(v) for s, v in seeds.items()} for arm, seeds in kept["scores"].items()},
+    }
+
+
+def spread_over(seeds: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Scores of one seed under the names of several; those of several as they are."""
+    return seeds if len(seeds) > 1 else dict.fromkeys(names, next(iter(seeds.values())))
 
 
 def list_slices(analysis: Analysis, one: str, other: str) -> list[Sequence[Any]]:
