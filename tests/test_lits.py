@@ -454,6 +454,19 @@ def test_what_may_be_meant_otherwise_is_noted(tmp_path, write_lits):
     assert notes(again) == [twice]
 
 
+def test_one_ct_of_two_names_is_noted_unless_it_is_of_one_person(tmp_path, write_lits):
+    source, people = write_lits(tmp_path / "in", [2, 5, 6]), tmp_path / "people.json"
+    for name in ("volume", "segmentation"):  # the CT of 2 once more, written by another program
+        image = nib.load(source / f"{name}-2.nii.gz")
+        moved = nib.affines.from_matvec(image.affine[:3, :3], [1, 2, 3])
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), moved), source / f"{name}-5.nii.gz")
+    for _ in range(2):  # also where nothing is read again
+        (line,) = notes(prepare(source, tmp_path / "out"))
+        assert line.startswith("volume-5: the same voxels as volume-2, but another person's by its name. Leave one out")
+    people.write_text(json.dumps({"2": "one", "5": "one"}))
+    assert notes(prepare(source, tmp_path / "out", groups=str(people))) == []
+
+
 def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, two_sources):
     table = "volume,slice,tumour_present\nb05,4,1\nb05,5,0\nb05,6,-1\nb05,7,\nvolume-2,1,1\n"
     (tmp_path / "tumour.csv").write_text(table)
@@ -663,6 +676,16 @@ def test_names_of_people_are_compared_as_they_read(tmp_path):
     (tmp_path / "people.csv").write_bytes("case,person\n2,M\u00fcller\n".encode("cp1252"))
     with pytest.raises(BrokenPair, match=r"people.csv: is no text in UTF-8. Save it as CSV UTF-8.$"):
         people.read_people(tmp_path / "people.csv")
+
+
+@pytest.mark.parametrize("other", ["p07", "P 7", "P_07", "P-7"])
+def test_one_name_in_two_spellings_is_refused(tmp_path, many, other):
+    names, table = {"2": "P_7", "3": other, "8": "P_77", "9": "P_7_7"}, tmp_path / "people.json"
+    table.write_text(json.dumps(names | ({"2": "P07"} if other == "p07" else {})))
+    line = prepare(many, tmp_path / "out", groups=str(table)).stderr
+    assert line.startswith(f"ERROR {table}: is '{other}' the person 'P") and len(line.splitlines()) == 1
+    table.write_text(json.dumps(names | {"3": "P_8"}))
+    assert prepare(many, tmp_path / "out", groups=str(table)).returncode == 0
 
 
 def test_slices_of_a_person_who_had_none_yet_join_the_volume(tmp_path, many, archive):

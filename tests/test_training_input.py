@@ -19,6 +19,8 @@ import warm
 from conftest import bundle_module
 from monai.bundle import ConfigParser
 
+from liver_ct.chain.stages import read_bundle
+
 Lists = dict[str, list[dict]]
 SEG, CLS = "liver_seg", "liver_cls"
 QUICK = {SEG: {"volume_repeats": 1}, CLS: {"volume_repeats": 1, "studies_per_batch": 2}}
@@ -84,12 +86,7 @@ def altered(tmp_path):
 @pytest.fixture(scope="module")
 def networks(bundles) -> dict[str, torch.nn.Module]:
     """Both bundles' small networks, of random weights."""
-    made = {}
-    for name in (SEG, CLS):
-        config = ConfigParser()
-        config.read_config(bundles / name / "configs" / "inference.json")
-        made[name] = config.get_parsed_content("network_def")
-    return made
+    return {name: read_bundle(bundles / name).get_parsed_content("network_def") for name in (SEG, CLS)}
 
 
 @pytest.fixture
@@ -443,6 +440,23 @@ def test_a_file_of_impossible_values_is_one_line(give, listed, altered, weights,
     assert line.startswith((f"ERROR {made[0]}: ", f"ERROR {made[1]}: ")) and cause in line
     line = lone(give(name, "train.json", "evaluate.json", datalist_file=path, ckpt_path=weights(name)))
     assert line.startswith(f"ERROR {made[1]}: ") and cause in line
+
+
+@pytest.mark.parametrize("configs", [("train.json",), ("train.json", "evaluate.json")])
+def test_a_prob_mask_of_another_ct_is_noted(give, listed, altered, weights, caplog, configs):
+    wrong = {}
+
+    def swap(lists):
+        for section in ("training", "validation"):
+            case = lists[section][0]
+            case["prob"] = wrong[section] = altered(case["prob"], lambda mask: np.roll(mask * 0 + (mask > 0.5), 20, 0))
+
+    knobs = {"datalist_file": listed(swap), "ckpt_path": weights(CLS)}
+    assert give(CLS, *configs, **knobs) == (0, [])
+    lines = [line for line in caplog.messages if "as in a mask of another CT" in line]
+    read = ["validation"] if "evaluate.json" in configs else ["training", "validation"]
+    assert {line.partition(": ")[0] for line in lines} == {wrong[section] for section in read}
+    assert all("% of what it takes for liver is fat, lung or air" in line for line in lines)
 
 
 def test_a_file_that_a_loader_s_process_reads_is_named_too(give, listed, altered):

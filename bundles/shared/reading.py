@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from monai.transforms import MapTransform
 from shared.checks import CHECKS, check_grid, check_overlap, check_place, check_volume
 from shared.dicom import read_series
 from shared.dicom_files import is_dicom
-from shared.errors import EXPORT_AGAIN, StudyError, is_memory_error
+from shared.errors import EXPORT_AGAIN, StudyError, is_memory_error, printable
 from shared.files import is_special
 from shared.geometry import check_geometry
 from shared.headers import Header
@@ -24,6 +25,7 @@ from shared.headers_nrrd import read_nrrd
 from shared.order import check_order
 from shared.voxels import read_voxels
 
+logger = logging.getLogger(__name__)
 HEADERS = {
     ".nii.gz": read_nifti, ".nii": read_nifti, ".mha": read_meta, ".mhd": read_meta, ".nrrd": read_nrrd,
     ".nhdr": read_nrrd,
@@ -42,7 +44,8 @@ class LoadStudyd(MapTransform):
     Args:
         keys: ``image`` (NIfTI, MHA, NRRD or a DICOM series folder, in HU), ``prob`` (0..1), ``label`` (0, 1, 2).
         optional: those of the keys that an item, or the disk, may lack.
-        any_ct: also take single slices and CT clipped to a narrow window, as training sets hold them.
+        any_ct: also take single slices and CT clipped to a narrow window, as training sets hold them; of a mask of
+            another CT the log tells.
         series: SeriesNumber or SeriesInstanceUID of the CT, for folders that hold several.
 
     Raises:
@@ -68,9 +71,17 @@ class LoadStudyd(MapTransform):
             d[key] = read_image(Path(path), self.series)
             self._check(key, Path(path), d[key])
             check_grid(Path(path), d[key], Path(data["image"]), d["image"])
-            if key == "prob" and not self.any_ct:
-                check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
+            if key == "prob":
+                self._check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
         return d | {"case": study_name(data)}
+
+    def _check_overlap(self, path: Path, mask: MetaTensor, image_path: Path, image: MetaTensor) -> None:
+        try:
+            check_overlap(path, mask, image_path, image)
+        except StudyError as e:
+            if not self.any_ct:
+                raise
+            logger.warning(printable(str(e)))  # a weak stage 1 may take fat for liver, and training has to live with it
 
     def _check(self, key: Hashable, path: Path, image: MetaTensor) -> None:
         if not (self.any_ct and key == "image"):

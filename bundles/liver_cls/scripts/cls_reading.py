@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from monai.transforms import MapTransform
 from scripts.cls_checks import CHECKS, check_grid, check_overlap, check_place, check_volume
 from scripts.cls_dicom import read_series
 from scripts.cls_dicom_files import is_dicom
-from scripts.cls_errors import EXPORT_AGAIN, StudyError, is_memory_error
+from scripts.cls_errors import EXPORT_AGAIN, StudyError, is_memory_error, printable
 from scripts.cls_files import is_special
 from scripts.cls_geometry import check_geometry
 from scripts.cls_headers import Header
@@ -25,6 +26,7 @@ from scripts.cls_headers_nrrd import read_nrrd
 from scripts.cls_order import check_order
 from scripts.cls_voxels import read_voxels
 
+logger = logging.getLogger(__name__)
 HEADERS = {
     ".nii.gz": read_nifti, ".nii": read_nifti, ".mha": read_meta, ".mhd": read_meta, ".nrrd": read_nrrd,
     ".nhdr": read_nrrd,
@@ -43,7 +45,8 @@ class LoadStudyd(MapTransform):
     Args:
         keys: ``image`` (NIfTI, MHA, NRRD or a DICOM series folder, in HU), ``prob`` (0..1), ``label`` (0, 1, 2).
         optional: those of the keys that an item, or the disk, may lack.
-        any_ct: also take single slices and CT clipped to a narrow window, as training sets hold them.
+        any_ct: also take single slices and CT clipped to a narrow window, as training sets hold them; of a mask of
+            another CT the log tells.
         series: SeriesNumber or SeriesInstanceUID of the CT, for folders that hold several.
 
     Raises:
@@ -69,9 +72,17 @@ class LoadStudyd(MapTransform):
             d[key] = read_image(Path(path), self.series)
             self._check(key, Path(path), d[key])
             check_grid(Path(path), d[key], Path(data["image"]), d["image"])
-            if key == "prob" and not self.any_ct:
-                check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
+            if key == "prob":
+                self._check_overlap(Path(path), d[key], Path(data["image"]), d["image"])
         return d | {"case": study_name(data)}
+
+    def _check_overlap(self, path: Path, mask: MetaTensor, image_path: Path, image: MetaTensor) -> None:
+        try:
+            check_overlap(path, mask, image_path, image)
+        except StudyError as e:
+            if not self.any_ct:
+                raise
+            logger.warning(printable(str(e)))  # a weak stage 1 may take fat for liver, and training has to live with it
 
     def _check(self, key: Hashable, path: Path, image: MetaTensor) -> None:
         if not (self.any_ct and key == "image"):

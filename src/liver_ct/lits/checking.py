@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,18 +125,18 @@ def check_as_read(image: Path) -> None:
         raise
 
 
-def check_pair(image: Path, label: Path, repaired: Path) -> tuple[Path, bool]:
+def check_pair(image: Path, label: Path, repaired: Path) -> tuple[Path, bool, str]:
     """Check a CT and its segmentation; return the segmentation to use, `repaired` if its header had to be put right,
-    and whether it marks a tumour."""
+    whether it marks a tumour, and the checksum of the CT's voxels."""
     ct, seg = read(image), read(label)
     check_ct(image, ct)
     check_labels(label, seg)
     moved = on_grid(ct, seg, label)
     check_overlay(label, ct, seg.raw if moved is None else np.asanyarray(moved.dataobj))
     check_as_read(image)
-    marked = seg.limits()[1] == TUMOUR
+    marked, voxels = seg.limits()[1] == TUMOUR, hashlib.sha256(np.ascontiguousarray(ct.raw.T).data).hexdigest()
     if moved is None:
-        return label, marked
+        return label, marked, voxels
     with written_whole(repaired) as part:
         nib.save(moved, part)
-    return repaired, marked
+    return repaired, marked, voxels

@@ -38,7 +38,18 @@ def who_is_who(datalist: Path, groups: Path | None) -> tuple[dict[str, str], set
     ``groups`` leaves without a person: what was told of them is forgotten. Raises BrokenPair."""
     new = read_people(groups)
     told = told_earlier(datalist) | new
+    if groups:
+        check_spelling(groups, told.values())
     return {case: person for case, person in told.items() if person}, {case for case in new if not new[case]}
+
+
+def check_spelling(groups: Path, people: Iterable[str]) -> None:
+    """Raise BrokenPair for names that differ in capitals, spaces and leading zeros alone: one person would be two."""
+    first: dict[str, str] = {}
+    for person in people:
+        plain = re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", person.casefold()))
+        if (other := first.setdefault(plain, person)) != person:
+            raise BrokenPair(f"{groups}: is {person!r} the person {other!r}? Write one name one way, others otherwise.")
 
 
 def told_earlier(path: Path) -> dict[str, str]:

@@ -28,15 +28,16 @@ from liver_ct.lits.people import (
 )
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
-CHECK_VERSION = 3  # raise it when the checks change, so that earlier results are not trusted
+CHECK_VERSION = 4  # raise it when the checks change, so that earlier results are not trusted
 
 
 class Pair(NamedTuple):
-    """A checked CT and its segmentation, and whether that marks a tumour."""
+    """A checked CT and its segmentation, whether that marks a tumour, and the checksum of the CT's voxels."""
 
     image: Path
     label: Path
     tumour: bool
+    voxels: str
 
 
 class Prepared(NamedTuple):
@@ -70,7 +71,7 @@ class State:
         done = self.cases.get(case_id)
         if not done or done["key"] != key:
             return None
-        pair = Pair(Path(done["image"]), Path(done["label"]), done["tumour"])
+        pair = Pair(Path(done["image"]), Path(done["label"]), done["tumour"], done["voxels"])
         sizes = [path.stat().st_size if path.is_file() else -1 for path in pair[:2]]
         return pair if sizes == done["sizes"] else None
 
@@ -78,7 +79,7 @@ class State:
         """Remember a case and save at once, so that a killed run goes on from here."""
         sizes = [path.stat().st_size for path in pair[:2]]
         paths = {"image": str(pair.image), "label": str(pair.label)}
-        self.cases[case_id] = {"key": key, **paths, "sizes": sizes, "tumour": pair.tumour}
+        self.cases[case_id] = {"key": key, **paths, "sizes": sizes, "tumour": pair.tumour, "voxels": pair.voxels}
         write_json(self.path, {"version": CHECK_VERSION, "cases": self.cases})
 
 
@@ -184,6 +185,19 @@ def unmarked(
     yield from ((source, len(each)) for source, each in marks.items() if not any(each))
 
 
+def one_ct(ready: dict[str, Pair], people: dict[str, str]) -> str | None:
+    """That CTs have the same voxels, though they count as other people's, who then are learned from and judged; or
+    None."""
+    first: dict[str, str] = {}
+    twice = [(case, first.setdefault(pair.voxels, case)) for case, pair in ready.items()]
+    twice = [(case, other) for case, other in twice if person_of(case, people) != person_of(other, people)]
+    if not twice:
+        return None
+    (case, other), others = twice[0], f" and {len(twice) - 1} other cases" if twice[1:] else ""
+    cause = f"volume-{case}{others}: the same voxels as volume-{other}, but another person's by its name"
+    return f"{cause}. Leave one out, or name one person for both in --groups."
+
+
 def kept_slices(
     old: dict[str, list[Entry]], datalist: dict[str, list[Entry]], people: dict[str, str], wanted: dict[str, set[str]]
 ) -> dict[str, list[Entry]]:
@@ -280,6 +294,7 @@ def prepare(
     asked = [(split, set().union(*wanted.values())), (tumour, set(slices))]
     notes += [not_found(file, named - there, source) for file, named in asked if file and named - there]
     notes += [tumour_free(name, count) for name, count in unmarked(ready, cases, known)]
+    notes += [line] if (line := one_ct(ready, people)) else []
     for line in notes:
         note(line)
     datalist = write_datalist(out, ready, sides, wanted, people, told, known)
