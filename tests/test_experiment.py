@@ -179,6 +179,11 @@ def test_judgements_that_cannot_be_compared_are_one_line(tmp_path):
         return str(stop.value)
 
     assert line("labels").endswith("Give two that were judged on the same files.")
+    for folder, count in (("two", 2), ("three", 3)):
+        seeds = {arm: dict.fromkeys("012"[:count], each["0"]) for arm, each in results["scores"].items()}
+        write_json(tmp_path / folder / "results.json", {**results, "scores": seeds})
+    with pytest.raises(SystemExit, match=r"three: 3 seeds of binary, 2 of prob\. Give as many, or one\.$"):
+        study.compare("prob", "binary", results=str(tmp_path / "two"), against=str(tmp_path / "three"))
     assert line("others").endswith("Give results of the same people.")
     assert "--against: takes neither" in line("a", sheet="sheet.png")
 

@@ -55,12 +55,14 @@ def parts(results: Results) -> dict[str, NDArray[Any]]:
 
 
 def restricted(results: Results, rows: NDArray[Any]) -> Results:
-    """Results of some rows of the slices alone."""
-    if rows.all():
+    """Results of some rows of the slices alone: a mask of the rows, or their indices in another order."""
+    if rows.dtype == bool and rows.all():
         return results
 
     def pick(values: Sequence[Any]) -> list[Any]:
-        return [value for value, kept in zip(values, rows) if kept]
+        return [values[row] for row in indices]
+
+    indices = np.flatnonzero(rows) if rows.dtype == bool else rows
 
     return {
         **results,

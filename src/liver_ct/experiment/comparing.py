@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def require_arm(content: Results, name: str) -> None:
 def compare_results(results: Path, against: Path, one: str, other: str) -> dict[str, dict[str, Any]]:
     """The difference of an arm of one results.json and one of another, of each part of the data that both judged.
 
-    Cases that only one of them judged are left out. An arm of one seed is held against the mean over the other's seeds.
+    Cases that only one of them judged are left out. Figures are means over each arm's own seeds.
 
     Args:
         results: folder of the first.
@@ -52,7 +53,7 @@ def compare_results(results: Path, against: Path, one: str, other: str) -> dict[
         other: arm of the second.
 
     Returns:
-        By part (``analysis.parts``), number of cases, AUC of both, and ``Analysis.contrast``.
+        By part (``analysis.parts``), number of people and cases, AUC of both, and ``Analysis.contrast``.
 
     Raises:
         StudyError: no such results or arm, no case that both judged, a case of which they judged other slices or had
@@ -62,7 +63,7 @@ def compare_results(results: Path, against: Path, one: str, other: str) -> dict[
     second: Results = read_results(against)
     require_arm(first, one)
     require_arm(second, other)
-    shared = set(rows_of_cases(first)) & set(rows_of_cases(second))
+    shared = set(first["slices"]["case"]) & set(second["slices"]["case"])
     if not shared:
         raise StudyError(f"{against}: no case that {results} judged, too. Give results of the same people.")
     first, second = (of_cases(content, shared) for content in (first, second))
@@ -71,13 +72,13 @@ def compare_results(results: Path, against: Path, one: str, other: str) -> dict[
     if not alike or first["labels"] != second["labels"]:
         cause = f"other slices, people or labels of the same cases than {results}"
         raise StudyError(f"{against}: {cause}. Give two that were judged on the same files.")
-    seeds, others = first["scores"][one], second["scores"][other]
-    if 1 not in (len(seeds), len(others)) and set(seeds) != set(others):
-        raise StudyError(f"{against}: seeds {', '.join(others)} of {other}, {', '.join(seeds)} of {one}. Give as many.")
-    longer = seeds if len(seeds) > 1 else others
-    scores = {"one": spread_over(seeds, list(longer)), "other": spread_over(others, list(longer))}
-    arms = {"one": first["arms"][one], "other": second["arms"][other]}
-    both = {**first, "scores": scores, "arms": arms}
+    seeds, others = (list(scores.values()) for scores in (first["scores"][one], second["scores"][other]))
+    count = max(len(seeds), len(others))
+    if not {len(seeds), len(others)} <= {1, count}:
+        raise StudyError(f"{against}: {len(others)} seeds of {other}, {len(seeds)} of {one}. Give as many, or one.")
+    names = [str(number) for number in range(count)]
+    scores = {name: dict(zip(names, itertools.cycle(each))) for name, each in (("one", seeds), ("other", others))}
+    both = {**first, "scores": scores, "arms": {"one": first["arms"][one], "other": second["arms"][other]}}
     found = {}
     for part in parts(both):
         analysis = Analysis(both, part=part)
@@ -90,30 +91,11 @@ def compare_results(results: Path, against: Path, one: str, other: str) -> dict[
     return found
 
 
-def rows_of_cases(content: Results) -> list[str]:
-    """The case of each slice."""
-    return list(map(str, content["slices"]["case"]))
-
-
 def of_cases(content: Results, cases: set[str]) -> Results:
     """Results of some cases alone, in the order of case and slice, so that two of them compare row by row."""
-    kept = restricted(content, np.array([case in cases for case in rows_of_cases(content)]))
-    order = np.lexsort((kept["slices"]["slice"], rows_of_cases(kept)))
-
-    def sort(values: Sequence[Any]) -> list[Any]:
-        return [values[row] for row in order]
-
-    return {
-        **kept,
-        "slices": {name: sort(column) for name, column in kept["slices"].items()},
-        "labels": {gop: sort(column) for gop, column in kept["labels"].items()},
-        "scores": {arm: {s: sort(v) for s, v in seeds.items()} for arm, seeds in kept["scores"].items()},
-    }
-
-
-def spread_over(seeds: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Scores of one seed under the names of several; those of several as they are."""
-    return seeds if len(seeds) > 1 else dict.fromkeys(names, next(iter(seeds.values())))
+    keys = list(zip(content["slices"]["case"], content["slices"]["slice"]))
+    kept = [row for row, (case, _) in enumerate(keys) if case in cases]
+    return restricted(content, np.array(sorted(kept, key=keys.__getitem__)))
 
 
 def list_slices(analysis: Analysis, one: str, other: str) -> list[Sequence[Any]]:
