@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -272,6 +273,24 @@ class TestOption:
         assert lines.count("ERROR") == len(causes) and entries(tmp_path / "out") == set()
         for name, cause in causes.items():
             assert cause in next(line for line in lines.splitlines() if f"/in/{name}" in line)
+
+    def test_a_slice_that_is_none_of_few_has_its_line(self, bundles, tmp_path, capsys):  # noqa: F811
+        size, spacing = (64, 56, 64), (6.0, 6.0, 3.0)
+        (ct, _, affine), (other, _, _) = (phantom.make_phantom(size, spacing, seed=seed) for seed in (0, 3))
+        shuffled = np.random.default_rng(0).permutation(ct[..., 23].ravel()).reshape(size[:2])
+        faults = {"foreign": (9, 25, other[..., 41]), "first": (5, 21, other[..., 37]), "region": (5, 25, ct[..., 3])}
+        faults |= {"mirrored": (3, 22, ct[::-1, :, 22]), "shuffled": (5, 23, shuffled)}
+        for name, (count, place, values) in faults.items():
+            changed = ct.copy()
+            changed[..., place] = values
+            phantom.write_dicom_series(tmp_path / "in" / name, changed[..., 21 : 21 + count], affine)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "in", tmp_path / "out", bundles)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "ERROR" in line]
+        assert len(lines) == len(faults) and entries(tmp_path / "out") == set()
+        for name, (count, _, _) in faults.items():
+            (line,) = [line for line in lines if f"/in/{name}:" in line]
+            assert re.search(rf"slice \d of 0 to {count - 1} \(.*\) (does not|is)", line)
 
     @pytest.mark.parametrize(
         "letters, name", [("ISO_IR 100", "Sécret^Ünal"), (["", "ISO 2022 IR 87"], "Secret^Tarou=山田^太郎")]

@@ -107,6 +107,42 @@ def test_voxels_in_another_order_are_refused(reading, tmp_path, case):
     assert re.search(cause, refusal(reading, save_nifti(tmp_path / "ct.nii", values.astype(np.int16), AFFINE)))
 
 
+FINE, OTHER = (phantom.make_phantom((64, 56, 64), (6.0, 6.0, 3.0), axcodes="LPS", seed=seed)[0] for seed in (0, 3))
+FAULTS = {  # of a slice [X, Y] of few
+    "of another person": (lambda v, z: OTHER[..., (z + 16) % 64], "does not"),
+    "of another region": (lambda v, z: FINE[..., (z + 30) % 64], "does not"),
+    "in no order": (lambda v, z: np.random.default_rng(0).permutation(v.ravel()).reshape(v.shape), "in no order"),
+    "noise": (lambda v, z: noise(v), "is noise"),
+    "mirrored": (lambda v, z: v[::-1], "turned over"),
+    "turned round": (lambda v, z: v[::-1, ::-1], "turned over"),
+    "shifted": (lambda v, z: np.roll(v, 8, axis=0), "shifted"),
+}
+
+
+@pytest.mark.parametrize("count", [3, 5, 9])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_slice_that_is_none_of_few_is_refused(reading, tmp_path, fault, count):
+    change, cause = FAULTS[fault]
+    for place in (0, count // 2, count - 1):
+        few = FINE[..., 21 : 21 + count].copy()
+        few[..., place] = change(few[..., place], 21 + place)
+        line = refusal(reading, save_nifti(tmp_path / "ct.nii", few, AFFINE @ np.diag([1, 1, 0.5, 1])))
+        assert re.search(cause, line) and f" of 0 to {count - 1}" in line
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 2, 1], [1, 0, 2, 3, 4], [0, 2, 1, 3, 4], [0, 1, 2, 4, 3]])
+def test_two_of_few_that_are_exchanged_are_refused(reading, tmp_path, order):
+    values = CT[..., 10 : 10 + len(order)][..., order]
+    assert "in the opposite order" in refusal(reading, save_nifti(tmp_path / "ct.nii", values, AFFINE))
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 9])
+def test_few_slices_in_order_are_read(reading, tmp_path, count):
+    for first in range(0, 32 - count, 5):
+        values = CT[..., first : first + count]
+        assert read(reading, save_nifti(tmp_path / "ct.nii", values, AFFINE)).shape[3] == count
+
+
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SPL", "AIR", "PIR", "LSA"])
 @pytest.mark.parametrize("noise", [0, 60])
 def test_a_ct_is_read_in_any_orientation_and_with_noise(reading, tmp_path, axcodes, noise):

@@ -269,6 +269,12 @@ def test_a_part_that_is_lost_or_there_twice_is_noted(order):
     assert "jump" not in taken(np.arange(50))
 
 
+@pytest.mark.parametrize("order", [[20, 21, 22, 23, 36], [20, 21, 24, 25], [8, 20, 21, 22, 23, 24]])
+def test_few_slices_of_which_some_do_not_go_on_are_noted(order):
+    assert "jump" in taken(np.array(order))
+    assert "jump" not in taken(np.arange(20, 20 + len(order)))
+
+
 def test_a_part_that_is_there_twice_to_the_last_hu_is_noted():
     order = [*range(28), *range(25, 50)]
     (note,) = [n for n in notes_on(PLAIN[0][..., order], PLAIN[1][..., order] > 0, PLAIN[2]) if n.code == "repeated"]

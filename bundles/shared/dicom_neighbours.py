@@ -40,7 +40,7 @@ def check_neighbours(folder: Path, slices: Sequence[Slice], voxels: np.ndarray) 
     sample = voxels[:, ::step, ::step].astype(np.float32)
     apart = differences(sample, 1)
     _check_layouts(folder, slices, sample, apart)
-    if len(slices) < 2 * AROUND:
+    if len(slices) < 2 * AROUND:  # `sequence` looks at those of every format
         return
     second = differences(sample, 2)
     _check_interleaved(folder, apart, second)

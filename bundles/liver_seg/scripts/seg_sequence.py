@@ -26,9 +26,14 @@ MARGIN, TISSUE = 10, 250  # HU from what is clipped or no tissue; pieces
 EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what is as frequent in the others
 PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise hardly moves, and voxels they are made of
 LONGEST = 10  # slices of a run within others
+# Of fewer than 2 * AROUND slices: a slice's neighbouring pieces against any two of it, at most 0.53, and 0.95 with its
+# pixels shuffled; one from both neighbours, against the distance of those, at most 0.98; and a step against all others,
+# at most 1.82, of three slices 2.33.
+UNRELATED, EVEN_HU = 0.75, 10.0
+ODD, PART, PART_OF_THREE = 1.4, 2.5, 3.0
 FAR_LOOKS = 8  # slices that are held against all others
 PAIRED, ENOUGH = 1.5, 16  # times that every second step is larger, at most 1.04 in good CTs, and from how many steps on
-LITTLE = 1.0  # HU, below which nothing is concluded
+LITTLE, LEAST = 1.0, 4.0  # HU, below which nothing is concluded; the same of few slices
 NEAR_MM = 8.0  # within which neighbours have enough in common to tell whether both are in one scale
 FAR_MM = 10.0  # beyond which neighbours have too little in common to tell which of two comes first
 
@@ -52,18 +57,16 @@ def out_of_sequence(slices: np.ndarray, apart_mm: float) -> tuple[int, str] | No
     held = np.flatnonzero(np.ptp(means, axis=(1, 2)) > LITTLE)
     if found := _unwritten(slices, held):
         return found
-    if len(held) < 2 * AROUND:
+    if len(held) < 3:
         return None
     start, means = int(held[0]), means[held[0] : held[-1] + 1]  # some conversions fill up with empty slices
     steps = _apart(means[1:], means[:-1])
+    few = len(held) < 2 * AROUND
+    first = (_unrelated, _turned_over, _enlarged, _odd_one, _two_parts) if few else (_paired, _turned_over, _enlarged)
     looks = (
-        _paired,
-        _turned_over,
-        _enlarged,
+        *first,
         *((_exchanged,) if apart_mm <= FAR_MM else ()),
-        _scattered,
-        _opposite,
-        _elsewhere,
+        *(() if few else (_scattered, _opposite, _elsewhere)),
         *((_rescaled,) if apart_mm <= NEAR_MM else ()),
     )
     for look in looks:
@@ -188,13 +191,36 @@ def _zoomed(means: np.ndarray, axis: int, factor: float) -> np.ndarray:
     return np.take(means, low, axis) * (1 - share) + np.take(means, low + 1, axis) * share
 
 
+def _unrelated(means: np.ndarray, _: np.ndarray) -> tuple[int, str] | None:
+    """Where a slice's pieces have nothing in common with those beside them."""
+    some = means.reshape(len(means), -1)[:, np.random.default_rng(0).permutation(means[0].size)]
+    beside = (np.abs(np.diff(means, axis=1)).mean((1, 2)) + np.abs(np.diff(means, axis=2)).mean((1, 2))) / 2
+    ratios = beside / np.abs(np.diff(some, axis=1)).mean(1).clip(EVEN_HU)
+    return (int(ratios.argmax()), "is noise, or its pixels are in no order") if ratios.max() > UNRELATED else None
+
+
+def _odd_one(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where one of few slices is unlike both neighbours, which are like each other."""
+    ratios = np.minimum(steps[:-1], steps[1:]) / _apart(means[2:], means[:-2]).clip(LEAST)
+    if ratios.max() <= ODD:
+        return None
+    return int(ratios.argmax()) + 1, "does not fit those beside it, which fit each other"
+
+
+def _two_parts(_: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
+    """Where a step between few slices is larger than all others."""
+    i, limit = int(steps.argmax()), PART if len(steps) > 2 else PART_OF_THREE
+    sharp = steps[i] > limit * np.delete(steps, i).max(initial=LEAST)
+    return (i + 1, "does not go on from the one before it") if sharp else None
+
+
 def _exchanged(means: np.ndarray, steps: np.ndarray) -> tuple[int, str] | None:
     """Where a run of slices fits those around it better in the opposite order, or two at an end do."""
     worst = (EXCHANGED, 0, 0)
-    for run in range(2, min(LONGEST, len(means) - 2) + 1):
+    for run in range(2, max(2, min(LONGEST, len(means) - 2)) + 1):
         apart = _apart(means[run:], means[:-run])
         ratios = (steps[:-run] + steps[run:]) / (apart[:-1] + apart[1:]).clip(2 * LITTLE)
-        if ratios.max() > (EXCHANGED if run == 2 else REVERSED):
+        if ratios.max(initial=0) > (EXCHANGED if run == 2 else REVERSED):
             worst = max(worst, (float(ratios.max()), int(ratios.argmax()) + 1, run))
         if run == 2:
             ends = steps[[1, -2]] / apart[[0, -1]].clip(LITTLE)

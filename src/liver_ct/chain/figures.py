@@ -12,7 +12,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from liver_ct.chain.values import ends_of, fat, most_at_the_edges, outside_air, repeated_slices, sudden_step
+from liver_ct.chain.values import ends_of, fat, most_at_the_edges, odd_of_few, outside_air, repeated_slices, sudden_step
 
 SURE_OF_SIDE = 0.945  # mean probability of what was taken for liver, below which the mirror image is asked
 DARK_HU = -60  # no liver is as dark, however fatty
@@ -53,6 +53,8 @@ class Figures(NamedTuple):
         dark: share of the liver's voxels, a sample of them, that are as dark as fat or air.
         repeated: slices that hold the same as one below them.
         step: the largest from slice to slice around the liver, against the largest of those beside it.
+        step_of_few: in a CT of 3 to 10 slices, the largest against all others.
+        odd_of_few: there, a slice's distance from both neighbours, against that of those.
     """
 
     volume_ml: float
@@ -80,6 +82,8 @@ class Figures(NamedTuple):
     dark: float
     repeated: int
     step: float
+    step_of_few: float
+    odd_of_few: float
 
 
 class View(NamedTuple):
@@ -130,6 +134,7 @@ def measure(
     near = View(coarse.ct[..., span], coarse.liver[..., span], coarse.mm)
     body = torso(near.ct)
     right, front = from_spine(near, body)
+    step_of_few, odd = odd_of_few(whole.ct)
     sure = NOTHING if prob is None else sureness(apply_orientation(prob, orientation), whole)
     return Figures(
         volume_ml=np.count_nonzero(liver) * float(mm.prod()) / 1000,
@@ -157,6 +162,8 @@ def measure(
         dark=darkness(coarse),
         repeated=repeated_slices(whole.ct),
         step=sudden_step(whole.ct[..., max(0, first - margin) : end + margin]),
+        step_of_few=step_of_few,
+        odd_of_few=odd,
     )
 
 

@@ -27,6 +27,7 @@ FILLED_HU = 50  # above the lowest, which is air, or what air was clipped to
 SURE = 0.88  # mean probability of what was taken for liver
 DARK = 0.03  # share of what was taken for it
 STEP = 1.5  # from slice to slice, against the largest of ten beside it
+STEP_OF_FEW, ODD_OF_FEW = 2.0, 1.15  # the same in a CT of 3 to 10 slices; a slice from both neighbours
 
 
 def notes_on(
@@ -199,7 +200,11 @@ def about_repetition(found: Figures) -> str | None:
 def about_steps(found: Figures) -> str | None:
     """A place where slices do not go on as elsewhere, though their positions do; not beside metal, whose streaks
     begin suddenly."""
-    if not found.step > STEP or found.metal_ml >= METAL_ML:
+    if found.metal_ml >= METAL_ML:
+        return None
+    if found.step_of_few > STEP_OF_FEW or found.odd_of_few > ODD_OF_FEW:
+        return "Of these few slices, one or some do not go on from the others: missing between, exchanged or foreign."
+    if not found.step > STEP:
         return None
     jump = f"Near the liver, slices change {found.step:.2g} times as much from one to the next as beside it"
     return f"{jump}: slices between them may be missing, or there twice."

@@ -17,6 +17,7 @@ EDGES = 0.5  # share of the outermost voxels from which on one HU is what lies a
 DARKEST_AIR, LIGHTEST_AIR = -1200, -700  # HU where air is looked for
 OUTSIDE_HU, OUTSIDE = 25, 0.15  # around its peak, the air outside the body is at least that share of all voxels
 TISSUE_HU, LITTLE_HU = (-200, 300), 1.0  # where slices are held against each other; a step that is none
+FEW_HU, OF_THREE = 4.0, 1.25  # such a step of few slices; how much larger it may be where there is only one other
 FINE, PIECES, AROUND = 128, 32, 5  # voxels looked at along a side, means made of them, and steps on each side of one
 NOTHING = float("nan")
 
@@ -67,12 +68,38 @@ def repeated_slices(ct: NDArray[Any]) -> int:
 
 def sudden_step(ct: NDArray[Any]) -> float:
     """The largest step from slice to slice of ``[X, Y, Z]``, against the largest of those around it; NaN for few."""
-    sample = ct[:: max(1, ct.shape[0] // FINE), :: max(1, ct.shape[1] // FINE)].clip(*TISSUE_HU)
-    sample = sample[..., np.ptp(sample, (0, 1)) > 0]
-    if sample.shape[2] <= 2 * AROUND:
+    means = _means(ct)
+    if len(means) <= 2 * AROUND:
         return NOTHING
-    slices = torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1)[:, None], np.float32))
-    means = avg_pool2d(slices, [max(1, size // PIECES) for size in sample.shape[:2]])  # which noise hardly moves
-    steps = np.pad((means[1:] - means[:-1]).abs().mean((1, 2, 3)).numpy(), AROUND, mode="reflect")
+    steps = np.pad(_apart(means, 1), AROUND, mode="reflect")
     others = np.delete(sliding_window_view(steps, 2 * AROUND + 1), AROUND, axis=1).max(1)
     return float((steps[AROUND:-AROUND] / others.clip(LITTLE_HU)).max())
+
+
+def odd_of_few(ct: NDArray[Any]) -> tuple[float, float]:
+    """Of 3 to 10 slices: the largest step against all others, and the largest of a slice from both neighbours, against
+    the distance of those; NaN for more or less."""
+    means = _means(ct)
+    if not 3 <= len(means) <= 2 * AROUND:
+        return NOTHING, NOTHING
+    steps = _apart(means, 1)
+    less, most = np.sort(steps)[-2:]
+    apart = np.minimum(steps[:-1], steps[1:]) / _apart(means, 2).clip(FEW_HU)
+    return float(most / max(less, FEW_HU) / (OF_THREE if len(means) == 3 else 1)), float(apart.max())
+
+
+def _means(ct: NDArray[Any]) -> NDArray[Any]:
+    """Means ``[Z, ...]`` of pieces of the slices that hold anything, which noise hardly moves."""
+    sample = ct[:: max(1, ct.shape[0] // FINE), :: max(1, ct.shape[1] // FINE)].clip(*TISSUE_HU)
+    sample = sample[..., np.ptp(sample, (0, 1)) > 0]
+    if not sample.shape[2]:
+        return np.empty((0, 1, 1), np.float32)
+    slices = torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1)[:, None], np.float32))
+    means: NDArray[Any] = avg_pool2d(slices, [max(1, size // PIECES) for size in sample.shape[:2]])[:, 0].numpy()
+    return means
+
+
+def _apart(means: NDArray[Any], lag: int) -> NDArray[Any]:
+    """How far slices differ from the next, or the next but one, in HU."""
+    differences: NDArray[Any] = np.abs(means[lag:] - means[:-lag]).mean((1, 2))
+    return differences
