@@ -25,10 +25,10 @@ MARGIN, TISSUE = 10, 250  # HU from what is clipped or no tissue; pieces
 EMPTY_HU, BACKGROUND = -900, 0.05  # of slices that hold nothing: air, or what is as frequent in the others
 PIECES, SAMPLED = 32, (128, 64)  # along a row and a column: means that noise hardly moves, and voxels they are made of
 LONGEST = 10  # slices of a run within others
-# Of fewer than 2 * AROUND slices: a slice's neighbouring pieces against any two of it, at most 0.53, and 0.95 with its
+# Of fewer than 2 * AROUND slices: a slice's neighbouring pieces against any two of it, at most 0.61, and 0.95 with its
 # pixels shuffled; one from both neighbours, against the distance of those, at most 0.98; and a step against all others,
 # at most 1.82, of three slices 2.33.
-UNRELATED, EVEN_HU = 0.75, 10.0
+UNRELATED, EVEN_HU = 0.8, 10.0
 ODD, PART, PART_OF_THREE = 1.4, 2.5, 3.0
 FAR_LOOKS = 8  # slices that are held against all others
 PAIRED, ENOUGH = 1.5, 16  # times that every second step is larger, at most 1.04 in good CTs, and from how many steps on
