@@ -70,7 +70,7 @@ def masks(tmp_path, monkeypatch) -> Path:
     for fold, source in enumerate(("one", "two")):
         people = [f"{source}-{i}" for i in range(2)]
         entries += [
-            {"image": "x.nii", "label": "x.nii", "prob": "x.nii", "case_id": p, "group": p, "source": source}
+            {"image": f"{p}.nii", "label": "x.nii", "prob": "x.nii", "case_id": p, "group": p, "source": source}
             for p in people
         ]
         (folder / f"fold-{fold}").mkdir(parents=True)

@@ -396,6 +396,21 @@ def test_a_case_to_learn_from_and_to_validate_with_is_refused(give, listed, name
     assert f": is in the training and in the validation of {path}. Leave it in one of them." in line
 
 
+@pytest.mark.parametrize("name", [SEG, CLS])
+@pytest.mark.parametrize("path_of", ["link", "detour"])
+def test_a_ct_with_two_paths_is_one(give, listed, tmp_path, name, path_of):
+    def change(lists: Lists) -> None:
+        case = {key: value for key, value in lists["training"][0].items() if key != "group"}
+        first, link = Path(case["image"]), tmp_path / "other.nii.gz"
+        link.symlink_to(first)
+        other = link if path_of == "link" else f"{first.parent}/../{first.parent.name}/{first.name}"
+        lists["validation"] = [case | {"image": str(other)}]
+
+    path = listed(change)
+    line = lone(give(name, datalist_file=path))
+    assert f": is in the training and in the validation of {path}. Leave it in one of them." in line
+
+
 def test_a_person_to_learn_from_and_to_validate_with_is_refused(give, listed):
     def change(lists: Lists) -> None:
         lists["validation"][0]["group"] = lists["training"][0]["group"]

@@ -122,6 +122,7 @@ def test_masks_of_other_weights_are_made_again(bundles, tmp_path, monkeypatch):
     ("training", lambda es: es[0].update(case_id="../../evil"), r"case_id '../../evil' stands twice, or cannot name"),
     ("test", lambda es: es[0].update(group="person-0"), r"person-0 is both in test and in what is learned from"),
     ("training", lambda es: es[0].update(image="elsewhere/volume-1.nii.gz"), r"2 CTs are called volume-1.nii.gz"),
+    ("training", lambda es: es[0].update(image="x/../volume-2.nii.gz"), r"\S*/volume-2.nii.gz is of two people "),
 ])  # fmt: skip
 def test_a_datalist_that_would_mix_people_up_is_refused(bundles, lists, tmp_path, section, change, line):
     content = json.loads(lists.read_text())

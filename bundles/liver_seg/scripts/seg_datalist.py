@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,12 @@ def require_studies(
         names = "names of its lists and, for stage 2, that their cases tell of tumour"
         fix = names if Path(source).is_file() else "path (--dataset_dir, --datalist_file)"
         problems = [f"{source}: no study found. Check the {fix}."]
-    learned = {str(study["image"]) for study in studies}
-    for image in sorted(learned & {str(study["image"]) for study in validation}):
+    learned = {os.path.realpath(study["image"]) for study in studies}  # one file may have several paths
+    both = {str(study["image"]) for study in validation if os.path.realpath(study["image"]) in learned}
+    for image in sorted(both):
         problems.append(f"{image}: is in the training and in the validation of {source}. Leave it in one of them.")
     people = {study["group"] for study in studies if "group" in study}
-    for image in sorted({str(study["image"]) for study in validation if study.get("group") in people} - learned):
+    for image in sorted({str(study["image"]) for study in validation if study.get("group") in people} - both):
         cause = f"is of a person (group) who is in the training of {source}, too"
         problems.append(f"{image}: {cause}. Leave each person in one of them.")
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def read_lists(datalist: Path) -> dict[str, list[Entry]]:
     """The datalist with absolute paths; validation cases joined to the training ones.
 
     Raises:
-        StudyError: no datalist, a case that stands twice, or a person in ``test`` of whom there are other cases, too.
+        StudyError: no datalist, a case that stands twice, a CT of two people, or a person in ``test`` of whom there are
+            other cases, too.
     """
     content = read_datalist(datalist)
     lists = {
@@ -55,11 +57,17 @@ def read_lists(datalist: Path) -> dict[str, list[Entry]]:
 
 
 def require_people(datalist: Path, lists: Mapping[str, list[Entry]]) -> None:
-    """Raise StudyError for a case that stands twice or cannot name a file, and for people on both sides of a test."""
+    """Raise StudyError for a case that stands twice or cannot name a file, for a CT of two people, however its path is
+    written, and for people on both sides of a test."""
     ids = Counter(entry["case_id"] for entries in lists.values() for entry in entries)
     wrong = [case for case, count in ids.items() if count > 1 or Path(case).name != case]
     if wrong:
         raise StudyError(f"{datalist}: case_id {wrong[0]!r} stands twice, or cannot name a file. Give each its own.")
+    whose: dict[str, str] = {}
+    for entry in (entry for entries in lists.values() for entry in entries):
+        if (other := whose.setdefault(os.path.realpath(entry["image"]), entry["group"])) != entry["group"]:
+            cause = f"{entry['image']} is of two people (group), {other} and {entry['group']}"
+            raise StudyError(f"{datalist}: {cause}. Name one, or leave one of its entries out.")
     learned = {entry["group"] for section in ("training", "training_slices") for entry in lists[section]}
     both = [entry["group"] for entry in lists["test"] if entry["group"] in learned]
     if both:
