@@ -471,7 +471,9 @@ def test_known_tumour_of_single_slices_joins_a_case_without_outlines(tmp_path, t
     table = "volume,slice,tumour_present\nb05,4,1\nb05,5,0\nb05,6,-1\nb05,7,\nvolume-2,1,1\n"
     (tmp_path / "tumour.csv").write_text(table)
     words = ["--liver_only", "btcv", "--tumour", tmp_path / "tumour.csv"]
-    command("prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    done = warm.python(SCRIPT, "prepare", "--source", two_sources, "--output", tmp_path / "out", *words)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("NOTE ")]
+    assert "tumour.csv: 1 of its rows are left out, of volume-2, whose outlines say more. If no tumour is" in line
     entries = entries_by_case(tmp_path / "out")
     assert (entries["volume-b05"]["tumour_in"], entries["volume-b05"]["tumour_free"]) == ([4], [5])
     assert "tumour_in" not in entries["volume-2"]  # its outlines say more
@@ -753,6 +755,26 @@ def test_table_of_another_archive_is_one_line(tmp_path, many, archive):
     (tmp_path / "tumour.csv").write_text("row,tumour_present\n7,1\n")
     with pytest.raises(SystemExit, match="ERROR .*tumour.csv: row 7 is not in the archive"):
         add(archive, tmp_path / "out", "--tumour", tmp_path / "tumour.csv")
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "line"),
+    [
+        ("row,case,slice", ["0,site0,0", "1,1,1", "3,3,", "4,04,4.0"], None),
+        ("row,lits_volume,slice", ["0,1,1", "1,0,0"], "row 0 is of case 1, where the archive has slice 0 of case 0"),
+        ("row,slice", ["0,0", "1,2"], "row 1 is of slice 2, where the archive has slice 1 of case 1"),
+    ],
+)
+def test_a_table_in_another_order_than_its_archive_is_refused(tmp_path, many, other_archive, head, rows, line):
+    lits.prepare(str(many), str(tmp_path / "out"))
+    table = tmp_path / "tumour.csv"
+    table.write_text("\n".join([f"{head},tumour_present", *(f"{row},1" for row in rows)]) + "\n")
+    if line is None:
+        found = add(other_archive, tmp_path / "out", "--tumour", table)
+        assert sum(entry.get("tumour_present", 0) for entry in found.values()) == 4
+    else:
+        with pytest.raises(SystemExit, match=f"ERROR {table}: {line}. Number the rows as the archive does"):
+            add(other_archive, tmp_path / "out", "--tumour", table)
 
 
 def test_archive_whose_cases_are_paths_is_refused(tmp_path, many, archive):

@@ -97,7 +97,7 @@ def slices(
         split: as given to `prepare`.
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown) and, where known, area_px256 (pixels, were
             the slice 256 wide), confidence and liver_dice: only rows of confidence "high" and of a liver_dice above
-            0.95 are taken.
+            0.95 are taken. Case (lits_volume, volume or case) and slice of a row, where told, must be the archive's.
         thickness: voxel depth to write, in mm; an isolated slice has no neighbour to take it from.
     """
     from liver_ct import lits

@@ -162,6 +162,17 @@ def check_tumour(
         raise BrokenPair(f"{path}: {cause}. Name them there, or leave --tumour out.")
 
 
+def unused(file: Path, told: dict[str, dict[str, list[int]]], known: dict[str, Entry]) -> str | None:
+    """That rows of a table are of cases with outlines, which say more; or None."""
+    rows = {case: sum(map(len, told[case].values())) for case in known if case in told}
+    rows = {case: count for case, count in rows.items() if known[case].get("tumour_label", True)}
+    if not rows:
+        return None
+    others = f" and {len(rows) - 1} other cases" if len(rows) > 1 else ""
+    cause = f"{sum(rows.values())} of its rows are left out, of volume-{min(rows)}{others}, whose outlines say more"
+    return f"{file}: {cause}. If no tumour is outlined there, say --liver_only."
+
+
 def not_found(file: Path, lost: Collection[str], source: Path) -> str:
     """That a file names cases of which there is no volume."""
     others = f" and {len(lost) - 1} other cases" if len(lost) > 1 else ""
@@ -293,6 +304,7 @@ def prepare(
     there = {*cases, *listed_people(earlier, SLICE_SPLITS)}
     asked = [(split, set().union(*wanted.values())), (tumour, set(slices))]
     notes += [not_found(file, named - there, source) for file, named in asked if file and named - there]
+    notes += [line] if tumour and (line := unused(tumour, slices, known)) else []
     notes += [tumour_free(name, count) for name, count in unmarked(ready, cases, known)]
     notes += [line] if (line := one_ct(ready, people)) else []
     for line in notes:

@@ -47,11 +47,15 @@ UNKNOWN_SPACING = 1.5  # mm per pixel of WIDTH, so 384 mm in all, where an archi
 
 
 class Slices(NamedTuple):
-    """Isolated slices: HU and liver ``[N, H, W]``, and of each its case, its number in it and its mm per pixel."""
+    """Isolated slices: HU and liver ``[N, H, W]``, and of each its case, its number in it and its mm per pixel.
+
+    ``own`` is what the archive calls the case, without the letters that keep it apart.
+    """
 
     hu: NDArray[Any]
     liver: NDArray[Any]
     case: list[str]
+    own: list[str]
     number: list[int]
     spacing: list[float]
 
@@ -85,8 +89,8 @@ def read_slices(path: Path) -> Slices:
         raise BrokenPair(f"{path}: {cause}. Make the archive again.")
     hu = in_hu(path, image, data)
     prefix = "" if "lits_volume" in data else re.sub(r"[^a-z]", "", path.stem.removesuffix("_slices").lower()) or "x"
-    names = [prefix + case_name(str(case), path) for case in cases]  # letters and digits only: they name files
-    return Slices(hu, liver, names, number.tolist(), spacing.tolist())
+    own = [case_name(str(case), path) for case in cases]  # letters and digits only: they name files
+    return Slices(hu, liver, [prefix + name for name in own], own, number.tolist(), spacing.tolist())
 
 
 def check_names(npz: Path, data: Slices, content: Mapping[str, list[Entry]]) -> None:
@@ -170,7 +174,8 @@ def add_slices(
         output: folder for the NIfTI files.
         groups: JSON or CSV as for `prepare`; what an earlier call was told is known. Volumes stay as they are listed.
         split: as given to `prepare`.
-        tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known.
+        tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known;
+            a row's case and slice, where it tells them, must be those of the archive.
         thickness: voxel depth to write, in mm.
         track: wraps the slices that are worked off, to show progress.
 
@@ -193,7 +198,8 @@ def add_slices(
     wanted = read_split(split)
     cases = wanted.get("test", set()) | {case_name(e["case_id"]) for e in content.get("test", [])}
     check_names(npz, data, content)
-    told = read_row_tumour(tumour, [mm * data.hu.shape[2] / WIDTH for mm in data.spacing])
+    pixels = [mm * data.hu.shape[2] / WIDTH for mm in data.spacing]
+    told = read_row_tumour(tumour, pixels, list(zip(data.own, data.case, data.number)))
     entries = []
     for row, entry in write_slices(data, output, cases, thickness, track):
         entry |= {key: portable(Path(entry[key]), path.parent) for key in ("image", "label")}

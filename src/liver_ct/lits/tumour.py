@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from liver_ct.lits.cases import BrokenPair, case_name, read_csv
 from liver_ct.outputs.axes import axial_axis
 
 SURE_DICE = 0.95  # how well a slice's liver fits the slice that its label was taken from
+CASE_COLUMNS = ("lits_volume", "volume", "case")  # of a table of an archive, where it has them
 TOLD = ("tumour_in", "tumour_free")  # slices by index along the body, where there are no outlines
 
 
@@ -82,13 +83,17 @@ def check_told_slices(file: Path, told: Mapping[str, Any], image: nib.Nifti1Imag
         raise BrokenPair(f"{file}: {case} has slices 0 to {count - 1}, but it tells of {lost[0]}. Correct it.")
 
 
-def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, dict[str, float]]:
+def read_row_tumour(
+    path: Path | None, spacing: Iterable[float], slices: Sequence[tuple[str, str, int]]
+) -> dict[int, dict[str, float]]:
     """Row of a slice archive -> ``tumour_present`` and, where it is told, ``tumour_area_mm2``; raises BrokenPair.
 
     Args:
         path: CSV of row,tumour_present and, if known, area_px256 (pixels, were the slice 256 wide), confidence (rows
-            that are not "high" are left out) and liver_dice (rows that are not above 0.95 are left out).
+            that are not "high" are left out) and liver_dice (rows that are not above 0.95 are left out). What it tells
+            of a row's case (lits_volume, volume or case) and slice must be as in the archive.
         spacing: mm per such pixel of each row.
+        slices: of each row of the archive its case, as the archive and as the datalist call it, and its slice.
     """
     if path is None:
         return {}
@@ -100,12 +105,24 @@ def read_row_tumour(path: Path | None, spacing: Iterable[float]) -> dict[int, di
             raise BrokenPair(f"{path}: row {index} is not in the archive. Give the CSV that belongs to it.")
         if index in known:
             raise BrokenPair(f"{path}: row {index} stands twice. Keep one.")
+        check_row(path, row, index, *slices[index])
         if present is None or not is_sure(row, path):
             continue
         known[index] = {"tumour_present": present}
         if row.get("area_px256"):
             known[index]["tumour_area_mm2"] = round(number(row, "area_px256", path) * mm[index] ** 2, 1)
     return known
+
+
+def check_row(path: Path, row: dict[str, str], index: int, own: str, listed: str, number_there: int) -> None:
+    """Raise BrokenPair where a row names another case or slice than the archive has there, as in another order."""
+    case = next((row[key] for key in CASE_COLUMNS if row.get(key, "").strip()), None)
+    wrong = f"case {case}" if case and case_name(case, path) not in (own, listed) else ""
+    if row.get("slice", "").strip() and whole_number(row, "slice", path) != number_there:
+        wrong = wrong or f"slice {row['slice']}"
+    if wrong:
+        cause = f"row {index} is of {wrong}, where the archive has slice {number_there} of case {own}"
+        raise BrokenPair(f"{path}: {cause}. Number the rows as the archive does.")
 
 
 def is_sure(row: dict[str, str], path: Path) -> bool:
