@@ -214,6 +214,24 @@ def test_segmentation_with_a_wrong_header_gets_the_cts(tmp_path, write_lits):
     assert np.allclose(repaired.affine, nib.load(entry["image"]).affine)
 
 
+def test_a_header_that_is_not_followed_is_noted_and_one_that_fits_better_is_refused(tmp_path, write_lits):
+    folder = write_lits(tmp_path / "in", [2, 3, 4, 5])
+    labels = {number: nib.load(folder / f"segmentation-{number}.nii.gz") for number in (2, 3, 4, 5)}
+    shifts = {2: 32, 3: 32, 4: -32}
+    for number, shift in shifts.items():
+        moved = nib.affines.from_matvec(labels[number].affine[:3, :3], labels[number].affine[:3, 3] + [0, 0, shift])
+        change = (lambda array: np.roll(array, 4, 2)) if number == 4 else np.asarray  # its header is right
+        rewrite(folder / f"segmentation-{number}.nii.gz", change, moved)
+    rewrite(folder / "segmentation-5.nii.gz", np.asarray, labels[5].affine @ np.diag([1, -1, 1, 1]))
+    for _ in range(2):  # also where nothing is read again
+        result = prepare(folder, tmp_path / "out")
+        (refused,), (shifted, turned) = errors(result), [line for line in notes(result) if "by its header" in line]
+        assert re.match(rf"ERROR {folder}/segmentation-4.nii.gz: \d+% of it lies on tissue where its header ", refused)
+        assert shifted.startswith(f"{folder}/segmentation-2.nii.gz and 1 other files: by its header it lies 32 mm away")
+        assert turned.startswith(f"{folder}/segmentation-5.nii.gz: by its header its axes are LAS, not LPS; taken as")
+        assert ready(tmp_path / "out") == {"volume-2", "volume-3", "volume-5"}
+
+
 def test_segmentation_stored_in_other_axes_is_turned_to_the_ct(tmp_path, write_lits, tiny):
     folder = write_lits(tmp_path / "in", [2])
     before = np.asanyarray(nib.load(folder / "segmentation-2.nii.gz").dataobj)

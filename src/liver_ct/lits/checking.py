@@ -18,6 +18,8 @@ from liver_ct.files import shipped, written_whole
 from liver_ct.lits.cases import READ_ERRORS, TUMOUR, BrokenPair, brief
 
 ON_TISSUE = 0.9  # share of the labelled voxels
+MARGIN = 0.01  # of it; rightly placed 0.992 and more, 30 mm or a mirror image away 0.982 at most
+ENOUGH = 100_000  # of them to tell that
 
 
 class Scan(NamedTuple):
@@ -71,18 +73,19 @@ def check_labels(path: Path, scan: Scan) -> None:
         raise BrokenPair(f"{path}: no voxel is labelled as liver. Get the segmentation again.")
 
 
-def on_grid(ct: Scan, seg: Scan, path: Path) -> nib.Nifti1Image | None:
-    """None when both lie on one grid, otherwise the segmentation put onto the CT's grid; raises BrokenPair.
+def on_grid(ct: Scan, seg: Scan, path: Path) -> tuple[nib.Nifti1Image | None, str]:
+    """None when both lie on one grid, otherwise the segmentation put onto the CT's grid, and what its header said of it
+    where that is not followed; raises BrokenPair.
 
     Some LiTS segmentations carry another header than their CT. If turning the axes as both headers say makes the grids
     agree, the header is right and the array is turned. If not, but array shape and voxel size are the CT's, the
     segmentation was drawn on this CT and only its header is wrong: it gets the CT's.
     """
     if ct.raw.shape == seg.raw.shape and np.allclose(ct.image.affine, seg.image.affine, rtol=0, atol=1e-3):
-        return None
+        return None, ""
     turned = seg.image.as_reoriented(ornt_transform(io_orientation(seg.image.affine), io_orientation(ct.image.affine)))
     if turned.shape == ct.raw.shape and np.allclose(turned.affine, ct.image.affine, rtol=0, atol=1e-2):
-        return nib.Nifti1Image(np.asanyarray(turned.dataobj).astype(np.uint8), ct.image.affine)
+        return nib.Nifti1Image(np.asanyarray(turned.dataobj).astype(np.uint8), ct.image.affine), ""
     sizes = [nib.affines.voxel_sizes(scan.image.affine) for scan in (ct, seg)]
     if ct.raw.shape != seg.raw.shape or not np.allclose(sizes[0], sizes[1], rtol=0.01):
         raise BrokenPair(
@@ -90,7 +93,39 @@ def on_grid(ct: Scan, seg: Scan, path: Path) -> nib.Nifti1Image | None:
             f"of {np.round(sizes[0], 3)} mm. Get the pair again."
         )
     values = np.rint(seg.raw * seg.slope + seg.intercept).astype(np.uint8)
-    return nib.Nifti1Image(values, ct.image.affine)
+    return nib.Nifti1Image(values, ct.image.affine), header_says(ct.image, seg.image)
+
+
+def header_says(ct: nib.Nifti1Image, seg: nib.Nifti1Image) -> str:
+    """How a segmentation's header differs from its CT's, of the same shape."""
+    codes = ["".join(nib.aff2axcodes(image.affine)) for image in (seg, ct)]
+    if codes[0] != codes[1]:
+        return f"its axes are {codes[0]}, not {codes[1]}"
+    corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(ct.shape) - 1)
+    places = [nib.affines.apply_affine(image.affine, corners) for image in (seg, ct)]
+    return f"it lies {np.linalg.norm(places[0] - places[1], axis=1).max():.3g} mm away"
+
+
+def check_header(path: Path, ct: Scan, seg: Scan, drawn: bool) -> None:
+    """Raise BrokenPair where a segmentation fits its CT clearly better the other way than it was taken: as ``drawn`` on
+    the CT, voxel by voxel, or placed by its header. Rightly taken, 0.99 and more of it lies on tissue."""
+    voxels = np.argwhere(seg.raw * np.float32(seg.slope) + np.float32(seg.intercept) > 0)
+    voxels = voxels[:: max(1, len(voxels) // ENOUGH)]
+    placed = np.linalg.inv(ct.image.affine) @ seg.image.affine
+    by_header = share_on_tissue(ct, np.rint(nib.affines.apply_affine(placed, voxels)).astype(int))
+    as_drawn = share_on_tissue(ct, voxels)
+    taken, other = (as_drawn, by_header) if drawn else (by_header, as_drawn)
+    if other > taken + MARGIN:
+        ways = ("where its header places it", "as drawn on its CT's slices")
+        cause = f"{other:.0%} of it lies on tissue {ways[not drawn]}, but {taken:.0%} {ways[drawn]}, as is usual"
+        raise BrokenPair(f"{path}: {cause}. Save it on its CT's grid (ITK-SNAP, 3D Slicer).")
+
+
+def share_on_tissue(ct: Scan, voxels: NDArray[np.int_]) -> float:
+    """Which part of some voxels ``[N, 3]`` lies within a CT and has a liver's HU."""
+    inside = voxels[((voxels >= 0) & (voxels < ct.raw.shape)).all(1)]
+    hu = ct.raw[tuple(inside.T)] * np.float32(ct.slope) + np.float32(ct.intercept)
+    return float(np.count_nonzero((hu > -40) & (hu < 250)) / len(voxels))
 
 
 def check_overlay(path: Path, ct: Scan, labels: NDArray[Any]) -> None:
@@ -125,18 +160,20 @@ def check_as_read(image: Path) -> None:
         raise
 
 
-def check_pair(image: Path, label: Path, repaired: Path) -> tuple[Path, bool, str]:
+def check_pair(image: Path, label: Path, repaired: Path) -> tuple[Path, bool, str, str]:
     """Check a CT and its segmentation; return the segmentation to use, `repaired` if its header had to be put right,
-    whether it marks a tumour, and the checksum of the CT's voxels."""
+    whether it marks a tumour, the checksum of the CT's voxels, and what the header said that was not followed."""
     ct, seg = read(image), read(label)
     check_ct(image, ct)
     check_labels(label, seg)
-    moved = on_grid(ct, seg, label)
+    moved, said = on_grid(ct, seg, label)
+    if moved is not None:
+        check_header(label, ct, seg, drawn=bool(said))
     check_overlay(label, ct, seg.raw if moved is None else np.asanyarray(moved.dataobj))
     check_as_read(image)
     marked, voxels = seg.limits()[1] == TUMOUR, hashlib.sha256(np.ascontiguousarray(ct.raw.T).data).hexdigest()
     if moved is None:
-        return label, marked, voxels
+        return label, marked, voxels, said
     with written_whole(repaired) as part:
         nib.save(moved, part)
-    return repaired, marked, voxels
+    return repaired, marked, voxels, said

@@ -28,16 +28,18 @@ from liver_ct.lits.people import (
 )
 from liver_ct.lits.tumour import check_told_slices, read_slice_tumour
 
-CHECK_VERSION = 4  # raise it when the checks change, so that earlier results are not trusted
+CHECK_VERSION = 5  # raise it when the checks change, so that earlier results are not trusted
 
 
 class Pair(NamedTuple):
-    """A checked CT and its segmentation, whether that marks a tumour, and the checksum of the CT's voxels."""
+    """A checked CT and its segmentation, whether that marks a tumour, the checksum of the CT's voxels, and what the
+    segmentation's own header said of its place, if that is not the CT's."""
 
     image: Path
     label: Path
     tumour: bool
     voxels: str
+    said: str
 
 
 class Prepared(NamedTuple):
@@ -71,7 +73,7 @@ class State:
         done = self.cases.get(case_id)
         if not done or done["key"] != key:
             return None
-        pair = Pair(Path(done["image"]), Path(done["label"]), done["tumour"], done["voxels"])
+        pair = Pair(Path(done["image"]), Path(done["label"]), done["tumour"], done["voxels"], done["said"])
         sizes = [path.stat().st_size if path.is_file() else -1 for path in pair[:2]]
         return pair if sizes == done["sizes"] else None
 
@@ -79,7 +81,8 @@ class State:
         """Remember a case and save at once, so that a killed run goes on from here."""
         sizes = [path.stat().st_size for path in pair[:2]]
         paths = {"image": str(pair.image), "label": str(pair.label)}
-        self.cases[case_id] = {"key": key, **paths, "sizes": sizes, "tumour": pair.tumour, "voxels": pair.voxels}
+        known = {"tumour": pair.tumour, "voxels": pair.voxels, "said": pair.said}
+        self.cases[case_id] = {"key": key, **paths, "sizes": sizes, **known}
         write_json(self.path, {"version": CHECK_VERSION, "cases": self.cases})
 
 
@@ -196,6 +199,17 @@ def unmarked(
     yield from ((source, len(each)) for source, each in marks.items() if not any(each))
 
 
+def other_headers(ready: dict[str, Pair], cases: dict[str, dict[str, Member]]) -> Iterator[str]:
+    """That segmentations were given their CT's header, a line for each thing that their own said."""
+    said: dict[str, list[str]] = {}
+    for case, pair in ready.items():
+        if pair.said:
+            said.setdefault(pair.said, []).append(cases[case]["segmentation"].label)
+    for cause, (first, *others) in said.items():
+        which = f"{first} and {len(others)} other files" if others else first
+        yield f"{which}: by its header {cause}; taken as drawn on its CT. See that it lies on the liver."
+
+
 def one_ct(ready: dict[str, Pair], people: dict[str, str]) -> str | None:
     """That CTs have the same voxels, though they count as other people's, who then are learned from and judged; or
     None."""
@@ -306,6 +320,7 @@ def prepare(
     notes += [not_found(file, named - there, source) for file, named in asked if file and named - there]
     notes += [line] if tumour and (line := unused(tumour, slices, known)) else []
     notes += [tumour_free(name, count) for name, count in unmarked(ready, cases, known)]
+    notes += other_headers(ready, cases)
     notes += [line] if (line := one_ct(ready, people)) else []
     for line in notes:
         note(line)
