@@ -392,6 +392,27 @@ def test_slice_lies_as_in_its_volume(tmp_path, many, archive):
     assert np.argwhere(np.asanyarray(label.dataobj))[:, 0].mean() < 20  # the patient's right comes first
 
 
+def test_slices_that_lie_otherwise_are_noted(tmp_path, many, archive):
+    lits.prepare(str(many), str(tmp_path / "out"), val_fraction=0)
+    with np.load(archive) as data:
+        arrays = dict(data)
+    turns = {
+        "as they should": lambda a: a,
+        "mirrored": lambda a: a[:, :, ::-1],
+        "front to the back": lambda a: a[:, ::-1],
+        "turned": lambda a: np.rot90(a, axes=(1, 2)),
+        "transposed": lambda a: a.transpose(0, 2, 1),
+    }
+    for name, turn in turns.items():
+        np.savez(archive, **arrays | {key: turn(arrays[key]) for key in ("image", "liver")})
+        stderr = io.StringIO()
+        with contextlib.redirect_stderr(stderr):
+            lits.slices(str(archive), str(tmp_path / "out" / "datalist.json"), str(tmp_path / "slices"))
+        lines = [line for line in stderr.getvalue().splitlines() if line.startswith("NOTE ")]
+        cause = f"NOTE {archive}: by liver, spine and body 5 of 5 slices are turned, mirrored or transposed. Give "
+        assert len(lines) == (name != "as they should") and all(line.startswith(cause) for line in lines), name
+
+
 def test_wrong_slice_archive_is_one_line(tmp_path, many):
     lits.prepare(str(many), str(tmp_path / "out"))
     np.savez(tmp_path / "bad.npz", image=np.zeros((2, 4, 4), np.uint8))

@@ -111,6 +111,7 @@ def slices(
             split=Path(split) if split else None,
             tumour=Path(tumour) if tumour else None,
             thickness=thickness,
+            note=print_note,
             track=partial(progress_bar, desc="slices"),
         )
     counts = ", ".join(f"{key} {len(content[key])}" for key in ("training_slices", "validation_slices"))

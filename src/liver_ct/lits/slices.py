@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from liver_ct.lits.cases import (
     case_name,
     read_datalist,
 )
+from liver_ct.lits.facing import facing
 from liver_ct.lits.people import (
     PEOPLE,
     case_of,
@@ -161,6 +162,7 @@ def add_slices(
     split: Path | None = None,
     tumour: Path | None = None,
     thickness: float = 5.0,
+    note: Callable[[str], None] = lambda _: None,
     track: Track = iter,
 ) -> dict[str, list[Entry]]:
     """Add isolated labelled slices to a datalist as NIfTI volumes of depth 1.
@@ -177,6 +179,7 @@ def add_slices(
         tumour: CSV of row,tumour_present (1, 0, or -1 unknown), and area_px256, confidence and liver_dice where known;
             a row's case and slice, where it tells them, must be those of the archive.
         thickness: voxel depth to write, in mm.
+        note: is told, in a line, that most slices lie otherwise than they should.
         track: wraps the slices that are worked off, to show progress.
 
     Returns:
@@ -200,6 +203,8 @@ def add_slices(
     check_names(npz, data, content)
     pixels = [mm * data.hu.shape[2] / WIDTH for mm in data.spacing]
     told = read_row_tumour(tumour, pixels, list(zip(data.own, data.case, data.number)))
+    if line := facing(data.hu, data.liver):
+        note(f"{npz}: {line}")
     entries = []
     for row, entry in write_slices(data, output, cases, thickness, track):
         entry |= {key: portable(Path(entry[key]), path.parent) for key in ("image", "label")}
