@@ -24,9 +24,10 @@ import fire
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 SMALL: dict[str, dict[str, Any]] = {
-    "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "volume_repeats": 2},
-    "liver_cls": {"network_def": {"filters": [16] * 5}, "roi": [32, 32], "spacing": 8.0, "volume_repeats": 1},
-}
+    "liver_seg": {"network_def#filters": [16] * 6, "patch": [64, 64], "volume_repeats": 2},
+    "liver_cls": {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4,
+                  "encoder_path": "", "roi": [32, 32], "spacing": 8.0, "volume_repeats": 1},
+}  # fmt: skip
 SIZE, SPACING = (48, 48, 24), (7.5, 7.5, 8.0)
 
 
@@ -61,6 +62,8 @@ def run(work: str = "runs/experiment", people: int = 131) -> None:
 
 def prepare(folder: Path, people: int) -> Path:
     """Write phantoms, small bundles and the experiment's config, whose path is returned."""
+    from monai.bundle import ConfigParser
+
     from liver_ct.phantom import write_case
 
     entries = []
@@ -74,11 +77,11 @@ def prepare(folder: Path, people: int) -> Path:
         shutil.copytree(ROOT / "bundles" / name, folder / name, ignore=ignored, dirs_exist_ok=True)
         for file in ("train.json", "inference.json"):
             path = folder / name / "configs" / file
-            content = json.loads(path.read_text())
-            for key in knobs.keys() & content.keys():
-                both = {**content[key], **knobs[key]} if isinstance(knobs[key], dict) else knobs[key]
-                content[key] = both
-            path.write_text(json.dumps(content))
+            content = ConfigParser(json.loads(path.read_text()))
+            for key, value in knobs.items():
+                if key in content:
+                    content[key] = value
+            path.write_text(json.dumps(content.get()))
     arms = [{"mask_source": ["prob", "binary"]}, {"seen": True, "mask_source": "prob"}]
     names = ["prob-concat-gop3", "binary-concat-gop3", "seen-prob-concat-gop3"]
     content = {

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import warm
+from monai.bundle import ConfigParser
 
 from liver_ct import phantom
 
@@ -26,9 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["zoo"]  # for the Model Zoo; test_zoo.py runs them in its layout
 PEOPLE = {0: "person-0", 1: "person-0", 2: "volume-2", 3: "volume-3", 4: "volume-4", 28: "volume-28"}  # of `lists`
 SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward on a CPU overruns its memory
-    "liver_seg": {"network_def": {"filters": [16] * 6}, "patch": [64, 64], "pixdim": [4.0, 4.0, 4.0], "batch_size": 2,
+    "liver_seg": {"network_def#filters": [16] * 6, "patch": [64, 64], "pixdim": [4.0, 4.0, 4.0], "batch_size": 2,
                   "volume_repeats": 2, "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
-    "liver_cls": {"network_def": {"filters": [16] * 5}, "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
+    "liver_cls": {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4,
+                  "encoder_path": "", "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
 }  # fmt: skip
 
 
@@ -87,11 +89,11 @@ def bundles(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / "bundles" / name, root / name, ignore=shutil.ignore_patterns("models", "eval", "runs"))
         for file in ("train.json", "inference.json"):
             path = root / name / "configs" / file
-            config = json.loads(path.read_text())
+            config = ConfigParser(json.loads(path.read_text()))
             for key, value in knobs.items():
                 if key in config:
-                    config[key] = {**config[key], **value} if isinstance(value, dict) else value
-            path.write_text(json.dumps(config))
+                    config[key] = value
+            path.write_text(json.dumps(config.get()))
     return root
 
 

@@ -42,7 +42,8 @@ QUICK = {
     "volume_repeats": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
-    "network_def#filters": [16, 16, 16, 16, 16],
+    "network_def#members#0#filters": [16, 16, 16, 16, 16],
+    "network_def#members#1#decoder": [16, 16, 16, 16],
 }
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 
@@ -122,7 +123,7 @@ def test_every_arm_of_the_experiment_trains(data, tmp_path, mask_source, combine
     workflow = train(data, tmp_path, mask_source=mask_source, combine=combine, gop=gop, val_list=[])
     assert workflow.trainer.state.iteration == 1
     state = torch.load(tmp_path / "model_final.pt", weights_only=True)
-    assert state["input_block.conv1.conv.weight"].shape[1] == gop * (2 if combine == "concat" else 1)
+    assert state["members.0.input_block.conv1.conv.weight"].shape[1] == gop * (2 if combine == "concat" else 1)
 
 
 def test_training_keeps_the_best_and_draws_its_curves(data, tmp_path):
@@ -135,7 +136,8 @@ def test_training_keeps_the_best_and_draws_its_curves(data, tmp_path):
 
 
 def test_training_stops_when_the_validation_no_longer_improves_and_a_resume_knows_for_how_long(data, tmp_path):
-    still = {"learning_rate": 1e-30, "network_def#norm_name": "instance", "patience": 2, "schedule_epochs": 9}
+    still = {"learning_rate": 1e-30, "ema_momentum": 1e-30, "ema_warmup": 1e-30, "patience": 2}
+    still["schedule_epochs"] = 9
     train(data, tmp_path, epochs=2, **still)
     resumed = train(data, tmp_path, epochs=9, **still)
     assert resumed.trainer.state.epoch == 3  # the first score, and two that are no better
@@ -612,6 +614,7 @@ def test_a_study_and_its_mirror_image_are_judged_alike():
         config = parser(**QUICK, combine="concat", bf16=False, mirrored=mirrored)
         torch.manual_seed(0)
         network, inferer = config.get_parsed_content("network").eval(), config.get_parsed_content("inferer")
+        network = network.members[0]  # which sees both images, as any network but an ensemble of two
         with torch.inference_mode():
             answers[mirrored] = [inferer(image, network) for image in (volume, volume.flip(3))]
     plain, both = answers[False], answers[True]

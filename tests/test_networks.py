@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import run_workflow, workflow_of
 from monai.bundle import ConfigParser, ckpt_export
+from monai.data import MetaTensor
 from study import bundle as copy_bundle
 from study import compare
 
@@ -254,25 +255,74 @@ def test_the_chain_names_weights_of_another_network(others, tmp_path):
 # ---------------------------------------------------------------------------------------- a network from ImageNet
 
 
+ENCODER = str(BUNDLES / "liver_cls" / "models" / "imagenet.pt")
+HALVES = {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4}
+
+
 def lite(**knobs) -> torch.nn.Module:
     """The network of liver_cls's pretrained.json, as inference makes it."""
     parser = workflow_of(BUNDLES / "liver_cls", "inference.json", "pretrained.json", **knobs).parser
     return parser.get_parsed_content("network")
 
 
-def test_a_network_from_imagenet_trains_and_judges_by_an_overlay(sites, tmp_path):
-    train_judge_and_infer("liver_cls", sites[0], tmp_path, CLS, ("pretrained.json",))
+@pytest.mark.parametrize("overlay, first", [
+    ("pretrained.json", "stem.1.conv.weight"), ("dynunet.json", "input_block.conv1.conv.weight"),
+])  # fmt: skip
+def test_either_network_alone_trains_and_judges_by_an_overlay(sites, tmp_path, overlay, first):
+    train_judge_and_infer("liver_cls", sites[0], tmp_path, CLS, (overlay,))
     assert "val_auc" in (tmp_path / "eval" / "metrics.csv").read_text()
     state = torch.load(tmp_path / "runs" / "model.pt", weights_only=True)
-    assert state["stem.1.conv.weight"].shape[1] == 6
+    assert state[first].shape[1] == 6
     (table,) = (tmp_path / "out").glob("*/*.csv")
     assert any(0 <= float(row["tumour_probability"] or -1) <= 1 for row in rows(table))
 
 
+def test_each_of_two_networks_learns_from_its_share_of_a_batch():
+    both = workflow_of(BUNDLES / "liver_cls", "train.json", **HALVES, encoder_path="").parser.get_parsed_content(
+        "network"
+    )
+    x = torch.rand(6, 6, 32, 32)
+    answers = both.train()(x)
+    assert answers.shape == (6, 1, 32, 32)
+    answers[::2].sum().backward()
+    learns = [any(p.grad is not None and p.grad.any() for p in member.parameters()) for member in both.members]
+    assert learns == [True, False]
+    with torch.inference_mode():
+        mean = torch.stack([member.eval()(x) for member in both.members]).mean(0)
+        torch.testing.assert_close(both.eval()(x), mean)
+        assert both.train()(x[:1]).shape == (1, 1, 32, 32)  # too few to share
+
+
+@pytest.mark.parametrize("apart, judged", [(5.0, [7, 7]), (1.0, [4, 3])])
+def test_two_networks_judge_a_study_in_turn_for_the_price_of_one(apart, judged):
+    parser = workflow_of(BUNDLES / "liver_cls", "inference.json", **HALVES, bf16=False).parser
+    both, inferer = parser.get_parsed_content("network").eval(), parser.get_parsed_content("inferer")
+    study = MetaTensor(torch.rand(1, 2, 32, 32, 7), affine=torch.diag(torch.tensor([2.0, 2.0, apart, 1.0])))
+    seen = [0, 0]
+
+    def count(place: int):
+        def hook(_module, inputs, _answer) -> None:
+            seen[place] += len(inputs[0])
+
+        return hook
+
+    for place, member in enumerate(both.members):
+        member.register_forward_hook(count(place))
+    with torch.inference_mode():
+        found = inferer(study, both)
+        assert seen == judged
+        inferer.mirrored = False
+        plain, mirrored = (inferer(s, m) for s, m in zip((study, study.flip(3)), both.members))
+        expected = (plain + mirrored) / 2
+        if apart == 1.0:
+            expected[:, ::2], expected[:, 1::2] = plain[:, ::2], mirrored[:, 1::2]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("gop, combine", [(3, "concat"), (3, "multiply"), (5, "concat"), (1, "multiply")])
 def test_the_filters_of_colours_become_those_of_the_image(gop, combine):
-    colours = torch.load(BUNDLES / "liver_cls" / "models" / "imagenet.pt", weights_only=True)["stem.1.conv.weight"]
-    filters = lite(gop=gop, combine=combine).stem[1].conv.weight.detach()
+    colours = torch.load(ENCODER, weights_only=True)["stem.1.conv.weight"]
+    filters = lite(gop=gop, combine=combine, encoder_path=ENCODER).stem[1].conv.weight.detach()
     assert filters.shape[1] == gop * (2 if combine == "concat" else 1)
     torch.testing.assert_close(filters[:, :gop].sum(1), colours.sum(1) / 2, atol=1e-5, rtol=1e-4)  # gray, as one HU
     assert filters[:, gop:].numel() == 0 or 0.01 < filters[:, gop:].std() < 0.03
@@ -299,11 +349,11 @@ def test_weights_to_begin_from_that_are_none_are_one_line(tmp_path):
         ("other", "not the encoder of this network, a LiteUNet"),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="LiteUNet") as error:
-            lite(**{"network_def#pretrained": str(tmp_path / f"{name}.pt")})
+            lite(encoder_path=str(tmp_path / f"{name}.pt"))
         found = find_study_error(error.value)
-        fix = "Fetch the bundle again, or give --network_def#pretrained '' to begin from nothing."
+        fix = "Fetch the bundle again, or give --encoder_path '' to begin from nothing."
         assert str(found) == f"{tmp_path / name}.pt: {cause}. {fix}"
-    from_nothing, begun = (lite(**knob).stages[3][5].state_dict() for knob in ({"network_def#pretrained": ""}, {}))
+    from_nothing, begun = (lite(encoder_path=path).stages[3][5].state_dict() for path in ("", ENCODER))
     assert all(from_nothing[key].shape == begun[key].shape for key in begun)
     assert not torch.equal(from_nothing["submodule.0.conv.weight"], begun["submodule.0.conv.weight"])
 
@@ -317,7 +367,8 @@ def test_weights_to_begin_from_that_are_none_are_one_line(tmp_path):
 def test_the_network_with_batch_norm_folded_answers_as_the_network(bundle, changes):
     channels = 9 if bundle == "liver_seg" else 6
     change = {"network_def": {**UNET, "in_channels": channels}} if changes is UNET else {}
-    change = change or {f"network_def#{key}": value for key, value in changes.items()}
+    own = "network_def" if bundle == "liver_seg" else "network_def#members#0"
+    change = change or {f"{own}#{key}": value for key, value in changes.items()}
     parser = workflow_of(BUNDLES / bundle, "inference.json", **change).parser
     made = parser.get_parsed_content("network").eval()
     norms = [module for module in made.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -333,7 +384,7 @@ def test_the_network_with_batch_norm_folded_answers_as_the_network(bundle, chang
         torch.testing.assert_close(folded(x), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
     torch.testing.assert_close(dict(made.state_dict()), before)  # what is saved, exported and explained stays
     left = any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert left == (bool(norms) and changes not in ({}, {"res_block": False}))
+    assert left == (bool(norms) and changes not in ({}, {"res_block": False}, {"norm_name": "instance"}))
 
 
 # ------------------------------------------------------------------------------------------ the original's recipe

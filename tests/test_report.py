@@ -765,12 +765,11 @@ class TestRegions:
         """Of an item without a map. The logit is the largest of the map that a 1 x 1 convolution makes of the target
         layer: GradCAM must give that map above its bias."""
         item, image = {k: v for k, v in scored[0].items() if k != "lesions"}, scored[0]["image"]
-        regions = type(cls["regions"])(cls.network, cls["inferer"], "upsamples.3", smooth_mm=0, lowest=0)(item)[
-            "regions"
-        ]
+        network = cls.network.members[0]
+        regions = type(cls["regions"])(network, cls["inferer"], "upsamples.3", smooth_mm=0, lowest=0)(item)["regions"]
         k = int(item["pred"].argmax())
         group = image[:, :, :, [k - 1, k, k + 1]].permute(0, 3, 1, 2).flatten(0, 1)[None]
-        lesions = (cls["inferer"](group, cls.network)[0, 0] - cls.network.output_block.conv.conv.bias).relu()
+        lesions = (cls["inferer"](group, network)[0, 0] - network.output_block.conv.conv.bias).relu()
         expected = lesions * image[1, :, :, k]
         expected = expected / expected.max() * item["pred"][k]
         np.testing.assert_allclose(regions[0, ..., k].numpy(), expected.numpy(), atol=0.03)

@@ -119,7 +119,7 @@ def last(folder: Path) -> Path:
 
 CHANGES = {
     SEG: {"batch_size": 1, "offsets": [-4, -3, -2, -1, 0, 1, 2, 3, 4], "network_def#act_name": "relu"},
-    CLS: {"seed": 5, "mask_source": "manual", "studies_per_batch": 1, "network_def#dropout": 0.1},
+    CLS: {"seed": 5, "mask_source": "manual", "studies_per_batch": 1, "network_def#members#0#dropout": 0.1},
 }  # fmt: skip
 
 

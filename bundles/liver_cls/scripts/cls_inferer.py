@@ -21,6 +21,9 @@ class SliceGroupInferer(CpuBf16Inferer):
 
     Where the mask is a channel, a pixel of the map counts as far as the mask takes it for liver.
 
+    An Ensemble of two takes turns where ``mirrored`` asks for two answers: its first network sees the study as it is,
+    its second the mirror image, so that two networks cost what one does. Elsewhere the mean of its answers counts.
+
     MONAI's SliceInferer feeds one slice at a time, and its engines autocast on CUDA only; here the neighbours come
     along, and a capable CPU computes in bfloat16. Differentiable.
 
@@ -78,10 +81,11 @@ class SliceGroupInferer(CpuBf16Inferer):
         """Answers ``[Z, n, X, Y]`` or ``[Z, n]`` of a study ``[C, X, Y, Z]``."""
         slices = study.permute(3, 0, 1, 2).contiguous()
         centres, step = torch.arange(len(slices), device=slices.device), 2 if in_turn else 1
-        plain = self._slices(slices, centres[::step], network, *args, **kwargs)
         if not self.mirrored:
-            return plain
-        mirrored = self._slices(slices.flip(-1), centres[step - 1 :: step], network, *args, **kwargs).flip(-1)
+            return self._slices(slices, centres, network, *args, **kwargs)
+        first, second = two_of(network)
+        plain = self._slices(slices, centres[::step], first, *args, **kwargs)
+        mirrored = self._slices(slices.flip(-1), centres[step - 1 :: step], second, *args, **kwargs).flip(-1)
         if not in_turn:
             return torch.cat([plain, mirrored], dim=1)
         answers = plain.new_empty(len(slices), *plain.shape[1:])
@@ -128,6 +132,12 @@ class LesionMapInferer(Inferer):
         """Studies ``[B, C, X, Y, Z]`` to ``[B, Z, n, X, Y]``, or ``[B, Z, n]`` of a network without maps; see
         SliceGroupInferer.answers."""
         return self.inferer.answers(inputs, network, *args, **kwargs)
+
+
+def two_of(network: Callable[..., torch.Tensor]) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
+    """The members of an Ensemble of two; any other network twice."""
+    members = getattr(network, "members", ())
+    return (members[0], members[1]) if len(members) == 2 else (network, network)
 
 
 def as_plain(x: torch.Tensor) -> torch.Tensor:

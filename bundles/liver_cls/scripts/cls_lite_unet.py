@@ -89,7 +89,7 @@ class LiteUNet(nn.Module):
 
     def _begin_from(self, path: str, image_channels: int) -> None:
         """Take over an encoder's weights; its filters of three colours become those of the image's channels."""
-        fix = "Fetch the bundle again, or give --network_def#pretrained '' to begin from nothing."
+        fix = "Fetch the bundle again, or give --encoder_path '' to begin from nothing."
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
