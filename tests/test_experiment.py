@@ -236,6 +236,11 @@ def test_judgements_of_other_people_are_pooled_as_folds(tmp_path, capsys):
     write_json(tmp_path / "1" / "results.json", part)
     with pytest.raises(SystemExit, match=r"^ERROR .*other arms than"):
         study.pool(both, str(tmp_path / "out"))
+    study.pool(both, str(tmp_path / "out"), arms="prob")
+    lone = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [*lone["scores"]] == ["prob"] and lone["scores"]["prob"] == pooled["scores"]["prob"]
+    with pytest.raises(SystemExit, match=r"^ERROR .*has no arm none\. Choose of prob, binary\.$"):
+        study.pool(both, str(tmp_path / "out"), arms="prob,none")
 
 
 # -------------------------------------------------------------------------------------------------------- calibration

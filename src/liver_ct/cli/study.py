@@ -145,7 +145,7 @@ def judge(
             raise StudyError(f"{output}: cases left out for the reasons above: {len(lost)}. The same command goes on.")
 
 
-def pool(results: Sequence[str] | str, output: str, together: bool = False) -> None:
+def pool(results: Sequence[str] | str, output: str, together: bool = False, arms: str | None = None) -> None:
     """Bring judgements of different people into one, such as of two folds, each by the weights that have not seen it.
 
     Judgements of the very same slices are taken for seeds, whose figures are averaged.
@@ -156,11 +156,12 @@ def pool(results: Sequence[str] | str, output: str, together: bool = False) -> N
         results: folders that ``judge`` wrote, with the same masks and names, comma between them.
         output: folder for the above.
         together: of seeds, also what each arm's networks give together, the mean of their logits, as ARM-together.
+        arms: of each judgement, these alone, comma between them; default all.
     """
     with errors_in_one_line():
         from liver_ct.experiment.judging import pool as pool_judgements
 
-        pool_judgements([Path(folder) for folder in listed(results)], Path(output), together)
+        pool_judgements([Path(folder) for folder in listed(results)], Path(output), together, listed(arms or ()))
         report(output)
 
 

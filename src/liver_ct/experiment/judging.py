@@ -167,7 +167,7 @@ def named(weights: Sequence[Path], masks: Sequence[str], names: Sequence[str]) -
     return dict(zip(names, zip(masks, itertools.cycle(weights))))
 
 
-def pool(folders: Sequence[Path], output: Path, together: bool = False) -> dict[str, Any]:
+def pool(folders: Sequence[Path], output: Path, together: bool = False, arms: Sequence[str] = ()) -> dict[str, Any]:
     """Bring judgements of different people, as of two folds, into one; write and return ``output/results.json``.
 
     Judgements of the very same slices are seeds: networks that differ in their luck alone; figures are means over them.
@@ -176,14 +176,16 @@ def pool(folders: Sequence[Path], output: Path, together: bool = False) -> dict[
         folders: outputs of ``judge`` with arms of the same names, each with the weights of its fold, or its seed.
         output: folder of the pooled results.
         together: seeds also make an arm ARM-together, the mean of their logits: what several networks give at once.
+        arms: of each, these alone; default all.
 
     Raises:
-        StudyError: fewer than two, other arms, or a person who is in two of them, but not all slices; seeds of the same
-            weights.
+        StudyError: fewer than two, no such arm, other arms, or a person who is in two of them, but not all slices;
+            seeds of the same weights.
     """
     if len(folders) < 2:
         raise StudyError(f"--results {','.join(map(str, folders))}: one judgement is no pool. Name two or more.")
     read = [read_results(folder) for folder in folders]
+    read = [of_arms(folder, results, arms) if arms else results for folder, results in zip(folders, read)]
     check_same_arms(folders, read)
     alike = all(r["slices"] == read[0]["slices"] and r["labels"] == read[0]["labels"] for r in read)
     if together and not alike:
@@ -194,6 +196,17 @@ def pool(folders: Sequence[Path], output: Path, together: bool = False) -> dict[
         add_together(results)
     write_json(output / "results.json", results, indent=None)
     return results
+
+
+def of_arms(folder: Path, results: dict[str, Any], arms: Sequence[str]) -> dict[str, Any]:
+    """A judgement with some of its arms alone; raises StudyError where it lacks one."""
+    for arm in arms:
+        if arm not in results["scores"]:
+            raise StudyError(f"{folder}: has no arm {arm}. Choose of {', '.join(results['scores'])}.")
+    contrasts = [pair for pair in results["config"]["contrasts"] if set(pair) <= set(arms)]
+    config = {**results["config"], "reference": arms[0], "contrasts": contrasts}
+    kept = {part: {arm: results[part][arm] for arm in arms} for part in ("arms", "scores")}
+    return {**results, **kept, "config": config}
 
 
 def check_same_arms(folders: Sequence[Path], read: Sequence[dict[str, Any]]) -> None:
