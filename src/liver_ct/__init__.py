@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from liver_ct.outputs.results import SliceRow, StudyResult
     from liver_ct.outputs.writing import write_masks
 
-__version__ = "0.9.9"
+__version__ = "0.10.0"
 __all__ = [
     "LiverCT",
     "MaskSource",
