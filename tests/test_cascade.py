@@ -68,7 +68,8 @@ def random_classifier(config: dict) -> dict[str, torch.Tensor]:
     """
     config["spacing"], config["roi"] = 4.0, [80, 80]
     torch.manual_seed(0)
-    network = ConfigParser(config).get_parsed_content("network_def")
+    own = {**config, "bundle_root": str(ROOT / "bundles" / "liver_cls")}
+    network = ConfigParser(own).get_parsed_content("network_def")
     with torch.no_grad():
         network.members[0].output_block.conv.conv.bias.fill_(-15)
         network.members[1].head.bias.fill_(-15)
