@@ -159,7 +159,8 @@ class TestRecord:
         chain, seen = LiverCT(device="cpu", **bundles), []
         for stage, bf16 in ((chain.seg, one), (chain.cls, other)):
             stage["inferer"].bf16 = bf16
-            stage.network.register_forward_hook(lambda _network, _inputs, answer: seen.append(answer.dtype))
+            for network in getattr(stage.network, "members", [stage.network]):  # of an ensemble, each is called
+                network.register_forward_hook(lambda _network, _inputs, answer: seen.append(answer.dtype))
         ct, _, affine = phantom.make_phantom(SIZE, SPACING)
         said = chain.run(ct, affine, regions=False).result["precision"]
         assert {*seen} == {getattr(torch, name) for name in said.split(", ")}

@@ -21,8 +21,8 @@ from liver_ct.outputs.results import Item
 LIBRARIES = ("torch", "monai", "numpy", "scipy", "nibabel", "itk-io", "pydicom")
 # Ids of an inference config that name files, or that do something; the record says device and series for both bundles.
 NO_SETTINGS = (
-    "bundle_root", "dataset_dir", "prob_dir", "output_dir", "ckpt_path", "pattern", "imports", "initialize", "run",
-    "finalize", "device", "series",
+    "bundle_root", "dataset_dir", "prob_dir", "output_dir", "ckpt_path", "encoder_path", "pattern", "imports",
+    "initialize", "run", "finalize", "device", "series",
 )  # fmt: skip
 
 
