@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 SMALL: dict[str, dict[str, Any]] = {
     "liver_seg": {"network_def#filters": [16] * 6, "patch": [64, 64], "volume_repeats": 2},
-    "liver_cls": {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4,
+    "liver_cls": {"dynunet#filters": [16] * 5, "lite_unet#decoder": [16] * 4,
                   "encoder_path": "", "roi": [32, 32], "spacing": 8.0, "volume_repeats": 1},
 }  # fmt: skip
 SIZE, SPACING = (48, 48, 24), (7.5, 7.5, 8.0)

@@ -29,7 +29,7 @@ PEOPLE = {0: "person-0", 1: "person-0", 2: "volume-2", 3: "volume-3", 4: "volume
 SMALL = {  # 16 filters at least: with fewer, PyTorch's channels-last backward on a CPU overruns its memory
     "liver_seg": {"network_def#filters": [16] * 6, "patch": [64, 64], "pixdim": [4.0, 4.0, 4.0], "batch_size": 2,
                   "volume_repeats": 2, "threshold": 0.01},  # one epoch teaches little: take nearly anything for liver
-    "liver_cls": {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4,
+    "liver_cls": {"dynunet#filters": [16] * 5, "lite_unet#decoder": [16] * 4,
                   "encoder_path": "", "roi": [32, 32], "spacing": 8.0, "groups_per_study": 4},
 }  # fmt: skip
 

@@ -42,8 +42,8 @@ QUICK = {
     "volume_repeats": 1,
     "studies_per_batch": 2,
     "groups_per_study": 4,
-    "network_def#members#0#filters": [16, 16, 16, 16, 16],
-    "network_def#members#1#decoder": [16, 16, 16, 16],
+    "dynunet#filters": [16, 16, 16, 16, 16],
+    "lite_unet#decoder": [16, 16, 16, 16],
 }
 SIZE, SPACING = (48, 40, 20), (8.0, 8.0, 10.0)
 

@@ -256,7 +256,7 @@ def test_the_chain_names_weights_of_another_network(others, tmp_path):
 
 
 ENCODER = str(BUNDLES / "liver_cls" / "models" / "imagenet.pt")
-HALVES = {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4}
+HALVES = {"dynunet#filters": [16] * 5, "lite_unet#decoder": [16] * 4}
 
 
 def lite(**knobs) -> torch.nn.Module:
@@ -367,7 +367,7 @@ def test_weights_to_begin_from_that_are_none_are_one_line(tmp_path):
 def test_the_network_with_batch_norm_folded_answers_as_the_network(bundle, changes):
     channels = 9 if bundle == "liver_seg" else 6
     change = {"network_def": {**UNET, "in_channels": channels}} if changes is UNET else {}
-    own = "network_def" if bundle == "liver_seg" else "network_def#members#0"
+    own = "network_def" if bundle == "liver_seg" else "dynunet"
     change = change or {f"{own}#{key}": value for key, value in changes.items()}
     parser = workflow_of(BUNDLES / bundle, "inference.json", **change).parser
     made = parser.get_parsed_content("network").eval()

@@ -25,7 +25,7 @@ KNOBS = {  # that make what the network sees of a CT, and what becomes of its an
     ),
     "liver_cls": (
         "mask_source", "dilate_mm", "combine", "gop", "spacing", "roi", "margin", "normalise", "fixed_level", "unit_hu",
-        "hu_window", "threshold", "smooth_mm", "calibration", "network_def", "network", "bf16",
+        "hu_window", "threshold", "smooth_mm", "calibration", "dynunet", "lite_unet", "network_def", "network", "bf16",
     ),
 }  # fmt: skip
 

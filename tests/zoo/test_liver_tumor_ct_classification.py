@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 from utils import check_workflow
 
 BUNDLE_ROOT = "models/liver_tumor_ct_classification"
-SMALL_NETWORK = {"network_def#members#0#filters": [16] * 5, "network_def#members#1#decoder": [16] * 4, "roi": [32, 32]}
+SMALL_NETWORK = {"dynunet#filters": [16] * 5, "lite_unet#decoder": [16] * 4, "roi": [32, 32]}
 TRAIN = {"epochs": 1, "val_interval": 1, "groups_per_study": 4}
 
 
